@@ -1,0 +1,1 @@
+//! The real command on real input. One file a subject.

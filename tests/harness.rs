@@ -1,0 +1,79 @@
+//! What every end-to-end test needs: the built command, tools that may be missing, folders that go away.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The workspace's root.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the workspace")
+}
+
+/// The command under test, started in the workspace. `cargo xtask test` hands its own path over in `SNUG_XTASK`; a bare
+/// `cargo test` builds it first.
+pub fn xtask() -> Command {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let binary = BINARY.get_or_init(|| match std::env::var_os("SNUG_XTASK") {
+        Some(path) => PathBuf::from(path),
+        None => build_xtask(),
+    });
+    let mut command = Command::new(binary);
+    command.current_dir(workspace()).env_remove("SNUG_XTASK").env("NO_COLOR", "1");
+    command
+}
+
+fn build_xtask() -> PathBuf {
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--package", "snug", "--bin", "xtask", "--profile", "xtask", "--message-format", "json"])
+        .current_dir(workspace())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .expect("cargo names the executable it built")
+}
+
+/// Runs a command to its end and panics with all that it said unless it succeeded.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Is everything in `tools` on PATH (sbin included)? Where not, the test must return: it says so loudly, and fails
+/// instead where `SNUG_TESTS_NO_SKIP` is set, as `cargo xtask test --setup` does after installing all of them.
+#[track_caller]
+pub fn have(tools: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
+    let missing: Vec<&str> =
+        tools.iter().copied().filter(|tool| !folders.iter().any(|folder| folder.join(tool).is_file())).collect();
+    missing.is_empty() || skip(&format!("needs {}", missing.join(", ")))
+}
+
+/// Is this root? Where not, the test must return, as with [`have`].
+#[track_caller]
+pub fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().expect("id runs");
+    output.stdout == b"0\n" || skip("needs root")
+}
+
+/// Says that a test is skipped, and answers `false`; fails where nothing may be skipped.
+#[track_caller]
+pub fn skip(why: &str) -> bool {
+    let place = std::panic::Location::caller();
+    assert!(std::env::var_os("SNUG_TESTS_NO_SKIP").is_none(), "skipped where nothing may be: {why}");
+    eprintln!("SKIPPED {place}: {why}");
+    false
+}

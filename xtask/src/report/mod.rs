@@ -1,0 +1,3 @@
+//! Says results to a person or a program: progress while it runs, tables and JSON at the end.
+
+pub mod progress;

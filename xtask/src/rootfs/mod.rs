@@ -1,0 +1,3 @@
+//! A root filesystem as data: read once and safely from a tar stream, changed as a tree, written back as a tar.
+
+pub mod tree;

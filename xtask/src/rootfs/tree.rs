@@ -1,0 +1,589 @@
+//! The root filesystem in memory: names, inodes, and where each file's body lies.
+//!
+//! A [`RootTree`] keeps names and inodes apart, as a filesystem does: a hard link is a second name of the same inode,
+//! and which name is "the" file is decided by sorting, never by the order in which a stream happened to name them.
+//! Bodies are not held in memory: they are ranges of a [`BodySource`] (a tar file, or the spool of a pipe).
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Longest name of one directory entry, in bytes (`NAME_MAX`; ext4, squashfs and erofs agree).
+pub const NAME_MAX: usize = 255;
+/// Longest path, in bytes (`PATH_MAX` counts a terminating NUL on top).
+pub const PATH_MAX: usize = 4096;
+
+/// A path inside the tree: raw bytes, relative to the root, without leading, trailing or doubled slashes and without
+/// `.` or `..` components. The root itself is the empty path.
+///
+/// Paths order by component, so that a directory is directly followed by everything below it (`a`, `a/b`, `a-c`).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TreePath(Box<[u8]>);
+
+/// Why bytes are not a [`TreePath`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    #[error("the path leaves the root through `..`")]
+    Escapes,
+    #[error("the path is {0} bytes long, more than {PATH_MAX}")]
+    TooLong(usize),
+    #[error("the name is {0} bytes long, more than {NAME_MAX}")]
+    NameTooLong(usize),
+    #[error("the path holds a NUL byte")]
+    Nul,
+}
+
+impl TreePath {
+    /// The root directory itself.
+    pub fn root() -> Self {
+        TreePath(Box::default())
+    }
+
+    /// Reads a path as tar streams and specs write it: a leading `/` or `./`, doubled slashes, `.` components and a
+    /// trailing slash mean nothing.
+    pub fn new(raw: impl AsRef<[u8]>) -> Result<Self, PathError> {
+        let raw = raw.as_ref();
+        if raw.contains(&0) {
+            return Err(PathError::Nul);
+        }
+        let mut clean = Vec::with_capacity(raw.len());
+        for name in raw.split(|&byte| byte == b'/') {
+            match name {
+                b"" | b"." => continue,
+                b".." => return Err(PathError::Escapes),
+                _ if name.len() > NAME_MAX => return Err(PathError::NameTooLong(name.len())),
+                _ => {
+                    if !clean.is_empty() {
+                        clean.push(b'/');
+                    }
+                    clean.extend_from_slice(name);
+                }
+            }
+        }
+        if clean.len() > PATH_MAX {
+            return Err(PathError::TooLong(clean.len()));
+        }
+        Ok(TreePath(clean.into_boxed_slice()))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The last component; empty for the root.
+    pub fn name(&self) -> &[u8] {
+        match self.0.iter().rposition(|&byte| byte == b'/') {
+            Some(slash) => &self.0[slash + 1..],
+            None => &self.0,
+        }
+    }
+
+    /// The directory that holds this path; `None` for the root.
+    pub fn parent(&self) -> Option<TreePath> {
+        if self.is_root() {
+            return None;
+        }
+        let end = self.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+        Some(TreePath(self.0[..end].into()))
+    }
+
+    /// Number of components; 0 for the root.
+    pub fn depth(&self) -> usize {
+        if self.is_root() { 0 } else { 1 + self.0.iter().filter(|&&byte| byte == b'/').count() }
+    }
+
+    /// Is this path `ancestor` itself or below it?
+    pub fn is_within(&self, ancestor: &TreePath) -> bool {
+        ancestor.is_root()
+            || (self.0.starts_with(&ancestor.0)
+                && (self.0.len() == ancestor.0.len() || self.0[ancestor.0.len()] == b'/'))
+    }
+}
+
+impl Ord for TreePath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // A slash sorts before every byte that a name may hold, which makes byte order component order.
+        let key = |&byte: &u8| if byte == b'/' { 0 } else { byte };
+        self.0.iter().map(key).cmp(other.0.iter().map(key))
+    }
+}
+
+impl PartialOrd for TreePath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Shows the path as a person writes it, absolute, with bytes outside printable ASCII and UTF-8 escaped.
+impl fmt::Display for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("/")?;
+        for chunk in self.0.utf8_chunks() {
+            for ch in chunk.valid().chars() {
+                if ch.is_control() { write!(f, "{}", ch.escape_default())? } else { write!(f, "{ch}")? }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{self}`")
+    }
+}
+
+/// A point in time: seconds since the epoch (negative before 1970) and nanoseconds after that second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp {
+    pub seconds: i64,
+    /// 0..1_000_000_000
+    pub nanoseconds: u32,
+}
+
+impl Timestamp {
+    pub const fn from_seconds(seconds: i64) -> Self {
+        Timestamp { seconds, nanoseconds: 0 }
+    }
+}
+
+/// Index of an inode in its [`RootTree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InodeId(pub(crate) u32);
+
+/// What a name stands for, whatever the number of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inode {
+    pub kind: Kind,
+    /// Permission, set-id and sticky bits: the low twelve bits of `st_mode`.
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Timestamp,
+    /// Extended attributes by full name (`security.capability`); values are arbitrary bytes.
+    pub xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+}
+
+impl Inode {
+    /// A directory of root's, as it is made where a stream names a file without its folder.
+    pub fn directory(mode: u16) -> Self {
+        Inode::new(Kind::Directory, mode)
+    }
+
+    pub fn new(kind: Kind, mode: u16) -> Self {
+        Inode { kind, mode, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: BTreeMap::new() }
+    }
+
+    pub fn is_directory(&self) -> bool {
+        matches!(self.kind, Kind::Directory)
+    }
+}
+
+/// The type of an inode, with what only that type has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    Directory,
+    File(Body),
+    /// The target, as it is written: it is never followed.
+    Symlink(Box<[u8]>),
+    CharacterDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
+    Fifo,
+    Socket,
+}
+
+/// A file's content: its length, and which ranges of it hold data.
+///
+/// Ranges are sorted, do not touch or overlap, are not empty, and end at `size` at the latest; all between them is a
+/// hole and reads as zeros.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Body {
+    /// `st_size`, in bytes.
+    pub size: u64,
+    pub extents: Extents,
+}
+
+/// The data ranges of a body. Nearly every file has none or one, which cost no allocation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Extents {
+    #[default]
+    None,
+    One(DataRange),
+    Many(Box<[DataRange]>),
+}
+
+impl Extents {
+    pub fn as_slice(&self) -> &[DataRange] {
+        match self {
+            Extents::None => &[],
+            Extents::One(range) => std::slice::from_ref(range),
+            Extents::Many(ranges) => ranges,
+        }
+    }
+}
+
+impl FromIterator<DataRange> for Extents {
+    fn from_iter<I: IntoIterator<Item = DataRange>>(ranges: I) -> Self {
+        let mut ranges = ranges.into_iter();
+        match (ranges.next(), ranges.next()) {
+            (None, _) => Extents::None,
+            (Some(only), None) => Extents::One(only),
+            (Some(first), Some(second)) => Extents::Many([first, second].into_iter().chain(ranges).collect()),
+        }
+    }
+}
+
+/// `length` bytes of a file, from `offset` in the file, stored at `source` in the tree's [`BodySource`]. All in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataRange {
+    pub offset: u64,
+    pub length: u64,
+    pub source: u64,
+}
+
+impl Body {
+    /// A body without holes, stored in one piece.
+    pub fn contiguous(size: u64, source: u64) -> Self {
+        let extents =
+            if size == 0 { Extents::None } else { Extents::One(DataRange { offset: 0, length: size, source }) };
+        Body { size, extents }
+    }
+
+    /// Bytes of data, holes not counted.
+    pub fn data_bytes(&self) -> u64 {
+        self.extents.as_slice().iter().map(|range| range.length).sum()
+    }
+}
+
+/// Where bodies are read from: any file that can be read at an offset, shared by all that read it.
+#[derive(Clone)]
+pub struct BodySource(Arc<dyn ReadAt>);
+
+/// Positioned reads, without a cursor to fight over.
+pub trait ReadAt: Send + Sync {
+    /// Fills `buffer` from `offset`; an early end is [`io::ErrorKind::UnexpectedEof`].
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The open file behind the source, for copies inside the kernel.
+    fn as_file(&self) -> Option<&File> {
+        None
+    }
+}
+
+impl ReadAt for File {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, offset)
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        Some(self)
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let range = usize::try_from(offset).ok().and_then(|start| self.get(start..start.checked_add(buffer.len())?));
+        buffer.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+impl BodySource {
+    pub fn new(source: impl ReadAt + 'static) -> Self {
+        BodySource(Arc::new(source))
+    }
+
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    /// The open file behind the source, if it is one.
+    pub fn as_file(&self) -> Option<&File> {
+        self.0.as_file()
+    }
+}
+
+impl fmt::Debug for BodySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodySource")
+    }
+}
+
+/// Why a change to a tree is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TreeError {
+    #[error("{path} needs {parent} to be a directory, and it is a {kind}")]
+    NotADirectory { path: TreePath, parent: TreePath, kind: &'static str },
+    #[error("{path} is a directory with entries and cannot become a {kind}")]
+    DirectoryInTheWay { path: TreePath, kind: &'static str },
+    #[error("{path} is a hard link to {target}, which does not exist")]
+    DanglingHardLink { path: TreePath, target: TreePath },
+    #[error("{path} is a hard link to {target}, which is a directory")]
+    HardLinkToDirectory { path: TreePath, target: TreePath },
+}
+
+impl Kind {
+    /// The type's name in messages.
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Kind::Directory => "directory",
+            Kind::File(_) => "file",
+            Kind::Symlink(_) => "symlink",
+            Kind::CharacterDevice { .. } => "character device",
+            Kind::BlockDevice { .. } => "block device",
+            Kind::Fifo => "FIFO",
+            Kind::Socket => "socket",
+        }
+    }
+}
+
+/// One root filesystem: sorted names, the inodes behind them, and the source of the bodies.
+///
+/// Invariants: the root exists and is a directory; every name's parent exists and is a directory; a directory has
+/// exactly one name.
+#[derive(Debug, Clone)]
+pub struct RootTree {
+    names: BTreeMap<TreePath, InodeId>,
+    inodes: Vec<Inode>,
+    bodies: BodySource,
+}
+
+/// One name, as [`RootTree::entries`] walks them.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'tree> {
+    pub path: &'tree TreePath,
+    pub id: InodeId,
+    pub inode: &'tree Inode,
+    /// The first name in order of this inode, when this is a later one: this entry is a hard link to it.
+    pub hard_link_to: Option<&'tree TreePath>,
+}
+
+impl RootTree {
+    /// A tree of nothing but the root directory, mode 0755.
+    pub fn new(bodies: BodySource) -> Self {
+        RootTree {
+            names: BTreeMap::from([(TreePath::root(), InodeId(0))]),
+            inodes: vec![Inode::directory(0o755)],
+            bodies,
+        }
+    }
+
+    pub fn bodies(&self) -> &BodySource {
+        &self.bodies
+    }
+
+    /// Number of names, the root and hard links included.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Is there nothing but the root?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 1
+    }
+
+    /// Upper bound of [`InodeId`]s, for tables indexed by them.
+    pub fn inode_slots(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Number of inodes that have a name.
+    pub fn inode_count(&self) -> usize {
+        self.entries().filter(|entry| entry.hard_link_to.is_none()).count()
+    }
+
+    pub fn get(&self, path: &TreePath) -> Option<&Inode> {
+        self.names.get(path).map(|id| self.inode(*id))
+    }
+
+    pub fn get_mut(&mut self, path: &TreePath) -> Option<&mut Inode> {
+        let id = *self.names.get(path)?;
+        Some(&mut self.inodes[id.0 as usize])
+    }
+
+    pub fn id(&self, path: &TreePath) -> Option<InodeId> {
+        self.names.get(path).copied()
+    }
+
+    pub fn inode(&self, id: InodeId) -> &Inode {
+        &self.inodes[id.0 as usize]
+    }
+
+    /// Index of an inode for tables of [`Self::inode_slots`] rows.
+    pub fn slot(id: InodeId) -> usize {
+        id.0 as usize
+    }
+
+    /// Every name in order: the root first, each directory before what is in it, hard links resolved to their first
+    /// name.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let mut first: Vec<Option<&TreePath>> = vec![None; self.inodes.len()];
+        self.names.iter().map(move |(path, &id)| {
+            let seen = &mut first[id.0 as usize];
+            let hard_link_to = *seen;
+            seen.get_or_insert(path);
+            Entry { path, id, inode: self.inode(id), hard_link_to }
+        })
+    }
+
+    /// Names below `path` and `path` itself, in order.
+    pub fn subtree(&self, path: &TreePath) -> impl Iterator<Item = (&TreePath, InodeId)> {
+        let top = path.clone();
+        self.names.range(path.clone()..).take_while(move |(name, _)| name.is_within(&top)).map(|(name, id)| (name, *id))
+    }
+
+    /// `st_nlink` of every inode by slot: names for files, 2 + subdirectories for directories, 0 without a name.
+    pub fn link_counts(&self) -> Vec<u32> {
+        let mut counts = vec![0; self.inodes.len()];
+        for (path, id) in &self.names {
+            if self.inode(*id).is_directory() {
+                counts[id.0 as usize] += 2;
+                if let Some(parent) = path.parent().and_then(|parent| self.id(&parent)) {
+                    counts[parent.0 as usize] += 1;
+                }
+            } else {
+                counts[id.0 as usize] += 1;
+            }
+        }
+        counts
+    }
+
+    /// Puts an inode at `path` under a name of its own. Missing parents become directories of root's, mode 0755. What
+    /// stood there is replaced, as a later tar entry replaces an earlier one; a directory onto a directory keeps the
+    /// entries and takes the new attributes.
+    pub fn insert(&mut self, path: TreePath, inode: Inode) -> Result<InodeId, TreeError> {
+        self.make_parents(&path)?;
+        if let Some(&id) = self.names.get(&path) {
+            let old = &mut self.inodes[id.0 as usize];
+            if old.is_directory() && inode.is_directory() {
+                *old = inode;
+                return Ok(id);
+            }
+            if old.is_directory() && self.subtree(&path).nth(1).is_some() || path.is_root() {
+                return Err(TreeError::DirectoryInTheWay { path, kind: inode.kind.noun() });
+            }
+        }
+        let id = InodeId(u32::try_from(self.inodes.len()).expect("readers bound the number of entries"));
+        self.inodes.push(inode);
+        self.names.insert(path, id);
+        Ok(id)
+    }
+
+    /// Makes `path` a further name of what `target` names.
+    pub fn link(&mut self, path: TreePath, target: &TreePath) -> Result<(), TreeError> {
+        let dangling = || TreeError::DanglingHardLink { path: path.clone(), target: target.clone() };
+        let id = self.id(target).filter(|_| *target != path).ok_or_else(dangling)?;
+        if self.inode(id).is_directory() {
+            return Err(TreeError::HardLinkToDirectory { path, target: target.clone() });
+        }
+        self.make_parents(&path)?;
+        if self.get(&path).is_some_and(Inode::is_directory) {
+            return Err(TreeError::DirectoryInTheWay { path, kind: "hard link" });
+        }
+        self.names.insert(path, id);
+        Ok(())
+    }
+
+    /// Takes `path` and all below it away; the root keeps itself. Answers how many names went.
+    pub fn remove(&mut self, path: &TreePath) -> usize {
+        let doomed: Vec<TreePath> =
+            self.subtree(path).map(|(name, _)| name.clone()).filter(|name| !name.is_root()).collect();
+        for name in &doomed {
+            self.names.remove(name);
+        }
+        doomed.len()
+    }
+
+    fn make_parents(&mut self, path: &TreePath) -> Result<(), TreeError> {
+        let Some(parent) = path.parent() else {
+            return Ok(());
+        };
+        match self.get(&parent) {
+            Some(inode) if inode.is_directory() => Ok(()),
+            Some(inode) => Err(TreeError::NotADirectory { path: path.clone(), kind: inode.kind.noun(), parent }),
+            None => self.insert(parent, Inode::directory(0o755)).map(drop),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(raw: &str) -> TreePath {
+        TreePath::new(raw).unwrap()
+    }
+
+    #[test]
+    fn paths_are_cleaned_and_bounded() {
+        assert_eq!(path("/usr//./bin/").as_bytes(), b"usr/bin");
+        assert_eq!(path("./").as_bytes(), b"");
+        assert_eq!(TreePath::new("a/../b"), Err(PathError::Escapes));
+        assert_eq!(TreePath::new("x".repeat(256)), Err(PathError::NameTooLong(256)));
+        assert_eq!(TreePath::new("ab/".repeat(1366)), Err(PathError::TooLong(4097)));
+        assert_eq!(path("usr/bin").parent(), Some(path("usr")));
+        assert_eq!(path("usr").parent(), Some(TreePath::root()));
+        assert_eq!(TreePath::root().parent(), None);
+    }
+
+    #[test]
+    fn a_directory_is_followed_by_what_is_in_it() {
+        let mut paths = [path("a-b"), path("a/z"), path("a"), path("a/b"), TreePath::root()];
+        paths.sort();
+        assert_eq!(paths.map(|path| path.to_string()), ["/", "/a", "/a/b", "/a/z", "/a-b"]);
+    }
+
+    #[test]
+    fn the_first_name_in_order_is_the_file_and_removal_promotes_the_next() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        tree.insert(path("z"), Inode::new(Kind::File(Body::default()), 0o644)).unwrap();
+        tree.link(path("b"), &path("z")).unwrap();
+        tree.link(path("c"), &path("b")).unwrap();
+        let links = |tree: &RootTree| {
+            tree.entries().map(|e| (e.path.to_string(), e.hard_link_to.map(ToString::to_string))).collect::<Vec<_>>()
+        };
+        let linked = |name: &str, to: Option<&str>| (name.to_string(), to.map(ToString::to_string));
+        assert_eq!(
+            links(&tree),
+            [linked("/", None), linked("/b", None), linked("/c", Some("/b")), linked("/z", Some("/b"))]
+        );
+        assert_eq!(tree.inode_count(), 2);
+        tree.remove(&path("b"));
+        assert_eq!(links(&tree), [linked("/", None), linked("/c", None), linked("/z", Some("/c"))]);
+    }
+
+    #[test]
+    fn a_file_cannot_serve_as_a_directory() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        tree.insert(path("etc"), Inode::new(Kind::Symlink(b"/etc".as_slice().into()), 0o777)).unwrap();
+        let error = tree.insert(path("etc/passwd"), Inode::new(Kind::Fifo, 0o644)).unwrap_err();
+        assert_eq!(error.to_string(), "/etc/passwd needs /etc to be a directory, and it is a symlink");
+    }
+
+    #[test]
+    fn link_counts_are_the_kernels() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        tree.insert(path("usr/bin/a"), Inode::new(Kind::Fifo, 0o644)).unwrap();
+        tree.link(path("b"), &path("usr/bin/a")).unwrap();
+        let counts = tree.link_counts();
+        let of = |name: &str| counts[RootTree::slot(tree.id(&path(name)).unwrap())];
+        assert_eq!((of("/"), of("usr"), of("usr/bin"), of("b")), (3, 3, 2, 2));
+    }
+}
