@@ -6,3 +6,4 @@ pub mod filesystem;
 pub mod report;
 pub mod rootfs;
 pub mod size;
+pub mod spec;

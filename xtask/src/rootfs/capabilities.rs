@@ -1,0 +1,201 @@
+//! File capabilities: libcap's text form, and the value of the `security.capability` attribute.
+//!
+//! The grammar is cap_from_text(3)'s; the value is `struct vfs_cap_data`, revision 2, of `linux/capability.h`.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// The capabilities by number (`linux/capability.h`), without their `cap_` prefix.
+const NAMES: [&str; 41] = [
+    "chown",
+    "dac_override",
+    "dac_read_search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "linux_immutable",
+    "net_bind_service",
+    "net_broadcast",
+    "net_admin",
+    "net_raw",
+    "ipc_lock",
+    "ipc_owner",
+    "sys_module",
+    "sys_rawio",
+    "sys_chroot",
+    "sys_ptrace",
+    "sys_pacct",
+    "sys_admin",
+    "sys_boot",
+    "sys_nice",
+    "sys_resource",
+    "sys_time",
+    "sys_tty_config",
+    "mknod",
+    "lease",
+    "audit_write",
+    "audit_control",
+    "setfcap",
+    "mac_override",
+    "mac_admin",
+    "syslog",
+    "wake_alarm",
+    "block_suspend",
+    "audit_read",
+    "perfmon",
+    "bpf",
+    "checkpoint_restore",
+];
+
+/// `VFS_CAP_REVISION_2`: two 32-bit words each of permitted and inheritable, no root id.
+const REVISION_2: u32 = 0x0200_0000;
+/// `VFS_CAP_FLAGS_EFFECTIVE`: the file's effective bit, which holds for all of its capabilities or none.
+const EFFECTIVE: u32 = 0x0000_0001;
+/// Bytes of a revision 2 value.
+pub const XATTR_LENGTH: usize = 20;
+
+/// The capabilities that a file gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities {
+    /// Bit n stands for capability n.
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub effective: bool,
+}
+
+/// Why a text is not the capabilities of a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CapabilityError {
+    #[error("there is no capability in it")]
+    Empty,
+    #[error("`{0}` has no `=`, `+` or `-` followed by flags out of e, i, p")]
+    Clause(String),
+    #[error("`{0}` is not a capability")]
+    Unknown(String),
+    #[error("`{0}` is not a flag: flags are e, i, p")]
+    Flag(char),
+    #[error("the effective flag of a file holds for all of its capabilities or for none")]
+    PartlyEffective,
+}
+
+impl Capabilities {
+    /// Every name that [`parse`](Self::parse) knows, in the order of their numbers.
+    pub fn names() -> impl Iterator<Item = String> {
+        NAMES.iter().map(|name| format!("cap_{name}"))
+    }
+
+    /// Reads `cap_net_bind_service,cap_net_raw=ep`: clauses divided by white space, applied from left to right, each
+    /// a list of names (none or `all`: all of them) and one or more of `=` (set to exactly), `+` (raise) and `-`
+    /// (lower) with their flags.
+    pub fn parse(text: &str) -> Result<Self, CapabilityError> {
+        let all = (1u64 << NAMES.len()) - 1;
+        let (mut effective, mut inheritable, mut permitted) = (0u64, 0u64, 0u64);
+        let mut clauses = text.split_ascii_whitespace().peekable();
+        clauses.peek().ok_or(CapabilityError::Empty)?;
+        for clause in clauses {
+            let malformed = || CapabilityError::Clause(clause.into());
+            let start = clause.find(['=', '+', '-']).ok_or_else(malformed)?;
+            let (names, mut actions) = clause.split_at(start);
+            let set = match names {
+                // Only `=` may stand without names: to raise or lower nothing in particular says nothing.
+                "" if actions.starts_with('=') => all,
+                "" => return Err(malformed()),
+                names => {
+                    let mut set = 0;
+                    for name in names.split(',') {
+                        set |= Self::bits(name, all)?;
+                    }
+                    set
+                }
+            };
+            while let Some(operator) = actions.chars().next() {
+                let rest = &actions[operator.len_utf8()..];
+                let (flags, next) = rest.split_at(rest.find(['=', '+', '-']).unwrap_or(rest.len()));
+                if operator != '=' && flags.is_empty() {
+                    return Err(malformed());
+                }
+                if operator == '=' {
+                    for flagged in [&mut effective, &mut inheritable, &mut permitted] {
+                        *flagged &= !set;
+                    }
+                }
+                for flag in flags.chars() {
+                    let flagged = match flag {
+                        'e' => &mut effective,
+                        'i' => &mut inheritable,
+                        'p' => &mut permitted,
+                        other => return Err(CapabilityError::Flag(other)),
+                    };
+                    if operator == '-' { *flagged &= !set } else { *flagged |= set }
+                }
+                actions = next;
+            }
+        }
+        if permitted | inheritable == 0 {
+            return Err(CapabilityError::Empty);
+        }
+        // A file has one effective bit, not one for each capability (capabilities(7), "File capabilities").
+        if effective != 0 && effective != permitted | inheritable {
+            return Err(CapabilityError::PartlyEffective);
+        }
+        Ok(Capabilities { permitted, inheritable, effective: effective != 0 })
+    }
+
+    fn bits(name: &str, all: u64) -> Result<u64, CapabilityError> {
+        let lower = name.to_ascii_lowercase();
+        if lower == "all" {
+            return Ok(all);
+        }
+        let number = lower.strip_prefix("cap_").and_then(|short| NAMES.iter().position(|known| *known == short));
+        number.map(|number| 1 << number).ok_or_else(|| CapabilityError::Unknown(name.into()))
+    }
+
+    /// The value of `security.capability`: little-endian magic, then the low words of both sets, then the high ones.
+    pub fn to_xattr(self) -> [u8; XATTR_LENGTH] {
+        let magic = REVISION_2 | if self.effective { EFFECTIVE } else { 0 };
+        let word = |set: u64, shift: u32| (set >> shift) as u32;
+        let words = [
+            magic,
+            word(self.permitted, 0),
+            word(self.inheritable, 0),
+            word(self.permitted, 32),
+            word(self.inheritable, 32),
+        ];
+        let mut value = [0; XATTR_LENGTH];
+        for (bytes, word) in value.chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        value
+    }
+}
+
+/// The text form, as short as `getcap` writes it where all capabilities have the same flags.
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        for (set, flags) in [
+            (self.permitted & !self.inheritable, "p"),
+            (self.inheritable & !self.permitted, "i"),
+            (self.permitted & self.inheritable, "ip"),
+        ] {
+            if set == 0 {
+                continue;
+            }
+            let names: Vec<String> =
+                Self::names().enumerate().filter(|(n, _)| set >> n & 1 == 1).map(|(_, name)| name).collect();
+            write!(f, "{between}{}={}{flags}", names.join(","), if self.effective { "e" } else { "" })?;
+            between = " ";
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Capabilities {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

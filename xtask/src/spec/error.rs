@@ -1,0 +1,261 @@
+//! Errors that show the place: file, line, column, the line itself with a caret, and what would be right.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::model::{Document, Located};
+
+/// Columns of the terminal that a shown line may take; of a longer one, the part around the caret is shown.
+const SHOWN_WIDTH: usize = 100;
+/// Columns kept before the caret when the beginning of a line is cut off.
+const CONTEXT_WIDTH: usize = 40;
+/// Columns of a tab in a shown line, whatever the terminal's tab stops are.
+const TAB_WIDTH: usize = 4;
+
+/// One thing that is wrong with one spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecError {
+    document: Arc<Document>,
+    /// `None`: the file as a whole, because it cannot be read.
+    span: Option<Range<usize>>,
+    message: String,
+    help: Vec<String>,
+}
+
+/// Everything that is wrong with one spec or more, in the order of the text; never empty where it is an `Err`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SpecErrors(pub Vec<SpecError>);
+
+/// [`SpecError`] as data for `--json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SpecErrorRecord {
+    pub path: PathBuf,
+    /// Counted from 1; `None`: the file as a whole.
+    pub line: Option<usize>,
+    /// In characters, counted from 1.
+    pub column: Option<usize>,
+    /// Bytes of the file, start and end.
+    pub span: Option<[usize; 2]>,
+    pub message: String,
+    pub help: Vec<String>,
+}
+
+impl SpecError {
+    /// An error at `span`, in bytes of the document's text.
+    pub fn new(document: &Arc<Document>, span: Range<usize>, message: impl Into<String>) -> Self {
+        let end = document.text.len();
+        let span = span.start.min(end)..span.end.clamp(span.start.min(end), end);
+        SpecError { document: document.clone(), span: Some(span), message: message.into(), help: Vec::new() }
+    }
+
+    /// An error at something that was read from the document.
+    pub fn at<T>(document: &Arc<Document>, place: &Located<T>, message: impl Into<String>) -> Self {
+        Self::new(document, place.span.clone(), message)
+    }
+
+    /// An error about a file that has no text to point at.
+    pub fn whole(path: &Path, message: impl Into<String>) -> Self {
+        let document = Arc::new(Document { path: path.to_path_buf(), text: String::new() });
+        SpecError { document, span: None, message: message.into(), help: Vec::new() }
+    }
+
+    /// Adds what would be right.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help.push(help.into());
+        self
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.document.path
+    }
+
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Bytes of the file.
+    pub fn span(&self) -> Option<Range<usize>> {
+        self.span.clone()
+    }
+
+    /// Line, and column in characters, both from 1.
+    pub fn position(&self) -> Option<(usize, usize)> {
+        self.span.as_ref().map(|span| position(&self.document.text, span.start))
+    }
+
+    /// The error as data.
+    pub fn to_record(&self) -> SpecErrorRecord {
+        let position = self.position();
+        SpecErrorRecord {
+            path: self.document.path.clone(),
+            line: position.map(|(line, _)| line),
+            column: position.map(|(_, column)| column),
+            span: self.span.as_ref().map(|span| [span.start, span.end]),
+            message: self.message.clone(),
+            help: self.help.clone(),
+        }
+    }
+
+    /// The error as JSON: path, line, column, span, message, help.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!(self.to_record())
+    }
+}
+
+impl SpecErrors {
+    /// A JSON array of [`SpecError::to_json`].
+    pub fn to_json(&self) -> serde_json::Value {
+        self.0.iter().map(SpecError::to_json).collect()
+    }
+
+    /// `value` when there is nothing wrong.
+    pub(super) fn into_result<T>(mut self, value: Option<T>) -> Result<T, SpecErrors> {
+        self.0.sort_by_key(|error| error.span.as_ref().map(|span| (span.start, span.end)));
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(self),
+        }
+    }
+}
+
+impl From<SpecError> for SpecErrors {
+    fn from(error: SpecError) -> Self {
+        SpecErrors(vec![error])
+    }
+}
+
+impl std::error::Error for SpecError {}
+impl std::error::Error for SpecErrors {}
+
+/// Line, and column in characters, of a byte of `text`; both from 1.
+pub fn position(text: &str, byte: usize) -> (usize, usize) {
+    let before = text.get(..byte).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (1 + before.matches('\n').count(), 1 + before[line_start..].chars().count())
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error: {}", self.message)?;
+        let path = relative(&self.document.path);
+        let Some(span) = &self.span else {
+            write!(f, " --> {}", path.display())?;
+            return self.help.iter().try_for_each(|help| write!(f, "\n = help: {help}"));
+        };
+        let (line, column) = position(&self.document.text, span.start);
+        let number = line.to_string();
+        let margin = " ".repeat(number.len());
+        let (shown, before, under) = excerpt(&self.document.text, span);
+        writeln!(f, "{margin}--> {}:{line}:{column}", path.display())?;
+        writeln!(f, "{margin} |")?;
+        writeln!(f, "{}", format!("{number} | {shown}").trim_end())?;
+        write!(f, "{margin} | {}{}", " ".repeat(before), "^".repeat(under))?;
+        self.help.iter().try_for_each(|help| write!(f, "\n{margin} = help: {help}"))
+    }
+}
+
+impl fmt::Display for SpecErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        for error in &self.0 {
+            write!(f, "{between}{error}")?;
+            between = "\n\n";
+        }
+        Ok(())
+    }
+}
+
+/// The path as a person in the current directory would write it.
+fn relative(path: &Path) -> &Path {
+    let current = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(current).unwrap_or(path)
+}
+
+/// The line that `span` starts in as a terminal may show it, with the columns before and under the caret.
+fn excerpt(text: &str, span: &Range<usize>) -> (String, usize, usize) {
+    let line_start = text[..span.start].rfind('\n').map_or(0, |newline| newline + 1);
+    let line_end = text[span.start..].find('\n').map_or(text.len(), |newline| span.start + newline);
+    let cells: Vec<(usize, String, usize)> = text[line_start..line_end]
+        .char_indices()
+        .map(|(at, ch)| {
+            let (cell, width) = cell(ch);
+            (line_start + at, cell, width)
+        })
+        .collect();
+    let columns = |from: usize, to: usize| -> usize {
+        cells.iter().filter(|(at, ..)| (from..to).contains(at)).map(|(.., width)| width).sum()
+    };
+    let mut before = columns(0, span.start);
+    let under = columns(span.start, span.end.min(line_end)).max(1);
+    if before + under.min(SHOWN_WIDTH - CONTEXT_WIDTH) <= SHOWN_WIDTH && columns(0, usize::MAX) <= SHOWN_WIDTH {
+        return (cells.into_iter().map(|(_, cell, _)| cell).collect(), before, under);
+    }
+    // The window starts so that the caret has its context, and ends where the width is used up.
+    let hidden = if before + under > SHOWN_WIDTH { before.saturating_sub(CONTEXT_WIDTH) } else { 0 };
+    let (mut column, mut shown, mut shown_width, mut cut) = (0, String::new(), 0, 0);
+    for (_, cell, width) in cells {
+        if column < hidden {
+            cut += width;
+        } else if shown_width + width > SHOWN_WIDTH {
+            shown.push('…');
+            break;
+        } else {
+            shown.push_str(&cell);
+            shown_width += width;
+        }
+        column += width;
+    }
+    before -= cut;
+    if cut > 0 {
+        shown.insert(0, '…');
+        before += 1;
+        shown_width += 1;
+    }
+    (shown, before, under.min(shown_width.saturating_sub(before)).max(1))
+}
+
+/// How a character is shown, and how many columns that takes. Control characters are escaped: a spec is foreign input,
+/// and a terminal obeys them.
+fn cell(ch: char) -> (String, usize) {
+    match ch {
+        '\t' => (" ".repeat(TAB_WIDTH), TAB_WIDTH),
+        '\r' => (String::new(), 0),
+        ch if ch.is_control() || is_bidirectional_control(ch) => {
+            let escaped = ch.escape_unicode().to_string();
+            let width = escaped.len();
+            (escaped, width)
+        }
+        ch => (ch.to_string(), columns_of(ch)),
+    }
+}
+
+/// Characters that reorder what follows them, and so could show a line as another one.
+fn is_bidirectional_control(ch: char) -> bool {
+    matches!(ch, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Columns of a printable character in a terminal: the blocks of Unicode's East Asian Width (UAX #11) that are wide,
+/// and the combining ones that people type.
+fn columns_of(ch: char) -> usize {
+    match ch {
+        '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{20d0}'..='\u{20f0}' | '\u{fe00}'..='\u{fe0f}' => 0,
+        '\u{1100}'..='\u{115f}'
+        | '\u{2e80}'..='\u{303e}'
+        | '\u{3041}'..='\u{a4cf}'
+        | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe6f}'
+        | '\u{ff01}'..='\u{ff60}'
+        | '\u{ffe0}'..='\u{ffe6}'
+        | '\u{1f300}'..='\u{1f64f}'
+        | '\u{1f680}'..='\u{1f6ff}'
+        | '\u{1f900}'..='\u{1faff}'
+        | '\u{20000}'..='\u{3fffd}' => 2,
+        _ => 1,
+    }
+}
