@@ -55,8 +55,7 @@ pub fn succeed(command: &mut Command) -> Output {
 #[track_caller]
 pub fn have(tools: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> =
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
     let missing: Vec<&str> =
         tools.iter().copied().filter(|tool| !folders.iter().any(|folder| folder.join(tool).is_file())).collect();
     missing.is_empty() || skip(&format!("needs {}", missing.join(", ")))
