@@ -1,3 +1,4 @@
 //! A root filesystem as data: read once and safely from a tar stream, changed as a tree, written back as a tar.
 
+pub mod tar;
 pub mod tree;
