@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::progress::Stage;
 use crate::rootfs::tree::RootTree;
-use crate::size::SizePolicy;
+use crate::size::{SizeDecision, SizePolicy};
 
 /// The type of an image; also its file extension and its name in specs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -165,6 +165,9 @@ pub struct Census {
     pub writer: String,
     /// Every byte of the image by what it is for, in the order of the image or by weight; sums to `size`.
     pub parts: Vec<Part>,
+    /// Why it is this large; `None` for read-only types, which are as large as their content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<SizeDecision>,
 }
 
 /// A share of an image.

@@ -1,4 +1,5 @@
 //! A root filesystem as data: read once and safely from a tar stream, changed as a tree, written back as a tar.
 
 pub mod capabilities;
+pub mod tar;
 pub mod tree;

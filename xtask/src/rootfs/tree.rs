@@ -126,16 +126,21 @@ impl PartialOrd for TreePath {
 impl fmt::Display for TreePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("/")?;
-        for chunk in self.0.utf8_chunks() {
-            for ch in chunk.valid().chars() {
-                if ch.is_control() { write!(f, "{}", ch.escape_default())? } else { write!(f, "{ch}")? }
-            }
-            for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02x}")?;
-            }
-        }
-        Ok(())
+        escape_bytes(&self.0, f)
     }
+}
+
+/// Writes bytes as text for people: what is UTF-8 as it is, control characters and other bytes escaped.
+pub(crate) fn escape_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for chunk in bytes.utf8_chunks() {
+        for ch in chunk.valid().chars() {
+            if ch.is_control() { write!(f, "{}", ch.escape_default())? } else { write!(f, "{ch}")? }
+        }
+        for byte in chunk.invalid() {
+            write!(f, "\\x{byte:02x}")?;
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for TreePath {

@@ -1,0 +1,133 @@
+//! The 512-byte header block: where its fields lie, and how numbers are written in them.
+//!
+//! POSIX.1-2024 `pax`, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
+
+use std::ops::Range;
+
+/// Tar's unit: headers are one block, bodies are padded to whole ones.
+pub const BLOCK: usize = 512;
+/// `BLOCK`, where file offsets are computed.
+pub const BLOCK_U64: u64 = BLOCK as u64;
+/// GNU tar and Python pad an archive to whole records of twenty blocks.
+pub const RECORD_U64: u64 = 20 * BLOCK_U64;
+
+pub const NAME: Range<usize> = 0..100;
+pub const MODE: Range<usize> = 100..108;
+pub const UID: Range<usize> = 108..116;
+pub const GID: Range<usize> = 116..124;
+pub const SIZE: Range<usize> = 124..136;
+pub const MTIME: Range<usize> = 136..148;
+pub const CHECKSUM: Range<usize> = 148..156;
+pub const TYPEFLAG: usize = 156;
+pub const LINKNAME: Range<usize> = 157..257;
+pub const MAGIC: Range<usize> = 257..265;
+pub const DEVMAJOR: Range<usize> = 329..337;
+pub const DEVMINOR: Range<usize> = 337..345;
+pub const PREFIX: Range<usize> = 345..500;
+/// Where GNU's old sparse header keeps its first four ranges.
+pub const GNU_SPARSE: Range<usize> = 386..482;
+pub const GNU_SPARSE_EXTENDED: usize = 482;
+pub const GNU_REALSIZE: Range<usize> = 483..495;
+
+pub const POSIX_MAGIC: &[u8; 8] = b"ustar\x0000";
+
+/// One header block.
+#[derive(Clone)]
+pub struct Header(pub [u8; BLOCK]);
+
+/// A field that holds no number.
+#[derive(Debug)]
+pub struct BadNumber;
+
+impl Header {
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().all(|&byte| byte == 0)
+    }
+
+    /// Does the stored checksum fit? Some old writers summed signed bytes, so either sum is taken.
+    pub fn checksum_fits(&self) -> bool {
+        let Ok(stored) = number(&self.0[CHECKSUM]) else { return false };
+        let (mut unsigned, mut signed) = (0_i64, 0_i64);
+        for &byte in &self.0 {
+            unsigned += i64::from(byte);
+            signed += i64::from(byte as i8);
+        }
+        for &byte in &self.0[CHECKSUM] {
+            unsigned += i64::from(b' ') - i64::from(byte);
+            signed += i64::from(b' ') - i64::from(byte as i8);
+        }
+        stored == i128::from(unsigned) || stored == i128::from(signed)
+    }
+
+    /// Only the magic of POSIX says that the prefix field is one: GNU keeps times there, V7 nothing.
+    pub fn has_prefix(&self) -> bool {
+        self.0[MAGIC][..6] == POSIX_MAGIC[..6] && self.0[PREFIX.start] != 0
+    }
+
+    pub fn typeflag(&self) -> u8 {
+        self.0[TYPEFLAG]
+    }
+
+    /// A field's text, up to its first NUL.
+    pub fn text(&self, field: Range<usize>) -> &[u8] {
+        let bytes = &self.0[field];
+        &bytes[..bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len())]
+    }
+
+    pub fn number(&self, field: Range<usize>) -> Result<i128, BadNumber> {
+        number(&self.0[field])
+    }
+}
+
+/// Reads a numeric field: octal text that spaces may surround and a NUL may end, or GNU's base-256, a big-endian two's
+/// complement number whose first bit is set as a mark. An empty field is 0.
+pub fn number(field: &[u8]) -> Result<i128, BadNumber> {
+    debug_assert!(field.len() <= 12);
+    if field[0] & 0x80 != 0 {
+        // The marking bit is not part of the number; the next one is its sign.
+        let negative = field[0] & 0x40 != 0;
+        let first = if negative { i128::from(field[0]) - 0x100 } else { i128::from(field[0] & 0x7f) };
+        return Ok(field[1..].iter().fold(first, |value, &byte| (value << 8) | i128::from(byte)));
+    }
+    let text = field.split(|&byte| byte == 0).next().unwrap_or_default().trim_ascii();
+    let mut value = 0_i128;
+    for &byte in text {
+        if !(b'0'..=b'7').contains(&byte) {
+            return Err(BadNumber);
+        }
+        value = (value << 3) | i128::from(byte - b'0');
+    }
+    Ok(value)
+}
+
+/// Writes `value` as octal digits and a NUL, or as base-256 where the digits do not fit.
+pub fn put_number(field: &mut [u8], value: u64) {
+    let digits = field.len() - 1;
+    if value < 1 << (3 * digits).min(63) {
+        let mut rest = value;
+        for slot in field[..digits].iter_mut().rev() {
+            *slot = b'0' + (rest & 7) as u8;
+            rest >>= 3;
+        }
+        field[digits] = 0;
+    } else {
+        field.fill(0);
+        let bytes = value.to_be_bytes();
+        let start = field.len().saturating_sub(bytes.len());
+        let skipped = bytes.len() - (field.len() - start);
+        field[start..].copy_from_slice(&bytes[skipped..]);
+        field[0] |= 0x80;
+    }
+}
+
+/// Sets the checksum; the last change to a header.
+pub fn seal(block: &mut [u8; BLOCK]) {
+    block[CHECKSUM].fill(b' ');
+    let sum: u64 = block.iter().map(|&byte| u64::from(byte)).sum();
+    put_number(&mut block[CHECKSUM.start..CHECKSUM.end - 1], sum);
+}
+
+/// Bytes from `size` to the next block.
+pub fn padding(size: u64) -> u64 {
+    size.wrapping_neg() % BLOCK_U64
+}

@@ -1,0 +1,8 @@
+//! The reader and the writer against each other.
+
+use std::io::Write as _;
+
+use super::*;
+use crate::rootfs::tree::{Body, BodySource, DataRange, Inode, Kind, RootTree, Timestamp, TreePath};
+
+mod identity;
