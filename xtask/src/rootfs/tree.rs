@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub const NAME_MAX: usize = 255;
 /// Longest path, in bytes (`PATH_MAX` counts a terminating NUL on top).
 pub const PATH_MAX: usize = 4096;
+/// Symlinks followed for one path before it counts as a loop (`MAXSYMLINKS` of Linux, path_resolution(7)).
+const LINKS_MAX: usize = 40;
 
 /// A path inside the tree: raw bytes, relative to the root, without leading, trailing or doubled slashes and without
 /// `.` or `..` components. The root itself is the empty path.
@@ -84,6 +86,11 @@ impl TreePath {
             Some(slash) => &self.0[slash + 1..],
             None => &self.0,
         }
+    }
+
+    /// The entry `name` of this directory; `None` where that is no valid path.
+    pub fn join(&self, name: &[u8]) -> Option<TreePath> {
+        TreePath::new([self.as_bytes(), b"/", name].concat()).ok()
     }
 
     /// The directory that holds this path; `None` for the root.
@@ -319,6 +326,17 @@ impl BodySource {
         self.0.read_exact_at(buffer, offset)
     }
 
+    /// The whole of a body, holes as zeros; for small files.
+    pub fn read_to_vec(&self, body: &Body) -> io::Result<Vec<u8>> {
+        let size = usize::try_from(body.size).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut bytes = vec![0; size];
+        for range in body.extents.as_slice() {
+            let (start, length) = (range.offset as usize, range.length as usize);
+            self.read_exact_at(&mut bytes[start..start + length], range.source)?;
+        }
+        Ok(bytes)
+    }
+
     /// The open file behind the source, if it is one.
     pub fn as_file(&self) -> Option<&File> {
         self.0.as_file()
@@ -368,6 +386,10 @@ pub struct RootTree {
     names: BTreeMap<TreePath, InodeId>,
     inodes: Vec<Inode>,
     bodies: BodySource,
+}
+
+fn names_reversed(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect()
 }
 
 /// One name, as [`RootTree::entries`] walks them.
@@ -516,6 +538,44 @@ impl RootTree {
         doomed.len()
     }
 
+    /// The path at which `path` really lies once every symlink on its way, the last included, is followed inside the
+    /// tree; `None` if nothing is there or links go in circles.
+    pub fn resolve(&self, path: &TreePath) -> Option<TreePath> {
+        let mut pending: Vec<Vec<u8>> = names_reversed(path.as_bytes());
+        let mut here = TreePath::root();
+        let mut links = 0;
+        while let Some(name) = pending.pop() {
+            match name.as_slice() {
+                b"" | b"." => continue,
+                b".." => here = here.parent().unwrap_or_else(TreePath::root),
+                _ => {
+                    let next = here.join(&name)?;
+                    match &self.get(&next)?.kind {
+                        Kind::Symlink(target) => {
+                            links += 1;
+                            if links > LINKS_MAX {
+                                return None;
+                            }
+                            if target.first() == Some(&b'/') {
+                                here = TreePath::root();
+                            }
+                            pending.extend(names_reversed(target));
+                        }
+                        _ => here = next,
+                    }
+                }
+            }
+        }
+        Some(here)
+    }
+
+    /// `path` with the symlinks in its parents followed, as far as they exist: where a new entry is to be put.
+    pub fn resolve_parent(&self, path: &TreePath) -> TreePath {
+        let resolved =
+            path.parent().and_then(|parent| self.resolve(&parent)).and_then(|parent| parent.join(path.name()));
+        resolved.unwrap_or_else(|| path.clone())
+    }
+
     fn make_parents(&mut self, path: &TreePath) -> Result<(), TreeError> {
         let Some(parent) = path.parent() else {
             return Ok(());
@@ -580,6 +640,23 @@ mod tests {
         tree.insert(path("etc"), Inode::new(Kind::Symlink(b"/etc".as_slice().into()), 0o777)).unwrap();
         let error = tree.insert(path("etc/passwd"), Inode::new(Kind::Fifo, 0o644)).unwrap_err();
         assert_eq!(error.to_string(), "/etc/passwd needs /etc to be a directory, and it is a symlink");
+    }
+
+    #[test]
+    fn links_resolve_inside_the_tree() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        let link = |target: &str| Inode::new(Kind::Symlink(target.as_bytes().into()), 0o777);
+        tree.insert(path("usr/bin/dash"), Inode::new(Kind::Fifo, 0o644)).unwrap();
+        for (name, target) in
+            [("bin", "usr/bin"), ("usr/bin/sh", "dash"), ("abs", "/../bin/sh"), ("a", "b"), ("b", "a")]
+        {
+            tree.insert(path(name), link(target)).unwrap();
+        }
+        assert_eq!(tree.resolve(&path("bin/sh")), Some(path("usr/bin/dash")));
+        assert_eq!(tree.resolve(&path("abs")), Some(path("usr/bin/dash")));
+        assert_eq!(tree.resolve(&path("a")), None);
+        assert_eq!(tree.resolve(&path("bin/none")), None);
+        assert_eq!(tree.resolve_parent(&path("bin/new")), path("usr/bin/new"));
     }
 
     #[test]

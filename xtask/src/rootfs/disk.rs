@@ -1,0 +1,347 @@
+//! A [`RootTree`] laid out as real files, and real files read back as a tree.
+//!
+//! Both run inside the user namespace that owns the files, so that uids are the image's. What such a namespace may not
+//! make (device nodes, `trusted.*` attributes) is remembered beside the files and put back by [`walk`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknod, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, Whence, fchownat, linkat, lseek64};
+
+use super::tree::{
+    Body, BodySource, DataRange, Entry, Extents, Inode, InodeId, Kind, ReadAt, RootTree, Timestamp, TreePath,
+};
+
+/// Bodies are copied through a buffer of this size: large enough for the kernel, small enough for the cache.
+const COPY_BUFFER: usize = 1 << 20;
+
+/// What could not be made as a file, by the inode that stands in for it.
+///
+/// Every stand-in is held open: its inode number cannot be given to another file while the layout lives.
+#[derive(Debug, Default)]
+pub struct Layout {
+    stand_ins: HashMap<(u64, u64), StandIn>,
+}
+
+#[derive(Debug)]
+struct StandIn {
+    /// Keeps the inode number taken.
+    _held: OwnedFd,
+    /// The device that an empty file stands for.
+    device: Option<Kind>,
+    /// Attributes that the kernel refused.
+    xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+}
+
+impl Layout {
+    fn hold(&mut self, path: &Path) -> Result<&mut StandIn> {
+        let held = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_PATH | OFlag::O_NOFOLLOW).bits())
+            .open(path)
+            .with_context(|| format!("cannot hold {} open", path.display()))?;
+        let about = held.metadata()?;
+        Ok(self.stand_ins.entry((about.dev(), about.ino())).or_insert_with(|| StandIn {
+            _held: held.into(),
+            device: None,
+            xattrs: BTreeMap::new(),
+        }))
+    }
+}
+
+/// Lays `tree` out in `root`, an empty directory that nothing else writes to.
+///
+/// Symlinks are never followed: the tree's own invariant is that every parent is a directory. `advance` is told the
+/// bytes of each file.
+pub fn materialise(tree: &RootTree, root: &Path, mut advance: impl FnMut(u64)) -> Result<Layout> {
+    let mut layout = Layout::default();
+    let mut directories: Vec<Entry> = Vec::new();
+    for entry in tree.entries() {
+        let path = host_path(root, entry.path);
+        if let Some(first) = entry.hard_link_to {
+            linkat(AT_FDCWD, &host_path(root, first), AT_FDCWD, &path, AtFlags::empty())
+                .with_context(|| format!("cannot link {} to {first}", entry.path))?;
+            continue;
+        }
+        create(&entry, tree, &path, false).with_context(|| format!("cannot make {}", entry.path))?;
+        if let Kind::File(body) = &entry.inode.kind {
+            advance(body.size);
+        }
+        match entry.inode.is_directory() {
+            // A directory's mtime and mode are set once nothing more is made in it.
+            true => directories.push(entry),
+            false => set_attributes(entry.inode, entry.path, &path, &mut layout)?,
+        }
+    }
+    for entry in directories.iter().rev() {
+        set_attributes(entry.inode, entry.path, &host_path(root, entry.path), &mut layout)?;
+    }
+    Ok(layout)
+}
+
+/// Adds `tree` to a root that others have written in: directories are merged and keep the attributes they have, what
+/// else stands in the way is replaced, and parents may be symlinks. The caller has made `root` the root directory of
+/// the process, so that no link leads outside.
+pub fn place(tree: &RootTree, root: &Path, layout: &mut Layout) -> Result<()> {
+    for entry in tree.entries().filter(|entry| !entry.path.is_root()) {
+        let path = host_path(root, entry.path);
+        if entry.inode.is_directory() && path.is_dir() {
+            continue;
+        }
+        match fs::symlink_metadata(&path) {
+            Ok(there) if there.is_dir() => bail!("{} is a directory in the image already", entry.path),
+            Ok(_) => fs::remove_file(&path).with_context(|| format!("cannot replace {}", entry.path))?,
+            Err(_) => {}
+        }
+        create(&entry, tree, &path, true).with_context(|| format!("cannot make {}", entry.path))?;
+        set_attributes(entry.inode, entry.path, &path, layout)?;
+    }
+    Ok(())
+}
+
+fn host_path(root: &Path, path: &TreePath) -> PathBuf {
+    root.join(OsStr::from_bytes(path.as_bytes()))
+}
+
+fn create(entry: &Entry, tree: &RootTree, path: &Path, parents: bool) -> Result<()> {
+    if parents && let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match &entry.inode.kind {
+        Kind::Directory if entry.path.is_root() => {}
+        Kind::Directory => fs::DirBuilder::new().mode(0o700).create(path)?,
+        Kind::Symlink(target) => std::os::unix::fs::symlink(OsStr::from_bytes(target), path)?,
+        Kind::File(body) => write_body(body, tree.bodies(), path)?,
+        // An empty file stands in: no namespace may make device nodes.
+        Kind::CharacterDevice { .. } | Kind::BlockDevice { .. } => drop(File::create_new(path)?),
+        Kind::Fifo => mknod(path, SFlag::S_IFIFO, Mode::S_IRUSR, 0)?,
+        Kind::Socket => mknod(path, SFlag::S_IFSOCK, Mode::S_IRUSR, 0)?,
+    }
+    Ok(())
+}
+
+fn write_body(body: &Body, source: &BodySource, path: &Path) -> Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut buffer = Vec::new();
+    for range in body.extents.as_slice() {
+        let mut done = 0;
+        while done < range.length {
+            let step = usize::try_from(range.length - done).unwrap_or(usize::MAX).min(COPY_BUFFER);
+            buffer.resize(step, 0);
+            source.read_exact_at(&mut buffer, range.source + done)?;
+            std::os::unix::fs::FileExt::write_all_at(&file, &buffer, range.offset + done)?;
+            done += step as u64;
+        }
+    }
+    // A hole at the end has nothing written behind it.
+    if body.extents.as_slice().last().is_none_or(|last| last.offset + last.length < body.size) {
+        file.set_len(body.size)?;
+    }
+    Ok(())
+}
+
+/// Sets owner, then mode, then attributes, then time: each of these steps would undo a later one.
+fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, layout: &mut Layout) -> Result<()> {
+    fchownat(
+        AT_FDCWD,
+        path,
+        Some(Uid::from_raw(inode.uid)),
+        Some(Gid::from_raw(inode.gid)),
+        AtFlags::AT_SYMLINK_NOFOLLOW,
+    )
+    .map_err(|errno| match errno {
+        nix::Error::EINVAL => anyhow::anyhow!(
+            "{name} belongs to {}:{}, ids that this user namespace does not have\n\
+             hint: give the user more subordinate ids in /etc/subuid and /etc/subgid, or build as root",
+            inode.uid,
+            inode.gid
+        ),
+        other => anyhow::Error::new(other).context(format!("cannot give {name} to {}:{}", inode.uid, inode.gid)),
+    })?;
+    if !matches!(inode.kind, Kind::Symlink(_)) {
+        fs::set_permissions(path, fs::Permissions::from_mode(u32::from(inode.mode)))
+            .with_context(|| format!("cannot set the mode of {name}"))?;
+    }
+    for (attribute, value) in &inode.xattrs {
+        match xattr::set(path, OsStr::from_bytes(attribute), value) {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => {
+                layout.hold(path)?.xattrs.insert(attribute.clone(), value.clone());
+            }
+            Err(error) => {
+                let attribute = String::from_utf8_lossy(attribute);
+                return Err(anyhow::Error::new(error).context(format!("cannot set {attribute} of {name}")));
+            }
+        }
+    }
+    if matches!(inode.kind, Kind::CharacterDevice { .. } | Kind::BlockDevice { .. }) {
+        layout.hold(path)?.device = Some(inode.kind.clone());
+    }
+    let mtime = TimeSpec::new(inode.mtime.seconds, i64::from(inode.mtime.nanoseconds));
+    utimensat(AT_FDCWD, path, &mtime, &mtime, UtimensatFlags::NoFollowSymlink)
+        .with_context(|| format!("cannot set the time of {name}"))?;
+    Ok(())
+}
+
+/// Does the kernel or the filesystem underneath not allow this attribute here, whatever its value?
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc_errno) if [nix::Error::EPERM, nix::Error::EOPNOTSUPP, nix::Error::EINVAL]
+        .contains(&nix::Error::from_raw(libc_errno)))
+}
+
+/// Reads the files below `root` as a tree, without crossing into other mounts. `layout` gives back what
+/// [`materialise`] and [`place`] could not make.
+///
+/// Bodies are read from the files when the tree's source is asked: nothing may change below `root` until then.
+pub fn walk(root: &Path, layout: &Layout) -> Result<RootTree> {
+    let mut files = DiskBodies::default();
+    let mut found: Vec<(TreePath, Inode, Option<(u64, u64)>)> = Vec::new();
+    let about = fs::symlink_metadata(root)?;
+    let device = about.dev();
+    found.push((TreePath::root(), inode_of(root, &about, &mut files, layout)?, None));
+    let mut pending = vec![(root.to_path_buf(), Vec::new())];
+    while let Some((directory, prefix)) = pending.pop() {
+        for entry in fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))? {
+            let entry = entry?;
+            let about = entry.metadata()?;
+            let path = entry.path();
+            let mut name: Vec<u8> = prefix.clone();
+            name.extend_from_slice(&entry.file_name().into_vec());
+            let tree_path = TreePath::new(&name).with_context(|| format!("cannot take {} in", path.display()))?;
+            let linked = (about.nlink() > 1 && !about.is_dir()).then(|| (about.dev(), about.ino()));
+            found.push((tree_path, inode_of(&path, &about, &mut files, layout)?, linked));
+            if about.is_dir() && about.dev() == device {
+                name.push(b'/');
+                pending.push((path, name));
+            }
+        }
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut tree = RootTree::new(BodySource::new(files));
+    let mut first_names: HashMap<(u64, u64), TreePath> = HashMap::new();
+    for (path, inode, linked) in found {
+        match linked.and_then(|id| first_names.get(&id)) {
+            Some(first) => tree.link(path, first)?,
+            None => {
+                if let Some(id) = linked {
+                    first_names.insert(id, path.clone());
+                }
+                let _: InodeId = tree.insert(path, inode)?;
+            }
+        }
+    }
+    Ok(tree)
+}
+
+fn inode_of(path: &Path, about: &fs::Metadata, files: &mut DiskBodies, layout: &Layout) -> Result<Inode> {
+    let file_type = about.file_type();
+    let (major, minor) = (nix::sys::stat::major(about.rdev()) as u32, nix::sys::stat::minor(about.rdev()) as u32);
+    let stand_in = layout.stand_ins.get(&(about.dev(), about.ino()));
+    let kind = if let Some(device) = stand_in.and_then(|stand_in| stand_in.device.clone()) {
+        device
+    } else if file_type.is_dir() {
+        Kind::Directory
+    } else if file_type.is_symlink() {
+        Kind::Symlink(fs::read_link(path)?.into_os_string().into_vec().into_boxed_slice())
+    } else if file_type.is_fifo() {
+        Kind::Fifo
+    } else if file_type.is_socket() {
+        Kind::Socket
+    } else if file_type.is_char_device() {
+        Kind::CharacterDevice { major, minor }
+    } else if file_type.is_block_device() {
+        Kind::BlockDevice { major, minor }
+    } else {
+        Kind::File(files.add(path, about)?)
+    };
+    let mut xattrs = stand_in.map(|stand_in| stand_in.xattrs.clone()).unwrap_or_default();
+    match xattr::list(path) {
+        Ok(names) => {
+            for name in names {
+                // The name may have gone between the two calls only if something still runs in the tree.
+                let value = xattr::get(path, &name)?.unwrap_or_default();
+                xattrs.insert(name.into_vec().into_boxed_slice(), value.into_boxed_slice());
+            }
+        }
+        Err(error) if is_refusal(&error) => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot list the attributes of {}", path.display())),
+    }
+    Ok(Inode {
+        kind,
+        mode: (about.mode() & 0o7777) as u16,
+        uid: about.uid(),
+        gid: about.gid(),
+        mtime: Timestamp { seconds: about.mtime(), nanoseconds: about.mtime_nsec() as u32 },
+        xattrs,
+    })
+}
+
+/// The bodies of files on disk behind one range of offsets: each file is opened when its range is read.
+#[derive(Default)]
+struct DiskBodies {
+    /// Start offset and path of each file, in rising order.
+    files: Vec<(u64, PathBuf)>,
+    end: u64,
+    /// The file read last, by its index: bodies are read in long runs.
+    open: Mutex<Option<(usize, File)>>,
+}
+
+impl DiskBodies {
+    fn add(&mut self, path: &Path, about: &fs::Metadata) -> Result<Body> {
+        let (start, size) = (self.end, about.size());
+        self.end = start.checked_add(size).context("the files are more than 2^64 bytes together")?;
+        if size == 0 {
+            return Ok(Body::default());
+        }
+        self.files.push((start, path.to_path_buf()));
+        // `st_blocks` counts 512-byte units whatever the block size.
+        if about.blocks() >= size.div_ceil(512) {
+            return Ok(Body::contiguous(size, start));
+        }
+        Ok(Body { size, extents: data_ranges(&File::open(path)?, size, start)? })
+    }
+}
+
+/// Finds where a sparse file holds data (`lseek(2)`, SEEK_DATA and SEEK_HOLE).
+fn data_ranges(file: &File, size: u64, source: u64) -> Result<Extents> {
+    let mut ranges: Vec<DataRange> = Vec::new();
+    let mut position = 0;
+    while position < size {
+        let data = match lseek64(file, i64::try_from(position)?, Whence::SeekData) {
+            Ok(data) => u64::try_from(data)?,
+            Err(nix::Error::ENXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        let hole = u64::try_from(lseek64(file, i64::try_from(data)?, Whence::SeekHole)?)?.min(size);
+        if hole > data {
+            ranges.push(DataRange { offset: data, length: hole - data, source: source + data });
+        }
+        position = hole;
+    }
+    Ok(ranges.into_iter().collect())
+}
+
+impl ReadAt for DiskBodies {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let index = self.files.partition_point(|(start, _)| *start <= offset).checked_sub(1);
+        let index = index.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (start, path) = &self.files[index];
+        let mut open = self.open.lock().map_err(|_| io::Error::other("a reader panicked"))?;
+        let file = match &mut *open {
+            Some((last, file)) if *last == index => file,
+            other => &mut other.insert((index, File::open(path)?)).1,
+        };
+        std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset - start)
+    }
+}
