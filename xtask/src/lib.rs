@@ -2,8 +2,14 @@
 //!
 //! Data flows one way: spec → plan → engine → rootfs → filesystem → check → artifact → report.
 
+pub mod cache;
+pub mod engine;
 pub mod filesystem;
+pub mod interrupt;
+pub mod namespace;
+pub mod plan;
 pub mod report;
 pub mod rootfs;
 pub mod size;
 pub mod spec;
+pub mod workspace;

@@ -116,6 +116,11 @@ impl Stage {
         self.say(&mut state, &amount);
     }
 
+    /// Bytes done so far.
+    pub fn bytes(&self) -> u64 {
+        self.state.lock().expect("no panic while locked").bytes
+    }
+
     /// What is going on inside the stage: the last line of a tool's output, say.
     pub fn detail(&self, text: &str) {
         self.say(&mut self.state.lock().expect("no panic while locked"), text);

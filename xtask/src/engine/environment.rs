@@ -1,0 +1,95 @@
+//! The environment of build steps: an allow-list, never the caller's own.
+
+use std::path::{Path, PathBuf};
+
+use crate::namespace::{CA_BUNDLE, CACHES};
+use crate::plan::PackageManager;
+
+/// What every step has, whatever the spec says.
+const ALWAYS: [(&str, &str); 6] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/root"),
+    ("LANG", "C.UTF-8"),
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    // Package scripts must not talk to a service manager that is not there.
+    ("SYSTEMD_OFFLINE", "1"),
+    ("TERM", "dumb"),
+];
+
+/// Variables of the caller that a step sees: how to reach the network from here. Both spellings are in use.
+const PASSED: [&str; 8] =
+    ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"];
+
+/// Variables by which programs are told of a certificate bundle.
+const CA_VARIABLES: [&str; 7] = [
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "npm_config_cafile",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+];
+
+/// Where distributions keep the bundle of all certificates they trust: Debian and Alpine, Fedora, openSUSE.
+const CA_BUNDLES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
+
+/// Package managers whose downloads are kept between builds.
+pub const CACHED_MANAGERS: [PackageManager; 3] = [PackageManager::Apt, PackageManager::Npm, PackageManager::Pip];
+
+/// The host's certificates: a company's own authority is among them, and the image's network is the host's.
+pub fn ca_bundle() -> Option<PathBuf> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    named.into_iter().chain(CA_BUNDLES.map(PathBuf::from)).find(|path| path.is_file())
+}
+
+/// The environment of the host's own tools, which make bases.
+pub fn host_tools() -> Vec<(String, String)> {
+    let mut environment = owned(&ALWAYS[..3]);
+    environment.extend(passed());
+    environment
+}
+
+/// The environment of a step. `spec` wins over all that the tool sets.
+pub fn of_step(spec: &[(String, String)], trust: bool, caches: bool) -> Vec<(String, String)> {
+    let mut environment = owned(&ALWAYS);
+    environment.extend(passed());
+    if trust {
+        environment.extend(CA_VARIABLES.map(|name| (name.to_owned(), CA_BUNDLE.to_owned())));
+    }
+    if caches {
+        let folder = |manager: PackageManager| Path::new(CACHES).join(manager.as_str()).display().to_string();
+        environment.push(("npm_config_cache".to_owned(), folder(PackageManager::Npm)));
+        environment.push(("PIP_CACHE_DIR".to_owned(), folder(PackageManager::Pip)));
+    }
+    environment.retain(|(name, _)| !spec.iter().any(|(own, _)| own == name));
+    environment.extend_from_slice(spec);
+    environment
+}
+
+fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn passed() -> impl Iterator<Item = (String, String)> {
+    PASSED.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spec_wins_and_the_callers_environment_stays_out() {
+        let own = vec![("LANG".to_owned(), "de_DE.UTF-8".to_owned()), ("FOO".to_owned(), "1".to_owned())];
+        let environment = of_step(&own, true, false);
+        let get =
+            |name: &str| environment.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect::<Vec<_>>();
+        assert_eq!(get("LANG"), ["de_DE.UTF-8"]);
+        assert_eq!(get("FOO"), ["1"]);
+        assert_eq!(get("HOME"), ["/root"]);
+        assert_eq!(get("PIP_CERT"), ["/run/build/ca.crt"]);
+        assert!(get("CARGO_MANIFEST_DIR").is_empty());
+    }
+}

@@ -1,0 +1,91 @@
+//! Turns a [`BuildPlan`] into the tar stream of a root filesystem. Knows nothing of filesystems.
+
+pub mod builtin;
+mod environment;
+mod files;
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::plan::BuildPlan;
+use crate::report::progress::Progress;
+
+pub use files::{apply_attributes, file_tree};
+
+/// A failing step shows this many of its last lines.
+pub const LAST_LINES: usize = 40;
+
+/// One way to run the steps of a plan.
+pub trait Engine {
+    /// The engine's name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Can it work here? The error says why not and what to do.
+    fn probe(&self) -> Result<()>;
+
+    /// Makes the tree of a Debian base and hands its tar stream to `consume`.
+    fn bootstrap(
+        &self,
+        suite: &str,
+        variant: &str,
+        progress: &Progress,
+        consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+    ) -> Result<()>;
+
+    /// Runs the plan's steps on the tree in `base`, a tar file, and hands the tar stream of what comes out to `consume`,
+    /// which reads it to its end.
+    fn build(
+        &self,
+        plan: &BuildPlan,
+        base: &Path,
+        keep: bool,
+        progress: &Progress,
+        consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+    ) -> Result<()>;
+}
+
+/// A step that failed, as it is shown to a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} failed{}\n  asked for at {place}{}", status_text(*.status), output_text(.last_lines))]
+pub struct StepFailed {
+    /// The step in a line.
+    pub what: String,
+    /// `path:line` of the spec.
+    pub place: String,
+    /// Exit status, where a command ran.
+    pub status: Option<i32>,
+    /// The end of its output.
+    pub last_lines: Vec<String>,
+}
+
+fn status_text(status: Option<i32>) -> String {
+    status.map(|status| format!(" with exit status {status}")).unwrap_or_default()
+}
+
+fn output_text(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return "\n  it printed nothing".to_owned();
+    }
+    let shown: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
+    format!("\n  its last {} lines:{shown}", lines.len())
+}
+
+/// The last lines of an output.
+#[derive(Debug, Default)]
+pub struct Tail(VecDeque<String>);
+
+impl Tail {
+    pub fn push(&mut self, line: &str) {
+        if self.0.len() == LAST_LINES {
+            self.0.pop_front();
+        }
+        self.0.push_back(line.to_owned());
+    }
+
+    pub fn take(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.0).into()
+    }
+}

@@ -1,0 +1,134 @@
+//! Commands inside the namespace: their output, their capabilities, their end.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::inside::report;
+use super::{Event, Program};
+
+/// Capabilities a step keeps in its bounding set, by number (capabilities(7), linux/capability.h): what installing
+/// software needs, as container engines grant it. Without CAP_SYS_ADMIN a step cannot undo the read-only mounts.
+const KEPT_CAPABILITIES: [libc::c_ulong; 14] = [
+    0,  // CAP_CHOWN
+    1,  // CAP_DAC_OVERRIDE
+    3,  // CAP_FOWNER
+    4,  // CAP_FSETID
+    5,  // CAP_KILL
+    6,  // CAP_SETGID
+    7,  // CAP_SETUID
+    8,  // CAP_SETPCAP
+    10, // CAP_NET_BIND_SERVICE
+    13, // CAP_NET_RAW
+    18, // CAP_SYS_CHROOT
+    27, // CAP_MKNOD
+    29, // CAP_AUDIT_WRITE
+    31, // CAP_SETFCAP
+];
+
+/// No kernel knows a capability of this number or above yet; unknown ones answer EINVAL.
+const CAPABILITY_END: libc::c_ulong = 64;
+
+/// A daemon that a step left behind may keep its output open: what has not come this long after the step's end is not
+/// waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// A command that ran and failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct StepError {
+    /// Exit status; 128 + n for a signal n, as shells say it.
+    pub(super) status: Option<i32>,
+    message: String,
+}
+
+/// Drops every capability that no step needs from the bounding set. The process itself keeps its own until it would
+/// exec; what it starts from now on cannot have them.
+pub(super) fn limit_capabilities() -> Result<()> {
+    for capability in (0..CAPABILITY_END).filter(|number| !KEPT_CAPABILITIES.contains(number)) {
+        // SAFETY: PR_CAPBSET_DROP takes a number and touches no memory.
+        let answer = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        let error = std::io::Error::last_os_error();
+        if answer != 0 && error.raw_os_error() != Some(libc::EINVAL) {
+            return Err(error).context("cannot drop capabilities");
+        }
+    }
+    Ok(())
+}
+
+/// Runs a step and reports its output, both streams in one, line by line.
+pub(super) fn run(action: usize, program: &Program) -> Result<()> {
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = command(program)?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    watch_output(action, command, reader)
+}
+
+/// Runs a command whose standard output is the job's; its standard error is reported line by line.
+pub(super) fn pipe(action: usize, program: &Program) -> Result<()> {
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = command(program)?;
+    command.stdout(Stdio::inherit()).stderr(writer);
+    watch_output(action, command, reader)
+}
+
+fn watch_output(action: usize, mut command: Command, reader: std::io::PipeReader) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let child = command
+        .spawn()
+        .map_err(|error| StepError { status: None, message: format!("cannot start {name}: {error}") })?;
+    // The command holds the pipe's writing end open as well.
+    drop(command);
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(reader);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            report(&Event::Line { action, text: String::from_utf8_lossy(&line).trim_end().to_owned() });
+            line.clear();
+        }
+        let _ = done.send(());
+    });
+    let status = wait_for(Pid::from_raw(i32::try_from(child.id())?))?;
+    let _ = ended.recv_timeout(LAST_WORDS);
+    match status {
+        0 => Ok(()),
+        _ => Err(StepError { status: Some(status), message: format!("{name} ended with status {status}") }.into()),
+    }
+}
+
+fn command(program: &Program) -> Result<Command> {
+    let (name, arguments) = program.command.split_first().context("the job names an empty command")?;
+    let mut command = Command::new(name);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(program.environment.iter().map(|(name, value)| (name, value)))
+        .current_dir(program.directory.as_deref().unwrap_or("/".as_ref()))
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Waits for one process and buries, as the first process of a pid namespace must, every orphan that ends meanwhile.
+fn wait_for(wanted: Pid) -> Result<i32> {
+    loop {
+        match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, status)) if pid == wanted => return Ok(status),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == wanted => return Ok(128 + signal as i32),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for a command"),
+        }
+    }
+}
+
+/// Ends every process of the namespace but this one, and waits until they are gone.
+pub(super) fn end_all_others() {
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    while matches!(waitpid(None, None), Ok(_) | Err(nix::Error::EINTR)) {}
+}

@@ -1,0 +1,315 @@
+//! What has to be done for an image, in which order, and the fingerprint of every input.
+//!
+//! A plan is all an engine sees: steps with the places of the spec they come from, and nothing of TOML.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, SourcePath};
+
+/// Part of every fingerprint: raised when a tree of the same spec would come out otherwise than before.
+const TREE_FORMAT: u32 = 1;
+
+/// mmdebstrap's package set where the spec names none: the smallest that apt works in.
+const DEFAULT_VARIANT: &str = "minbase";
+
+/// How to make the root tree of one image.
+#[derive(Debug, Clone)]
+pub struct BuildPlan {
+    pub name: String,
+    pub base: PlannedBase,
+    pub steps: Vec<Step>,
+    pub hostname: Option<String>,
+    /// SHA-256 over every input of the tree, the base's included, as hex.
+    pub fingerprint: String,
+}
+
+/// What the tree starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlannedBase {
+    Debian {
+        suite: String,
+        variant: String,
+        fingerprint: String,
+    },
+    /// A tar of the user's.
+    Tar {
+        path: PathBuf,
+        sha256: String,
+    },
+    /// The tree of another image, made before.
+    Image {
+        name: String,
+        fingerprint: String,
+    },
+}
+
+impl PlannedBase {
+    fn fingerprint(&self) -> &str {
+        match self {
+            PlannedBase::Debian { fingerprint, .. } | PlannedBase::Image { fingerprint, .. } => fingerprint,
+            PlannedBase::Tar { sha256, .. } => sha256,
+        }
+    }
+
+    /// The base in a few words.
+    pub fn describe(&self) -> String {
+        match self {
+            PlannedBase::Debian { suite, variant, .. } => format!("Debian {suite}, {variant}"),
+            PlannedBase::Tar { path, .. } => format!("tar {}", path.display()),
+            PlannedBase::Image { name, .. } => format!("image {name}"),
+        }
+    }
+}
+
+/// One step of a build, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    pub action: StepAction,
+    /// `path:line` of the spec that asks for it.
+    pub place: String,
+    /// Environment of the spec for this step.
+    pub environment: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum StepAction {
+    Install {
+        manager: PackageManager,
+        packages: Vec<String>,
+    },
+    /// Puts the files into the image.
+    Files(Vec<Located<FileSpec>>),
+    Shell(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackageManager {
+    Apt,
+    Npm,
+    Pip,
+}
+
+impl PackageManager {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PackageManager::Apt => "apt",
+            PackageManager::Npm => "npm",
+            PackageManager::Pip => "pip",
+        }
+    }
+}
+
+impl Step {
+    /// The step in a line.
+    pub fn describe(&self) -> String {
+        match &self.action {
+            StepAction::Install { manager, packages } => {
+                format!("{}: {}", manager.as_str(), in_short(&packages.join(" ")))
+            }
+            StepAction::Files(files) if files.len() == 1 => format!("file {}", files[0].to),
+            StepAction::Files(files) => format!("{} files", files.len()),
+            StepAction::Shell(command) => {
+                format!("run: {}", in_short(command.trim().lines().next().unwrap_or_default()))
+            }
+        }
+    }
+}
+
+/// At most as much of a text as a progress line has room for.
+fn in_short(text: &str) -> String {
+    const ROOM: usize = 60;
+    match text.char_indices().nth(ROOM) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Plans the tree of `spec`; `parent` is the plan of the image it is based on, where it is.
+///
+/// Refuses what the spec may say but no engine can do yet.
+pub fn plan(spec: &ImageSpec, parent: Option<&BuildPlan>) -> Result<BuildPlan> {
+    refuse_unbuilt(spec)?;
+    let base = plan_base(spec, parent)?;
+    let steps = plan_steps(spec);
+    let mut hash = Sha256::new();
+    // The name and the filesystem do not change the tree.
+    let mut tree_inputs = spec.clone();
+    tree_inputs.name.clear();
+    tree_inputs.filesystem = None;
+    tree_inputs.sizing = Default::default();
+    tree_inputs.tolerance = None;
+    tree_inputs.engine = None;
+    tree_inputs.boot = None;
+    tree_inputs.verity = false;
+    hash.update(format!("tree {TREE_FORMAT} {} {}\n", std::env::consts::ARCH, base.fingerprint()));
+    hash.update(serde_json::to_vec(&tree_inputs)?);
+    hash.update(format!("\nepoch {:?}\n", std::env::var_os("SOURCE_DATE_EPOCH")));
+    for source in sources(spec) {
+        hash_source(&mut hash, source)?;
+    }
+    Ok(BuildPlan {
+        name: spec.name.clone(),
+        base,
+        steps,
+        hostname: spec.hostname.clone(),
+        fingerprint: hex(&hash.finalize()),
+    })
+}
+
+fn refuse_unbuilt(spec: &ImageSpec) -> Result<()> {
+    let refuse = |what: &str, line: usize| -> Result<()> {
+        bail!("{}:{line}: {what} is not built yet", spec.document.path.display())
+    };
+    if let Base::Oci { .. } = spec.base.value {
+        refuse("an `oci` base", spec.base.line)?;
+    }
+    if let Base::Debian { snapshot: Some(_), .. } = spec.base.value {
+        refuse("`snapshot` of a Debian base", spec.base.line)?;
+    }
+    if let Some(binary) = spec.binaries.first() {
+        refuse("`[[binary]]`", binary.line)?;
+    }
+    if let Some(secret) = spec.secrets.first() {
+        refuse("`[[secret]]`", secret.line)?;
+    }
+    Ok(())
+}
+
+fn plan_base(spec: &ImageSpec, parent: Option<&BuildPlan>) -> Result<PlannedBase> {
+    Ok(match &spec.base.value {
+        Base::Debian { suite, variant, .. } => {
+            let variant = variant.clone().unwrap_or_else(|| DEFAULT_VARIANT.to_owned());
+            let inputs = format!("debian {TREE_FORMAT} {} {suite} {variant}", std::env::consts::ARCH);
+            PlannedBase::Debian { suite: suite.clone(), variant, fingerprint: hex(&Sha256::digest(inputs)) }
+        }
+        Base::Tar { path, sha256 } => {
+            let found = hash_file(&path.path)
+                .with_context(|| format!("{}:{}: base tar", spec.document.path.display(), spec.base.line))?;
+            if let Some(wanted) = sha256.map(|digest| hex(&digest))
+                && wanted != found
+            {
+                bail!(
+                    "{}:{}: the base tar {} is not the one that the spec pins\n  pinned: {wanted}\n  found:  {found}",
+                    spec.document.path.display(),
+                    spec.base.line,
+                    path.path.display()
+                );
+            }
+            PlannedBase::Tar { path: path.path.clone(), sha256: found }
+        }
+        Base::Image { name } => {
+            let parent = parent.with_context(|| format!("the plan of {name} is missing"))?;
+            PlannedBase::Image { name: name.clone(), fingerprint: parent.fingerprint.clone() }
+        }
+        Base::Oci { .. } => bail!("an `oci` base is not built yet"),
+    })
+}
+
+fn plan_steps(spec: &ImageSpec) -> Vec<Step> {
+    let environment: Vec<_> = spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let step = |action, line: usize| Step {
+        action,
+        place: format!("{}:{line}", spec.document.path.display()),
+        environment: environment.clone(),
+    };
+    let managers = [
+        (PackageManager::Apt, &spec.packages.system),
+        (PackageManager::Npm, &spec.packages.npm),
+        (PackageManager::Pip, &spec.packages.pip),
+    ];
+    let mut steps = Vec::new();
+    for (manager, packages) in managers {
+        if let Some(first) = packages.first() {
+            let packages = packages.iter().map(|package| package.value.clone()).collect();
+            steps.push(step(StepAction::Install { manager, packages }, first.line));
+        }
+    }
+    let files = all_files(spec);
+    if let Some(first) = files.first() {
+        let line = first.line;
+        steps.push(step(StepAction::Files(files), line));
+    }
+    for command in &spec.run {
+        steps.push(step(StepAction::Shell(command.value.clone()), command.line));
+    }
+    steps
+}
+
+/// The files of a spec, with the one that becomes `/init` first.
+pub fn all_files(spec: &ImageSpec) -> Vec<Located<FileSpec>> {
+    let init = spec.init.iter().map(|init| Located {
+        value: FileSpec {
+            source: FileSource::From(init.value.clone()),
+            to: crate::rootfs::tree::TreePath::new("init").expect("a constant"),
+            mode: Some(0o755),
+            owner: None,
+            xattrs: Default::default(),
+            capabilities: None,
+        },
+        line: init.line,
+        column: init.column,
+        span: init.span.clone(),
+    });
+    init.chain(spec.files.iter().cloned()).collect()
+}
+
+fn sources(spec: &ImageSpec) -> Vec<SourcePath> {
+    all_files(spec)
+        .into_iter()
+        .filter_map(|file| match file.value.source {
+            FileSource::From(path) => Some(path),
+            FileSource::Content(_) => None,
+        })
+        .collect()
+}
+
+/// Hashes what a build takes of a file or folder: names, content, and whether it is executable.
+fn hash_source(hash: &mut Sha256, source: SourcePath) -> Result<()> {
+    let mut pending = vec![source.path.clone()];
+    while let Some(path) = pending.pop() {
+        let about = fs::symlink_metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.strip_prefix(&source.path).unwrap_or(&path);
+        hash.update(name.as_os_str().as_bytes());
+        if about.is_dir() {
+            let mut names: Vec<_> = fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+            names.sort();
+            names.reverse();
+            pending.extend(names);
+            hash.update(b"\0directory\n");
+        } else if about.is_symlink() {
+            hash.update(b"\0link ");
+            hash.update(fs::read_link(&path)?.as_os_str().as_bytes());
+            hash.update(b"\n");
+        } else {
+            hash.update(format!("\0file {} {}\n", about.permissions().mode() & 0o100, hash_file(&path)?));
+        }
+    }
+    Ok(())
+}
+
+/// SHA-256 of a file's bytes, as hex.
+pub fn hash_file(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))? {
+            0 => return Ok(hex(&hash.finalize())),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
+/// Bytes as lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
