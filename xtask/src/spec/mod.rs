@@ -3,10 +3,20 @@
 //! No I/O beyond reading files. Start at [`ImageSet::load`] for a folder of images, or [`read_image`] for one.
 
 pub mod error;
+mod filesystem;
+mod image;
+pub mod inherit;
 pub mod model;
+mod names;
 mod nearest;
+mod placement;
+mod reader;
+mod sources;
+mod values;
 
 pub use error::{SpecError, SpecErrors};
+pub use image::{parse_image, read_image};
+pub use inherit::{ImageSet, Resolved};
 pub use model::{Document, ImageSpec, Located};
 
 /// The file that makes a folder an image.

@@ -51,7 +51,7 @@ impl<T: Serialize> Serialize for Located<T> {
 }
 
 /// One image, as its own `image.toml` describes it. What it inherits is not in here: see
-/// `Resolved`.
+/// [`Resolved`](super::Resolved).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ImageSpec {
     /// Name of the folder that holds the spec.

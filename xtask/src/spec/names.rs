@@ -1,0 +1,244 @@
+//! Names that reach other programs: packages, variables, hosts, images. A name that a shell or an option parser could
+//! read as something else is refused here, once.
+
+use super::reader::Problem;
+
+/// Characters that mean something to a shell.
+const SHELL: &str = "|&;<>()$`\\\"' \t\n*?[]#{}!";
+
+/// Longest host name (`HOST_NAME_MAX`), and longest of its labels (RFC 1123, section 2.1).
+const HOST_NAME_MAX: usize = 64;
+const HOST_LABEL_MAX: usize = 63;
+
+/// Longest name of an image: it becomes a folder, and a part of container names.
+const IMAGE_NAME_MAX: usize = 64;
+
+/// Longest name of an extended attribute, and longest value, that Linux takes (`XATTR_NAME_MAX`, `XATTR_SIZE_MAX`).
+const XATTR_NAME_MAX: usize = 255;
+pub const XATTR_SIZE_MAX: usize = 65536;
+
+/// Namespaces of extended attributes (xattr(7)).
+pub const XATTR_NAMESPACES: [&str; 4] = ["user", "security", "trusted", "system"];
+
+fn alphanumeric(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+}
+
+/// Is `text` made of letters, digits and `extra`, starting with a letter or a digit?
+fn is_word(text: &str, extra: &[u8]) -> bool {
+    text.bytes().next().is_some_and(alphanumeric)
+        && text.bytes().all(|byte| alphanumeric(byte) || extra.contains(&byte))
+}
+
+/// A package name refused: because of a shell character where there is one, since that is what to mend.
+fn refused(text: &str, help: &str) -> Problem {
+    let message = match text.chars().find(|ch| SHELL.contains(*ch)) {
+        Some(ch) => format!("package name `{}` holds {ch:?}, which a shell would interpret", text.escape_debug()),
+        None => format!("`{}` is not a package name", text.escape_debug()),
+    };
+    Problem::new(message, help)
+}
+
+/// A package of apt or apk: `name`, `name:arch`, `name=version`, `name~version`; a version may end in `*`.
+pub fn system_package(text: &str) -> Result<(), Problem> {
+    let help = "as \"openssh-server\" or \"curl=8.14.*\"";
+    let end = text.find(['=', '~']).unwrap_or(text.len());
+    let (name, version) = (&text[..end], text[end..].trim_start_matches(['=', '~']));
+    let (name, arch) = name.split_once(':').unwrap_or((name, "any"));
+    if name.ends_with('-') && is_word(name, b"+-._") {
+        return Err(Problem::new(
+            format!("`{text}` ends in `-`, which asks apt to remove the package"),
+            "remove packages with a `run` step",
+        ));
+    }
+    let versioned = end == text.len() || is_word(version.trim_end_matches('*'), b"+-.:~_");
+    if is_word(name, b"+-._") && is_word(arch, b"-") && versioned { Ok(()) } else { Err(refused(text, help)) }
+}
+
+/// A package of npm: `name`, `@scope/name`, with `@version`, `@tag` or `@^range`.
+pub fn npm_package(text: &str) -> Result<(), Problem> {
+    let help = "as \"openclaw@2026.1.5\" or \"@scope/name@1.2.3\": packages of the registry only";
+    let (scope, rest) = match text.strip_prefix('@').and_then(|scoped| scoped.split_once('/')) {
+        Some((scope, rest)) => (scope, rest),
+        None => ("unscoped", text),
+    };
+    let (name, version) = rest.split_once('@').unwrap_or((rest, "latest"));
+    let valid =
+        is_word(scope, b"-._~") && is_word(name, b"-._~") && is_word(version.trim_start_matches(['^', '~']), b"-.+");
+    if valid { Ok(()) } else { Err(refused(text, help)) }
+}
+
+/// A package of pip: `name`, `name[extra,extra]`, with `==version`, `==1.2.*` or `~=version`.
+pub fn pip_package(text: &str) -> Result<(), Problem> {
+    let help = "as \"websockify==0.13.0\" or \"uvicorn[standard]==0.35.0\"";
+    let (requirement, version) = match text.split_once("==").or_else(|| text.split_once("~=")) {
+        Some((requirement, version)) => (requirement, version.strip_suffix(".*").unwrap_or(version)),
+        None => (text, "0"),
+    };
+    let (name, extras) = match requirement.split_once('[') {
+        Some((name, extras)) => (name, extras.strip_suffix(']').unwrap_or_default()),
+        None => (requirement, "none"),
+    };
+    let valid = is_word(name, b"-._")
+        && !name.ends_with(['-', '.', '_'])
+        && extras.split(',').all(|extra| is_word(extra, b"-._"))
+        && is_word(version, b"-.+!_");
+    if valid { Ok(()) } else { Err(refused(text, help)) }
+}
+
+/// An environment variable that every shell can name (POSIX, "Environment Variables").
+pub fn environment(name: &str) -> Result<(), Problem> {
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    if first && name.bytes().all(|byte| alphanumeric(byte) || byte == b'_') {
+        return Ok(());
+    }
+    Err(Problem::new(
+        format!("`{}` is not the name of an environment variable", name.escape_debug()),
+        "letters, digits and `_`, not starting with a digit",
+    ))
+}
+
+pub fn hostname(text: &str) -> Result<(), Problem> {
+    let label = |label: &str| is_word(label, b"-") && !label.ends_with('-') && label.len() <= HOST_LABEL_MAX;
+    if text.len() <= HOST_NAME_MAX && text.split('.').all(label) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        format!("`{}` is not a host name", text.escape_debug()),
+        format!("letters, digits and inner `-`, in labels divided by dots, at most {HOST_NAME_MAX} characters"),
+    ))
+}
+
+/// The name of an image, which is also its folder's.
+pub fn image(text: &str) -> Result<(), Problem> {
+    let lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    if lower && text.len() <= IMAGE_NAME_MAX && is_word(text, b"-._") {
+        return Ok(());
+    }
+    Err(Problem::new(
+        format!("`{}` is not a name for an image", text.escape_debug()),
+        format!(
+            "lower-case letters, digits, `-`, `.` and `_`, starting with a letter or digit, at most {IMAGE_NAME_MAX}"
+        ),
+    ))
+}
+
+/// The id of a secret: the file name it is mounted under.
+pub fn secret(text: &str) -> Result<(), Problem> {
+    if is_word(text, b"-._") && text.len() <= IMAGE_NAME_MAX {
+        return Ok(());
+    }
+    Err(Problem::new(
+        format!("`{}` is not an id for a secret", text.escape_debug()),
+        "letters, digits, `-`, `.` and `_`",
+    ))
+}
+
+/// A package, target or feature of Cargo's.
+pub fn cargo(text: &str) -> Result<(), Problem> {
+    let first = text.bytes().next().is_some_and(|byte| alphanumeric(byte) || byte == b'_');
+    if first && text.bytes().all(|byte| alphanumeric(byte) || b"-_+./".contains(&byte)) {
+        return Ok(());
+    }
+    Err(Problem::new(format!("`{}` is not a name of Cargo's", text.escape_debug()), "letters, digits, `-` and `_`"))
+}
+
+/// A suite of Debian's, such as `trixie` or `trixie-backports`.
+pub fn suite(text: &str) -> Result<(), Problem> {
+    if is_word(text, b"-.") && !text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Ok(());
+    }
+    Err(Problem::new(format!("`{}` is not a suite of Debian's", text.escape_debug()), "as \"trixie\""))
+}
+
+/// A moment of Debian's snapshot archive.
+pub fn snapshot(text: &str) -> Result<(), Problem> {
+    let digits = |part: Option<&str>| part.is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+    let date_and_time = text.len() == 16 && text.as_bytes()[8] == b'T' && text.ends_with('Z');
+    if date_and_time && digits(text.get(..8)) && digits(text.get(9..15)) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        format!("`{}` is not a moment of the snapshot archive", text.escape_debug()),
+        "year, month, day, `T`, time in UTC, `Z`, as \"20260801T000000Z\"",
+    ))
+}
+
+/// mmdebstrap's sets of packages to start from.
+pub const VARIANTS: [&str; 8] = ["extract", "custom", "essential", "apt", "minbase", "buildd", "important", "standard"];
+
+/// A reference to an image of a registry, with the registry's host, and a tag or a digest (the OCI distribution
+/// specification, "Pulling manifests", and the reference grammar of the distribution project).
+pub fn oci_reference(text: &str) -> Result<(), Problem> {
+    let help = "with registry and tag or digest, as \"docker.io/library/alpine:3.23\"";
+    let wrong = |message: String| Err(Problem::new(message, help));
+    let (name, digest) = match text.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (text, None),
+    };
+    let Some((host, repository)) = name.split_once('/') else {
+        return wrong(format!("`{}` names no registry", text.escape_debug()));
+    };
+    if !(host.contains(['.', ':']) || host == "localhost") {
+        return wrong(format!("`{}` names no registry", text.escape_debug()));
+    }
+    let (repository, tag) = match repository.rsplit_once(':') {
+        Some((repository, tag)) => (repository, Some(tag)),
+        None => (repository, None),
+    };
+    if let Some(digest) = digest {
+        let digits = digest.strip_prefix("sha256:").unwrap_or_default();
+        let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if digits.len() != 64 || !digits.bytes().all(lower_hex) {
+            return wrong(format!("`{}` is not a digest", digest.escape_debug()));
+        }
+    } else if tag.is_none() {
+        return wrong(format!("`{text}` has neither tag nor digest, so what it means would change with time"));
+    }
+    let host_valid = is_word(host, b"-.:");
+    let component = |part: &str| is_word(part, b"-._") && !part.bytes().any(|byte| byte.is_ascii_uppercase());
+    let tag_valid = tag.is_none_or(|tag| {
+        tag.len() <= 128
+            && !tag.is_empty()
+            && !tag.starts_with(['.', '-'])
+            && tag.bytes().all(|byte| alphanumeric(byte) || b"-._".contains(&byte))
+    });
+    if host_valid && repository.split('/').all(component) && tag_valid {
+        return Ok(());
+    }
+    wrong(format!("`{}` is not a reference to an image", text.escape_debug()))
+}
+
+/// The full name of an extended attribute.
+pub fn xattr(name: &str) -> Result<(), Problem> {
+    let known =
+        name.split_once('.').is_some_and(|(namespace, rest)| XATTR_NAMESPACES.contains(&namespace) && !rest.is_empty());
+    if !known {
+        return Err(Problem::new(
+            format!("`{}` is not the name of an extended attribute", name.escape_debug()),
+            "it starts with `user.`, `security.`, `trusted.` or `system.`",
+        ));
+    }
+    if name.len() > XATTR_NAME_MAX || name.contains('\0') {
+        return Err(Problem::new(format!("the attribute's name is longer than {XATTR_NAME_MAX} bytes"), ""));
+    }
+    Ok(())
+}
+
+/// A glob rooted at `/` that does not take the whole tree away.
+pub fn glob(text: &str) -> Result<(), Problem> {
+    let escaped = text.escape_debug();
+    let Some(rest) = text.strip_prefix('/') else {
+        return Err(Problem::new(
+            format!("`{escaped}` does not start at the root"),
+            format!("write \"/{escaped}\", or \"/**/{escaped}\" for any folder"),
+        ));
+    };
+    if rest.split('/').any(|part| part == "..") {
+        return Err(Problem::new(format!("`{escaped}` leaves the root through `..`"), ""));
+    }
+    if rest.split('/').all(|part| part.is_empty() || part.bytes().all(|byte| byte == b'*')) {
+        return Err(Problem::new(format!("`{escaped}` would exclude the whole tree"), "name what is to go"));
+    }
+    Ok(())
+}
