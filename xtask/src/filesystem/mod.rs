@@ -1,9 +1,15 @@
 //! Filesystem images from a [`RootTree`]: ext4, squashfs, erofs. Nothing here knows of specs or engines.
 
+pub mod squashfs;
+#[cfg(test)]
+mod testing;
+mod tool;
+
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::report::progress::Stage;
@@ -175,4 +181,26 @@ pub struct Census {
 pub struct Part {
     pub name: String,
     pub bytes: u64,
+}
+
+/// The time an image is said to be made, in seconds since the epoch: `SOURCE_DATE_EPOCH` where it is set, or else the
+/// newest modification time of the tree. Never the time of the build.
+///
+/// Source: reproducible-builds.org, "SOURCE_DATE_EPOCH specification".
+pub fn image_time(tree: &RootTree) -> i64 {
+    let set = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok());
+    set.unwrap_or_else(|| tree.entries().map(|entry| entry.inode.mtime.seconds).max().unwrap_or(0))
+}
+
+/// The writer of a filesystem type, its options checked and its programs found.
+pub fn writer(filesystem: &Filesystem) -> Result<Box<dyn FilesystemWriter>> {
+    match filesystem {
+        Filesystem::Ext4(options) => match options.writer {
+            Ext4Writer::Mke2fs => bail!("ext4 by mke2fs is not built yet"),
+            Ext4Writer::Native => bail!("the native ext4 writer is not built yet\nhint: writer = \"mke2fs\""),
+            Ext4Writer::Loop => bail!("ext4 by a loop mount is not built yet\nhint: writer = \"mke2fs\""),
+        },
+        Filesystem::Squashfs(options) => Ok(Box::new(squashfs::SquashfsWriter::new(options)?)),
+        Filesystem::Erofs(_) => bail!("erofs is not built yet\nhint: choose ext4 or squashfs"),
+    }
 }

@@ -1,0 +1,436 @@
+//! squashfs by the field's own programs: `tar2sqfs` of squashfs-tools-ng, or else `mksquashfs -tar`. Both are fed the
+//! tree as a tar through a pipe, so that no tree is ever on disk and owners, devices and xattrs need no privileges.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::filesystem::tool::{self, Tool};
+use crate::filesystem::{Census, FilesystemWriter, Part, SquashfsOptions, image_time};
+use crate::report::progress::Stage;
+use crate::rootfs::tar::{self, TarOptions};
+use crate::rootfs::tree::{RootTree, TreePath};
+use crate::size::SizePolicy;
+
+const TAR2SQFS: Tool = Tool { program: "tar2sqfs", package: "squashfs-tools-ng" };
+const MKSQUASHFS: Tool = Tool { program: "mksquashfs", package: "squashfs-tools" };
+
+/// A block of file data, in bytes: powers of two in this range are all that the kernel reads.
+const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
+
+/// Namespaces of extended attributes that the format can hold.
+const XATTR_NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
+/// Writes a tree as squashfs.
+#[derive(Debug, Clone)]
+pub struct SquashfsWriter {
+    compression: Compression,
+    block_size: u32,
+    program: Program,
+    jobs: Option<usize>,
+}
+
+/// Which program writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Keeps every xattr, hard link and device, and the attributes of the root.
+    Tar2sqfs,
+    /// From 4.5, which is the first to read tar streams. Loses xattrs and mtime of the root directory.
+    Mksquashfs,
+}
+
+impl SquashfsWriter {
+    /// Validates the options and finds a program that writes squashfs.
+    pub fn new(options: &SquashfsOptions) -> Result<Self> {
+        let program = if TAR2SQFS.find().is_some() {
+            Program::Tar2sqfs
+        } else if MKSQUASHFS.find().is_some() && mksquashfs_reads_tar()? {
+            Program::Mksquashfs
+        } else {
+            return Err(TAR2SQFS.missing());
+        };
+        Self::with_program(options, program)
+    }
+
+    /// As [`Self::new`], by this program.
+    pub fn with_program(options: &SquashfsOptions, program: Program) -> Result<Self> {
+        let block_size = options.block_size;
+        ensure!(
+            block_size.is_power_of_two() && BLOCK_SIZES.contains(&block_size),
+            "squashfs block-size {block_size} is not a power of two between 4096 and 1048576"
+        );
+        Ok(SquashfsWriter { compression: options.compression.parse()?, block_size, program, jobs: None })
+    }
+
+    /// Compresses in this many threads instead of one a core. The image is the same.
+    pub fn jobs(self, jobs: usize) -> Self {
+        SquashfsWriter { jobs: Some(jobs), ..self }
+    }
+
+    fn command(&self, tree: &RootTree, output: &Path, time: u32) -> Result<Command> {
+        let Compression { algorithm, level } = self.compression;
+        let jobs = self.jobs.map(|jobs| jobs.to_string());
+        let block_size = self.block_size.to_string();
+        match self.program {
+            Program::Tar2sqfs => {
+                let mut command = TAR2SQFS.command()?;
+                command.args(["--quiet", "--force", "--no-skip", "--compressor", algorithm.as_str()]);
+                command.args(["--block-size", &block_size]).env("SOURCE_DATE_EPOCH", time.to_string());
+                match level {
+                    Some(level) => drop(command.args(["--comp-extra", &format!("level={level}")])),
+                    None if algorithm == Algorithm::Lz4 => drop(command.args(["--comp-extra", "hc"])),
+                    None => {}
+                }
+                if let Some(jobs) = &jobs {
+                    command.args(["--num-jobs", jobs]);
+                }
+                command.arg(output);
+                Ok(command)
+            }
+            Program::Mksquashfs => {
+                let root = tree.get(&TreePath::root()).context("the tree has no root")?;
+                let mut command = MKSQUASHFS.command()?;
+                // SOURCE_DATE_EPOCH beside -mkfs-time is an error of mksquashfs, and it is not in the environment.
+                command.arg("-").arg(output).args(["-tar", "-noappend", "-quiet", "-no-progress"]);
+                command.args(["-comp", algorithm.as_str(), "-b", &block_size, "-mkfs-time", &time.to_string()]);
+                // What the stream says of `./` is not read.
+                command.args(["-root-mode", &format!("{:o}", root.mode)]);
+                command.args(["-root-uid", &root.uid.to_string(), "-root-gid", &root.gid.to_string()]);
+                match level {
+                    Some(level) => drop(command.args(["-Xcompression-level", &level.to_string()])),
+                    None if algorithm == Algorithm::Lz4 => drop(command.arg("-Xhc")),
+                    None => {}
+                }
+                if let Some(jobs) = &jobs {
+                    command.args(["-processors", jobs]);
+                }
+                Ok(command)
+            }
+        }
+    }
+}
+
+impl FilesystemWriter for SquashfsWriter {
+    /// The sizing policy does not apply: the image is as large as its compressed content (DESIGN 5.1a).
+    fn write(&self, tree: &RootTree, _policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
+        refuse_foreign_xattrs(tree)?;
+        let time = u32::try_from(image_time(tree).clamp(0, i64::from(u32::MAX))).expect("was clamped");
+        let mut command = self.command(tree, output, time)?;
+        stage.detail("compressing");
+        tool::feed(&mut command, &[], |input| feed_tar(tree, input, stage))?;
+        census(output, &self.writer_name()?)
+    }
+}
+
+impl SquashfsWriter {
+    fn writer_name(&self) -> Result<String> {
+        let (tool, flag) = match self.program {
+            Program::Tar2sqfs => (TAR2SQFS, "--version"),
+            Program::Mksquashfs => (MKSQUASHFS, "-version"),
+        };
+        // mksquashfs 4.5 answers `-version` with status 0 or 1, depending on its patch level.
+        let said = tool::run(tool.command()?.arg(flag), &[1])?;
+        let first = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned();
+        Ok(first.replace(" version ", " ").split(" (20").next().unwrap_or_default().to_owned())
+    }
+}
+
+fn mksquashfs_reads_tar() -> Result<bool> {
+    let said = tool::run(MKSQUASHFS.command()?.arg("-version"), &[1])?;
+    Ok(mksquashfs_version(&String::from_utf8_lossy(&said)).is_some_and(|version| version >= (4, 5)))
+}
+
+fn mksquashfs_version(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.split_once("version ")?.1.split(|ch: char| !ch.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Squashfs numbers only three xattr namespaces; of others the programs would lose the xattr or stop half-way.
+fn refuse_foreign_xattrs(tree: &RootTree) -> Result<()> {
+    for entry in tree.entries() {
+        for name in entry.inode.xattrs.keys() {
+            if !XATTR_NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) {
+                bail!(
+                    "{} has the xattr {}, and squashfs holds only user.*, trusted.* and security.*\n\
+                     hint: remove it from the tree, or use ext4",
+                    entry.path,
+                    name.escape_ascii()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the tree as the plainest tar there is, and says how far it got. Sockets are left out: tar has no type for
+/// them.
+fn feed_tar(tree: &RootTree, input: &mut dyn Write, stage: &Stage) -> Result<()> {
+    let mut said = 0;
+    tar::write(tree, input, TarOptions::PLAIN, &mut |written| {
+        stage.advance(written - said);
+        said = written;
+    })?;
+    Ok(())
+}
+
+/// Algorithm and level, as specs write them: `zstd:15`, `xz`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compression {
+    algorithm: Algorithm,
+    level: Option<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Algorithm {
+    Gzip,
+    Lz4,
+    Lzo,
+    Xz,
+    Zstd,
+}
+
+impl Algorithm {
+    const ALL: [Algorithm; 5] = [Algorithm::Gzip, Algorithm::Lz4, Algorithm::Lzo, Algorithm::Xz, Algorithm::Zstd];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Algorithm::Gzip => "gzip",
+            Algorithm::Lz4 => "lz4",
+            Algorithm::Lzo => "lzo",
+            Algorithm::Xz => "xz",
+            Algorithm::Zstd => "zstd",
+        }
+    }
+
+    /// The highest level; 0 where there are none.
+    fn highest_level(self) -> u8 {
+        match self {
+            Algorithm::Gzip | Algorithm::Lzo => 9,
+            Algorithm::Zstd => 22,
+            Algorithm::Lz4 | Algorithm::Xz => 0,
+        }
+    }
+}
+
+/// Why text is not a squashfs compression.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompressionError {
+    #[error("squashfs compression `{0}` is not one of gzip, lz4, lzo, xz, zstd")]
+    Unknown(String),
+    #[error("squashfs compression {0} has no levels: write `{0}`")]
+    NoLevels(&'static str),
+    #[error("squashfs compression level `{1}` of {0} is not in 1..={2}")]
+    Level(&'static str, String, u8),
+}
+
+impl FromStr for Compression {
+    type Err = CompressionError;
+
+    fn from_str(text: &str) -> Result<Self, CompressionError> {
+        let (name, level) = text.split_once(':').map_or((text, None), |(name, level)| (name, Some(level)));
+        let algorithm = Algorithm::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == name)
+            .ok_or_else(|| CompressionError::Unknown(name.to_owned()))?;
+        let highest = algorithm.highest_level();
+        let level = match level {
+            None => None,
+            Some(_) if highest == 0 => return Err(CompressionError::NoLevels(algorithm.as_str())),
+            Some(level) => match level.parse() {
+                Ok(number) if (1..=highest).contains(&number) => Some(number),
+                _ => return Err(CompressionError::Level(algorithm.as_str(), level.to_owned(), highest)),
+            },
+        };
+        Ok(Compression { algorithm, level })
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.algorithm.as_str())?;
+        self.level.map_or(Ok(()), |level| write!(f, ":{level}"))
+    }
+}
+
+/// `struct squashfs_super_block` (the kernel's `fs/squashfs/squashfs_fs.h`; Documentation/filesystems/squashfs.rst),
+/// little-endian.
+const SUPERBLOCK_BYTES: u64 = 96;
+const MAGIC: u32 = 0x7371_7368;
+/// A table that the image does not have.
+const NO_TABLE: u64 = u64::MAX;
+
+/// Reads back where the image's tables lie.
+fn census(image: &Path, writer: &str) -> Result<Census> {
+    let file = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
+    let size = file.metadata()?.len();
+    let parts = parts(&file, size).with_context(|| format!("cannot read the superblock of {}", image.display()))?;
+    Ok(Census { size, writer: writer.to_owned(), parts, decision: None })
+}
+
+/// The image from front to back: superblock, file data, then the tables in the order they were written. A table whose
+/// superblock field names an index starts at the metadata block that the first slot of the index names.
+fn parts(file: &File, size: u64) -> Result<Vec<Part>> {
+    let mut superblock = [0; SUPERBLOCK_BYTES as usize];
+    file.read_exact_at(&mut superblock, 0)?;
+    let u64_at = |at: usize| u64::from_le_bytes(superblock[at..at + 8].try_into().expect("eight bytes"));
+    ensure!(superblock[..4] == MAGIC.to_le_bytes(), "no squashfs magic");
+    let pointer = |at: u64| -> Result<u64> {
+        let mut slot = [0; 8];
+        file.read_exact_at(&mut slot, at)?;
+        Ok(u64::from_le_bytes(slot))
+    };
+    let [used, ids, xattrs, inodes, directories, fragments, exports] = [40, 48, 56, 64, 72, 80, 88].map(u64_at);
+    let fragment_count = u32::from_le_bytes(superblock[16..20].try_into().expect("four bytes"));
+
+    let mut starts =
+        vec![("superblock", 0), ("file data", SUPERBLOCK_BYTES), ("inodes", inodes), ("directories", directories)];
+    if fragments != NO_TABLE && fragment_count > 0 {
+        starts.push(("fragment table", pointer(fragments)?));
+    }
+    if exports != NO_TABLE {
+        starts.push(("export table", pointer(exports)?));
+    }
+    starts.push(("id table", pointer(ids)?));
+    if xattrs != NO_TABLE {
+        starts.push(("xattrs", pointer(xattrs)?));
+    }
+    starts.push(("padding", used));
+    starts.sort_by_key(|(_, start)| *start);
+    let ends = starts.iter().skip(1).map(|(_, start)| *start).chain([size]).collect::<Vec<_>>();
+    ensure!(ends.iter().all(|end| *end <= size), "its tables lie outside the file");
+    Ok(starts
+        .into_iter()
+        .zip(ends)
+        .filter(|((_, start), end)| end > start)
+        .map(|((name, start), end)| Part { name: name.into(), bytes: end - start })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::filesystem::testing::{Lost, Mounted, compare, have, is_root, sample_tree};
+    use crate::report::progress::Progress;
+    use crate::rootfs::tree::{Inode, Kind};
+
+    fn write(tree: &RootTree, writer: &SquashfsWriter, output: &Path) -> Result<Census> {
+        writer.write(tree, &SizePolicy::default(), output, &Progress::hidden().stage("test"))
+    }
+
+    fn options() -> SquashfsOptions {
+        SquashfsOptions { compression: "zstd:3".into(), ..SquashfsOptions::default() }
+    }
+
+    #[test]
+    fn the_same_image_from_any_number_of_threads() {
+        if !have(&["tar2sqfs"]) {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let writer = SquashfsWriter::with_program(&options(), Program::Tar2sqfs).unwrap();
+        let images = [1, 2, 5].map(|jobs| {
+            let image = folder.path().join(jobs.to_string());
+            write(&sample_tree(), &writer.clone().jobs(jobs), &image).unwrap();
+            fs::read(image).unwrap()
+        });
+        assert!(images[0] == images[1] && images[1] == images[2]);
+    }
+
+    #[test]
+    fn the_census_accounts_for_every_byte() {
+        if !have(&["tar2sqfs", "mksquashfs"]) {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for program in [Program::Tar2sqfs, Program::Mksquashfs] {
+            let image = folder.path().join("image");
+            let _ = fs::remove_file(&image);
+            let census =
+                write(&sample_tree(), &SquashfsWriter::with_program(&options(), program).unwrap(), &image).unwrap();
+            assert_eq!(census.size, fs::metadata(&image).unwrap().len());
+            let mkfs_time = fs::read(&image).unwrap()[8..12].to_vec();
+            assert_eq!(mkfs_time, 1_700_000_001_u32.to_le_bytes(), "{program:?}");
+            assert_eq!(census.parts.iter().map(|part| part.bytes).sum::<u64>(), census.size);
+            let names: Vec<&str> = census.parts.iter().map(|part| part.name.as_str()).collect();
+            for name in ["superblock", "file data", "inodes", "directories", "id table", "xattrs"] {
+                assert!(names.contains(&name), "{names:?}");
+            }
+        }
+    }
+
+    /// Everything the format can hold, as the kernel's own reader sees it.
+    #[test]
+    fn the_kernel_reads_the_same_tree() {
+        if !have(&["tar2sqfs", "mksquashfs", "mount"]) || !is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for program in [Program::Tar2sqfs, Program::Mksquashfs] {
+            let (image, place) = (folder.path().join("image"), folder.path().join("mounted"));
+            let _ = fs::remove_file(&image);
+            fs::create_dir_all(&place).unwrap();
+            let tree = sample_tree();
+            write(&tree, &SquashfsWriter::with_program(&options(), program).unwrap(), &image).unwrap();
+            let mounted = Mounted::new(&image, "squashfs", &place);
+            // mksquashfs 4.5 makes up the root's mtime and drops its xattrs.
+            compare(&tree, &place, Lost { root: program == Program::Mksquashfs, directory_links: true });
+            drop(mounted);
+        }
+    }
+
+    #[test]
+    fn xattrs_without_a_namespace_in_squashfs_are_refused() {
+        let mut tree = sample_tree();
+        let mut inode = Inode::new(Kind::Fifo, 0o600);
+        inode.xattrs.insert(b"system.posix_acl_access".as_slice().into(), b"\x02\0\0\0".as_slice().into());
+        tree.insert(TreePath::new("run/fifo").unwrap(), inode).unwrap();
+        insta::assert_snapshot!(refuse_foreign_xattrs(&tree).unwrap_err(), @r"
+        /run/fifo has the xattr system.posix_acl_access, and squashfs holds only user.*, trusted.* and security.*
+        hint: remove it from the tree, or use ext4
+        ");
+    }
+
+    #[test]
+    fn a_program_that_cannot_write_is_quoted() {
+        if !have(&["tar2sqfs"]) {
+            return;
+        }
+        let writer = SquashfsWriter::with_program(&options(), Program::Tar2sqfs).unwrap();
+        let error = write(&sample_tree(), &writer, Path::new("/proc/no/such/folder/image")).unwrap_err();
+        insta::assert_snapshot!(error, @r"
+        tar2sqfs failed with exit status 1
+          /proc/no/such/folder/image: No such file or directory
+        ");
+    }
+
+    #[test]
+    fn compressions_are_checked() {
+        assert_eq!("zstd:15".parse::<Compression>().unwrap().to_string(), "zstd:15");
+        assert_eq!("xz".parse::<Compression>().unwrap().to_string(), "xz");
+        for (wrong, why) in [
+            ("zst", "squashfs compression `zst` is not one of gzip, lz4, lzo, xz, zstd"),
+            ("zstd:23", "squashfs compression level `23` of zstd is not in 1..=22"),
+            ("zstd:", "squashfs compression level `` of zstd is not in 1..=22"),
+            ("xz:6", "squashfs compression xz has no levels: write `xz`"),
+        ] {
+            assert_eq!(wrong.parse::<Compression>().unwrap_err().to_string(), why);
+        }
+        let odd = SquashfsOptions { block_size: 5000, ..options() };
+        assert!(SquashfsWriter::with_program(&odd, Program::Tar2sqfs).is_err());
+    }
+
+    #[test]
+    fn versions_of_mksquashfs_are_understood() {
+        assert_eq!(mksquashfs_version("mksquashfs version 4.5.1 (2022/03/17)\n"), Some((4, 5)));
+        assert_eq!(mksquashfs_version("mksquashfs version 4.6 (2023)\n"), Some((4, 6)));
+        assert_eq!(mksquashfs_version("something else"), None);
+    }
+}
