@@ -50,13 +50,21 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
+/// The openclaw image as ext4: the file that `SNUG_TESTS_OPENCLAW` names, else what `cargo xtask image openclaw` left.
+/// Where there is none, the test must return, as with [`have`].
+#[track_caller]
+pub fn openclaw_image() -> Option<PathBuf> {
+    let image = std::env::var_os("SNUG_TESTS_OPENCLAW")
+        .map_or_else(|| workspace().join("target/images/openclaw/rootfs.ext4"), PathBuf::from);
+    (image.is_file() || skip(&format!("needs {}: run `cargo xtask image openclaw`", image.display()))).then_some(image)
+}
+
 /// Is everything in `tools` on PATH (sbin included)? Where not, the test must return: it says so loudly, and fails
 /// instead where `SNUG_TESTS_NO_SKIP` is set, as `cargo xtask test --setup` does after installing all of them.
 #[track_caller]
 pub fn have(tools: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> =
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
     let missing: Vec<&str> =
         tools.iter().copied().filter(|tool| !folders.iter().any(|folder| folder.join(tool).is_file())).collect();
     missing.is_empty() || skip(&format!("needs {}", missing.join(", ")))
