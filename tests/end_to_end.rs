@@ -1,1 +1,3 @@
 //! The real command on real input. One file a subject.
+
+mod boot;

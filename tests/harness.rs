@@ -50,6 +50,15 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
+/// The openclaw image as ext4: the file that `SNUG_TESTS_OPENCLAW` names, else what `cargo xtask image openclaw` left.
+/// Where there is none, the test must return, as with [`have`].
+#[track_caller]
+pub fn openclaw_image() -> Option<PathBuf> {
+    let image = std::env::var_os("SNUG_TESTS_OPENCLAW")
+        .map_or_else(|| workspace().join("target/images/openclaw/rootfs.ext4"), PathBuf::from);
+    (image.is_file() || skip(&format!("needs {}: run `cargo xtask image openclaw`", image.display()))).then_some(image)
+}
+
 /// Is everything in `tools` on PATH (sbin included)? Where not, the test must return: it says so loudly, and fails
 /// instead where `SNUG_TESTS_NO_SKIP` is set, as `cargo xtask test --setup` does after installing all of them.
 #[track_caller]

@@ -3,6 +3,7 @@
 //! Data flows one way: spec → plan → engine → rootfs → filesystem → check → artifact → report.
 
 pub mod cache;
+pub mod check;
 pub mod engine;
 pub mod filesystem;
 pub mod interrupt;

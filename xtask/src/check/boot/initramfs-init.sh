@@ -1,0 +1,50 @@
+#!/bin/busybox sh
+# Runs before the image: loads modules, mounts root=, becomes init=.
+
+/bin/busybox --install -s /bin
+PATH=/bin
+export PATH
+
+# How long the disk may take to appear, in tenths of a second.
+PATIENCE=100
+
+say() { echo "initramfs: $*"; }
+
+# Nothing can be mended from here: the first process ends, the kernel panics, panic=-1 stops the machine.
+give_up() {
+    say "$*"
+    exit 1
+}
+
+# argument NAME DEFAULT
+argument() {
+    value=$(tr ' ' '\n' </proc/cmdline | sed -n "s/^$1=//p" | tail -n 1)
+    echo "${value:-$2}"
+}
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+say modules
+while read -r module; do
+    insmod "/modules/$module" || say "cannot load $module"
+done </modules/order
+
+root=$(argument root /dev/vda)
+waited=0
+while [ ! -b "$root" ]; do
+    [ "$waited" -lt "$PATIENCE" ] || give_up "no disk $root"
+    sleep 0.1
+    waited=$((waited + 1))
+done
+
+# Without a type, mount tries all that the kernel knows.
+type=$(argument rootfstype '')
+mount ${type:+-t "$type"} -o ro "$root" /root || give_up "cannot mount $root"
+say "$(sed -n 's,^[^ ]* /root \([^ ]*\).*,\1,p' /proc/mounts) on $root"
+
+# The image finds its devices where the kernel would have put them; the rest it mounts itself.
+mount --move /dev /root/dev || give_up "the image has no /dev"
+init=$(argument init /init)
+umount /sys /proc
+exec switch_root /root "$init"

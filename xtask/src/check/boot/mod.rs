@@ -1,0 +1,175 @@
+//! Boots an image the way a microVM would, in QEMU with Debian's kernel, and watches how far it comes.
+//!
+//! [`Kernel::fetch`] gets a kernel, [`initramfs::write`] the stage before the image's own `/init`, [`Guest::start`] a
+//! running machine. [`boot`] puts the three together and answers with a [`BootReport`].
+
+pub mod cpio;
+pub mod initramfs;
+mod kernel;
+mod qemu;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+pub use kernel::{KERNEL_PACKAGE, Kernel};
+pub use qemu::{Accelerator, Guest, Machine};
+
+/// How long a boot may take. Under emulation a Debian root needs 3 to 13 s on an idle machine; a busy one is slower.
+pub const DEFAULT_BUDGET: Duration = Duration::from_secs(120);
+
+/// The guest's address in QEMU's user network, and the router's there (QEMU's documentation, "Network emulation").
+pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const ROUTER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// What `/init` says when it starts, and when the network is up.
+const INIT_STARTED: &str = "init: mounts";
+const NETWORK_UP: &str = "init: network";
+
+/// Why a boot did not come as far as it should. The caller may tell a slow machine from a broken image.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// QEMU ended, or its guest switched off, while something was still awaited.
+    #[error("the machine ended ({status}) before {awaited}\n{tail}")]
+    Ended { awaited: String, status: String, tail: String },
+    /// The budget was used up.
+    #[error("{awaited} did not come within {} s\n{tail}", budget.as_secs())]
+    TimedOut { awaited: String, budget: Duration, tail: String },
+    /// QEMU could not be started or watched.
+    #[error("cannot run {program}: {source}")]
+    Run { program: &'static str, source: std::io::Error },
+}
+
+/// One boot: what to start, and what has to be seen.
+pub struct BootRequest<'a> {
+    pub kernel: &'a Kernel,
+    /// A raw disk image with a filesystem on it and no partition table. It is never written to.
+    pub image: &'a Path,
+    /// More of the kernel command line, for example [`authorized_key_argument`].
+    pub arguments: &'a [String],
+    /// Texts that must all come on the serial console, in any order.
+    pub expectations: &'a [&'a str],
+    /// Must something answer as an SSH server?
+    pub ssh: bool,
+    pub accelerator: Accelerator,
+    /// For the whole boot, from QEMU's start.
+    pub budget: Duration,
+    /// The serial console is kept here.
+    pub log: PathBuf,
+}
+
+/// How a boot went. Times count from QEMU's start.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct BootReport {
+    pub kernel: String,
+    pub to_init: Option<Duration>,
+    pub to_network: Option<Duration>,
+    /// The server's identification line, `SSH-2.0-…` (RFC 4253, 4.2), and when it was read.
+    pub ssh_banner: Option<String>,
+    pub to_ssh: Option<Duration>,
+    /// Each expectation with the time it was first seen, in the order of the request.
+    pub seen: Vec<(String, Duration)>,
+    pub log: PathBuf,
+}
+
+/// Boots an image and waits until everything expected was seen. The machine is gone when this returns.
+pub fn boot(request: &BootRequest) -> anyhow::Result<BootReport> {
+    let (report, _guest) = boot_and_keep(request)?;
+    Ok(report)
+}
+
+/// Like [`boot`], and hands over the machine, still running, for what is to be done with it.
+pub fn boot_and_keep(request: &BootRequest) -> anyhow::Result<(BootReport, Guest)> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
+    let initramfs = folder.path().join("initramfs.cpio");
+    initramfs::write(request.kernel, &initramfs)?;
+    let mut guest = Guest::start(&Machine {
+        kernel: &request.kernel.image,
+        initramfs: Some(&initramfs),
+        image: request.image,
+        arguments: &kernel_arguments(request.arguments),
+        accelerator: request.accelerator,
+        log: &request.log,
+        budget: request.budget,
+    })?;
+    let mut seen = Vec::new();
+    for expectation in request.expectations {
+        seen.push(((*expectation).to_owned(), guest.wait_for(expectation)?));
+    }
+    let (ssh_banner, to_ssh) = match request.ssh {
+        true => guest.read_ssh_banner().map(|(banner, time)| (Some(banner), Some(time)))?,
+        false => (None, None),
+    };
+    let report = BootReport {
+        kernel: request.kernel.version.clone(),
+        to_init: guest.seen_at(INIT_STARTED),
+        to_network: guest.seen_at(NETWORK_UP),
+        ssh_banner,
+        to_ssh,
+        seen,
+        log: request.log.clone(),
+    };
+    Ok((report, guest))
+}
+
+/// The argument by which `/init` lets the holder of a key in. `line` is one line of `authorized_keys`.
+pub fn authorized_key_argument(line: &str) -> String {
+    format!("snug.authorized_key_b64={}", base64(line.trim_end().as_bytes()))
+}
+
+/// The command line of every boot: the serial console, an end instead of a hang after a panic, the network of
+/// [`GUEST_ADDRESS`], then what the caller adds.
+fn kernel_arguments(more: &[String]) -> String {
+    let mut arguments = vec![
+        "console=ttyS0".to_owned(),
+        "quiet".to_owned(),
+        "panic=-1".to_owned(),
+        "root=/dev/vda".to_owned(),
+        "init=/init".to_owned(),
+        format!("ip={GUEST_ADDRESS}::{ROUTER_ADDRESS}:255.255.255.0:::off"),
+    ];
+    arguments.extend_from_slice(more);
+    arguments.join(" ")
+}
+
+/// Base64 with padding (RFC 4648, 4).
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let mut padded = [0; 4];
+        padded[1..=group.len()].copy_from_slice(group);
+        let bits = u32::from_be_bytes(padded);
+        for digit in 0..4 {
+            match digit <= group.len() {
+                true => text.push(ALPHABET[(bits >> (18 - 6 * digit)) as usize % 64].into()),
+                false => text.push('='),
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_gives_the_vectors_of_rfc_4648() {
+        let vectors =
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
+        for (plain, encoded) in vectors {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+    }
+
+    #[test]
+    fn the_command_line_ends_with_what_the_caller_adds() {
+        insta::assert_snapshot!(
+            kernel_arguments(&[authorized_key_argument("ssh-ed25519 AAAA\n")]),
+            @"console=ttyS0 quiet panic=-1 root=/dev/vda init=/init ip=10.0.2.15::10.0.2.2:255.255.255.0:::off snug.authorized_key_b64=c3NoLWVkMjU1MTkgQUFBQQ=="
+        );
+    }
+}

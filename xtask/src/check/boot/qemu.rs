@@ -1,0 +1,282 @@
+//! A machine in QEMU: started, watched over its serial console, reached over SSH, and gone when it is dropped.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use nix::sys::{prctl, signal::Signal};
+
+use super::{BootError, GUEST_ADDRESS};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+/// Enough for the heaviest of our images to start its services.
+const MEMORY: &str = "1024M";
+/// The end of the serial console that an error shows, in lines.
+const TAIL_LINES: usize = 40;
+/// QEMU's forwarder accepts before the guest listens, so a banner is asked for again and again.
+const BANNER_RETRY: Duration = Duration::from_millis(200);
+const BANNER_TIMEOUT: Duration = Duration::from_secs(5);
+/// RFC 4253, 4.2: an identification line is 255 characters at most.
+const BANNER_LIMIT: u64 = 255;
+const BANNER_START: &str = "SSH-2.0-";
+const SSH_PORT: u16 = 22;
+
+/// Who executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accelerator {
+    /// QEMU itself: everywhere, and some ten times slower.
+    #[default]
+    Tcg,
+    /// The processor, through /dev/kvm. That the device opens does not say that guests run.
+    Kvm,
+}
+
+/// What to start.
+pub struct Machine<'a> {
+    pub kernel: &'a Path,
+    /// None for a kernel that can mount the image by itself.
+    pub initramfs: Option<&'a Path>,
+    /// The disk, raw, seen as /dev/vda. What the guest writes goes to a temporary file.
+    pub image: &'a Path,
+    /// The kernel command line.
+    pub arguments: &'a str,
+    pub accelerator: Accelerator,
+    /// Where the serial console is kept.
+    pub log: &'a Path,
+    /// The machine's whole life as far as [`Guest::wait_for`] and the like are concerned.
+    pub budget: Duration,
+}
+
+/// A running machine. Dropping it kills it; it dies with the thread that started it, too.
+pub struct Guest {
+    child: Child,
+    started: Instant,
+    budget: Duration,
+    ssh_address: SocketAddr,
+    console: Receiver<Chunk>,
+    /// All of the serial console so far, and when the bytes up to an offset had come.
+    log: String,
+    arrivals: Vec<(usize, Duration)>,
+    closed: bool,
+}
+
+struct Chunk {
+    text: String,
+    at: Duration,
+}
+
+impl Guest {
+    /// Starts the machine. It has a network card whose SSH port is forwarded to [`Guest::ssh_address`] and which
+    /// reaches nothing else.
+    pub fn start(machine: &Machine) -> Result<Self, BootError> {
+        let failed = |source| BootError::Run { program: PROGRAM, source };
+        let log = File::create(machine.log).map_err(failed)?;
+        let ssh_address = free_address().map_err(failed)?;
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", MEMORY])
+            // rtc: `/init` sets the clock from it. pcie: Debian's kernel cannot be told of virtio devices that are
+            // announced on the command line only.
+            .args(["-M", "microvm,pcie=on,rtc=on"])
+            .args(match machine.accelerator {
+                Accelerator::Tcg => ["-accel", "tcg", "-cpu", "max"],
+                Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            })
+            .arg("-kernel")
+            .arg(machine.kernel)
+            .args(["-append", machine.arguments])
+            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+            .arg("-drive")
+            .arg(format!("if=none,id=root,format=raw,snapshot=on,file={}", escaped(machine.image)))
+            .args(["-device", "virtio-blk-pci,drive=root"])
+            .arg("-netdev")
+            .arg(format!("user,id=network,restrict=on,hostfwd=tcp:{ssh_address}-{GUEST_ADDRESS}:{SSH_PORT}"))
+            .args(["-device", "virtio-net-pci,netdev=network"])
+            .args(["-object", "rng-random,id=random,filename=/dev/urandom"])
+            .args(["-device", "virtio-rng-pci,rng=random"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(initramfs) = machine.initramfs {
+            command.arg("-initrd").arg(initramfs);
+        }
+        die_with_parent(&mut command);
+        let started = Instant::now();
+        let mut child = command.spawn().map_err(failed)?;
+        let (sender, console) = mpsc::channel();
+        let stdout = child.stdout.take().expect("a pipe was asked for");
+        let stderr = child.stderr.take().expect("a pipe was asked for");
+        let complaints = sender.clone();
+        std::thread::spawn(move || follow(stdout, log, started, &sender));
+        // QEMU's own complaints go the same way: they explain an end.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = complaints.send(Chunk { text: format!("{line}\n"), at: started.elapsed() });
+            }
+        });
+        Ok(Guest {
+            child,
+            started,
+            budget: machine.budget,
+            ssh_address,
+            console,
+            log: String::new(),
+            arrivals: Vec::new(),
+            closed: false,
+        })
+    }
+
+    /// Where the guest's SSH server can be reached from this host.
+    pub fn ssh_address(&self) -> SocketAddr {
+        self.ssh_address
+    }
+
+    /// Waits until `marker` has come on the serial console, and answers when that was, from the start of QEMU. Lines
+    /// may be broken by the kernel's own messages, so a marker should be short.
+    pub fn wait_for(&mut self, marker: &str) -> Result<Duration, BootError> {
+        let awaited = || format!("{marker:?}");
+        loop {
+            if let Some(time) = self.seen_at(marker) {
+                return Ok(time);
+            }
+            self.read_console(self.time_left(&awaited)?, &awaited)?;
+        }
+    }
+
+    /// When `marker` came, if it has.
+    pub fn seen_at(&self, marker: &str) -> Option<Duration> {
+        let end = self.log.find(marker)? + marker.len();
+        let index = self.arrivals.partition_point(|(offset, _)| *offset < end);
+        self.arrivals.get(index).map(|(_, time)| *time)
+    }
+
+    /// The serial console so far. Call [`Guest::wait_for`] to have it read on.
+    pub fn console(&self) -> &str {
+        &self.log
+    }
+
+    /// Waits for an SSH server and answers with its identification line and the time it came.
+    pub fn read_ssh_banner(&mut self) -> Result<(String, Duration), BootError> {
+        let awaited = || format!("an SSH server at {}", self.ssh_address);
+        let awaited = awaited();
+        loop {
+            if let Ok(banner) = ask_for_banner(self.ssh_address) {
+                return Ok((banner, self.started.elapsed()));
+            }
+            let left = self.time_left(&|| awaited.clone())?;
+            self.read_console(left.min(BANNER_RETRY), &|| awaited.clone())?;
+            if self.closed {
+                return Err(self.ended(awaited));
+            }
+        }
+    }
+
+    /// Waits until the machine has switched itself off, and answers when.
+    pub fn wait_for_end(&mut self) -> Result<Duration, BootError> {
+        let awaited = || "the machine's end".to_owned();
+        while !self.closed {
+            let left = self.time_left(&awaited)?;
+            match self.read_console(left, &awaited) {
+                Err(BootError::Ended { .. }) => break,
+                other => other?,
+            }
+        }
+        self.child.wait().map_err(|source| BootError::Run { program: PROGRAM, source })?;
+        Ok(self.started.elapsed())
+    }
+
+    fn time_left(&self, awaited: &dyn Fn() -> String) -> Result<Duration, BootError> {
+        self.budget
+            .checked_sub(self.started.elapsed())
+            .filter(|left| !left.is_zero())
+            .ok_or_else(|| BootError::TimedOut { awaited: awaited(), budget: self.budget, tail: self.tail() })
+    }
+
+    /// Takes what has come, waiting for something at most `patience`.
+    fn read_console(&mut self, patience: Duration, awaited: &dyn Fn() -> String) -> Result<(), BootError> {
+        if self.closed {
+            return Err(self.ended(awaited()));
+        }
+        match self.console.recv_timeout(patience) {
+            Ok(chunk) => {
+                self.log.push_str(&chunk.text);
+                self.arrivals.push((self.log.len(), chunk.at));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.closed = true,
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, awaited: String) -> BootError {
+        let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+        BootError::Ended { awaited, status, tail: self.tail() }
+    }
+
+    fn tail(&self) -> String {
+        let lines: Vec<&str> = self.log.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // Fails only where the child has been waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Copies the console to the log and to whoever watches, until QEMU closes it. Bytes that are no UTF-8 are replaced.
+fn follow(mut console: ChildStdout, mut log: File, started: Instant, watcher: &Sender<Chunk>) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = console.read(&mut buffer) {
+        let bytes = &buffer[..length];
+        // A full disk must not stop a boot.
+        let _ = log.write_all(bytes);
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        if watcher.send(Chunk { text, at: started.elapsed() }).is_err() {
+            return;
+        }
+    }
+}
+
+fn ask_for_banner(address: SocketAddr) -> io::Result<String> {
+    let stream = TcpStream::connect_timeout(&address, BANNER_TIMEOUT)?;
+    stream.set_read_timeout(Some(BANNER_TIMEOUT))?;
+    let mut line = String::new();
+    BufReader::new(stream.take(BANNER_LIMIT)).read_line(&mut line)?;
+    match line.starts_with(BANNER_START) && line.ends_with('\n') {
+        true => Ok(line.trim_end().to_owned()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "no SSH identification line")),
+    }
+}
+
+/// A port that nobody listens on. Somebody may take it before QEMU does; then QEMU says so and ends.
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// QEMU's option syntax: a comma in a value is written twice.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+fn die_with_parent(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    let set = move || {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the signal was asked for.
+        if nix::unistd::getppid() != parent {
+            return Err(io::Error::other("the parent is gone"));
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec and makes two system calls; it allocates only where it fails.
+    unsafe { command.pre_exec(set) };
+}
