@@ -2,8 +2,11 @@
 //!
 //! Data flows one way: spec → plan → engine → rootfs → filesystem → check → artifact → report.
 
+pub mod assemble;
 pub mod cache;
 pub mod check;
+pub mod cli;
+pub mod commands;
 pub mod engine;
 pub mod filesystem;
 pub mod interrupt;
@@ -11,6 +14,7 @@ pub mod namespace;
 pub mod plan;
 pub mod report;
 pub mod rootfs;
+pub mod setup;
 pub mod size;
 pub mod spec;
 pub mod workspace;

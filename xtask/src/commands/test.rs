@@ -1,0 +1,58 @@
+//! `test`: everything CI asks of this workspace, in one command.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::setup;
+use crate::workspace::Workspace;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Install what the tests need first; nothing may then be skipped
+    #[arg(long)]
+    setup: bool,
+    /// Passed on to `cargo test`: a part of the names of the tests to run, or `--` and options of the test runner
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+/// Runs the formatter's and the linter's check where they are installed, then all tests.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    if arguments.setup {
+        setup::prepare(&setup::BUILD)?;
+        setup::prepare(&setup::TEST)?;
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let run = |words: &[&str], tail: &[String]| -> Result<bool> {
+        eprintln!("test: cargo {} {}", words.join(" "), tail.join(" "));
+        let mut command = Command::new(&cargo);
+        command.args(words).args(tail).current_dir(&workspace.root);
+        command.env("SNUG_XTASK", std::env::current_exe()?);
+        if arguments.setup {
+            command.env("SNUG_TESTS_NO_SKIP", "1");
+        }
+        Ok(command.status().context("cannot run cargo")?.success())
+    };
+    let mut passed = true;
+    if arguments.rest.is_empty() {
+        for (check, words) in [
+            ("fmt", &["fmt", "--all", "--check"][..]),
+            ("clippy", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]),
+        ] {
+            if is_installed(&cargo, check) {
+                passed &= run(words, &[])?;
+            } else {
+                eprintln!("test: SKIPPED cargo {check}, which is not installed");
+            }
+        }
+    }
+    passed &= run(&["test", "--workspace", "--profile", "xtask"], &arguments.rest)?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn is_installed(cargo: &std::ffi::OsStr, check: &str) -> bool {
+    Command::new(cargo).args([check, "--version"]).output().is_ok_and(|output| output.status.success())
+}

@@ -1,0 +1,35 @@
+//! Plain tables for people: columns as wide as what stands in them.
+
+/// Lays rows out under a heading, columns two spaces apart; numbers are the caller's strings. No trailing spaces.
+pub fn columns<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
+    let mut widths = heading.map(|cell| cell.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: [&str; N]| {
+        let padded: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        padded.join("  ").trim_end().to_owned() + "\n"
+    };
+    let mut text = line(heading);
+    for row in rows {
+        text += &line(row.each_ref().map(String::as_str));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::columns;
+
+    #[test]
+    fn columns_fit_their_widest_cell() {
+        let rows = [["a".to_owned(), "1 MiB".to_owned()], ["long name".to_owned(), String::new()]];
+        insta::assert_snapshot!(columns(["image", "size"], &rows), @r"
+        image      size
+        a          1 MiB
+        long name
+        ");
+    }
+}
