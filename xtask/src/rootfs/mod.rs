@@ -1,4 +1,8 @@
 //! A root filesystem as data: read once and safely from a tar stream, changed as a tree, written back as a tar.
 
+mod body;
+pub mod glob;
+pub mod normalise;
+mod path;
 pub mod tar;
 pub mod tree;
