@@ -11,6 +11,8 @@ use crate::cache::Cache;
 use crate::engine::{Engine, apply_attributes};
 use crate::plan::{BuildPlan, PlannedBase, all_files};
 use crate::report::progress::Progress;
+use crate::rootfs::glob::{self, Glob};
+use crate::rootfs::normalise::{Normalise, normalise};
 use crate::rootfs::tar::{self, TarOptions};
 use crate::rootfs::tree::RootTree;
 use crate::spec::ImageSpec;
@@ -84,7 +86,7 @@ impl Assembly<'_> {
         })?;
         let mut tree = tree.context("the engine gave no tree")?;
         let stage = progress.stage("normalise and store the tree");
-        put_right(&mut tree, link)?;
+        put_right(&mut tree, link, progress)?;
         self.store(&tree, wanted)?;
         stage.finish(&format!("{} entries", tree.len()));
         Ok(())
@@ -104,8 +106,22 @@ impl Assembly<'_> {
     }
 }
 
-/// What comes after the steps, the same for every engine: exclude, normalise, attributes, devices.
-fn put_right(tree: &mut RootTree, link: &Link) -> Result<()> {
-    apply_attributes(tree, &all_files(link.spec), &link.spec.devices)
-        .with_context(|| format!("{}", link.spec.document.path.display()))
+/// What comes after the steps, the same for every engine: exclude, normalise, attributes, devices (DESIGN 4).
+fn put_right(tree: &mut RootTree, link: &Link, progress: &Progress) -> Result<()> {
+    let spec = link.spec;
+    let place = |line: usize| format!("{}:{line}", spec.document.path.display());
+    let globs = spec
+        .exclude
+        .iter()
+        .map(|pattern| Glob::new(pattern).with_context(|| place(pattern.line)))
+        .collect::<Result<Vec<_>>>()?;
+    for (pattern, count) in spec.exclude.iter().zip(glob::exclude(tree, &globs)) {
+        if count == 0 {
+            progress.note(format!("warning: {}: `{}` excludes nothing", place(pattern.line), pattern.value));
+        }
+    }
+    let clamp_mtime = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    normalise(tree, &Normalise { hostname: spec.hostname.as_deref(), clamp_mtime });
+    apply_attributes(tree, &all_files(spec), &spec.devices)
+        .with_context(|| format!("cannot finish the tree of {}", spec.document.path.display()))
 }

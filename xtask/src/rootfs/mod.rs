@@ -1,6 +1,10 @@
 //! A root filesystem as data: read once and safely from a tar stream, changed as a tree, written back as a tar.
 
+mod body;
 pub mod capabilities;
 pub mod disk;
+pub mod glob;
+pub mod normalise;
+mod path;
 pub mod tar;
 pub mod tree;

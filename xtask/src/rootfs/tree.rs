@@ -4,157 +4,10 @@
 //! and which name is "the" file is decided by sorting, never by the order in which a stream happened to name them.
 //! Bodies are not held in memory: they are ranges of a [`BodySource`] (a tar file, or the spool of a pipe).
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
-/// Longest name of one directory entry, in bytes (`NAME_MAX`; ext4, squashfs and erofs agree).
-pub const NAME_MAX: usize = 255;
-/// Longest path, in bytes (`PATH_MAX` counts a terminating NUL on top).
-pub const PATH_MAX: usize = 4096;
-/// Symlinks followed for one path before it counts as a loop (`MAXSYMLINKS` of Linux, path_resolution(7)).
-const LINKS_MAX: usize = 40;
-
-/// A path inside the tree: raw bytes, relative to the root, without leading, trailing or doubled slashes and without
-/// `.` or `..` components. The root itself is the empty path.
-///
-/// Paths order by component, so that a directory is directly followed by everything below it (`a`, `a/b`, `a-c`).
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct TreePath(Box<[u8]>);
-
-/// Why bytes are not a [`TreePath`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PathError {
-    #[error("the path leaves the root through `..`")]
-    Escapes,
-    #[error("the path is {0} bytes long, more than {PATH_MAX}")]
-    TooLong(usize),
-    #[error("the name is {0} bytes long, more than {NAME_MAX}")]
-    NameTooLong(usize),
-    #[error("the path holds a NUL byte")]
-    Nul,
-}
-
-impl TreePath {
-    /// The root directory itself.
-    pub fn root() -> Self {
-        TreePath(Box::default())
-    }
-
-    /// Reads a path as tar streams and specs write it: a leading `/` or `./`, doubled slashes, `.` components and a
-    /// trailing slash mean nothing.
-    pub fn new(raw: impl AsRef<[u8]>) -> Result<Self, PathError> {
-        let raw = raw.as_ref();
-        if raw.contains(&0) {
-            return Err(PathError::Nul);
-        }
-        let mut clean = Vec::with_capacity(raw.len());
-        for name in raw.split(|&byte| byte == b'/') {
-            match name {
-                b"" | b"." => continue,
-                b".." => return Err(PathError::Escapes),
-                _ if name.len() > NAME_MAX => return Err(PathError::NameTooLong(name.len())),
-                _ => {
-                    if !clean.is_empty() {
-                        clean.push(b'/');
-                    }
-                    clean.extend_from_slice(name);
-                }
-            }
-        }
-        if clean.len() > PATH_MAX {
-            return Err(PathError::TooLong(clean.len()));
-        }
-        Ok(TreePath(clean.into_boxed_slice()))
-    }
-
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    pub fn is_root(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The last component; empty for the root.
-    pub fn name(&self) -> &[u8] {
-        match self.0.iter().rposition(|&byte| byte == b'/') {
-            Some(slash) => &self.0[slash + 1..],
-            None => &self.0,
-        }
-    }
-
-    /// The entry `name` of this directory; `None` where that is no valid path.
-    pub fn join(&self, name: &[u8]) -> Option<TreePath> {
-        TreePath::new([self.as_bytes(), b"/", name].concat()).ok()
-    }
-
-    /// The directory that holds this path; `None` for the root.
-    pub fn parent(&self) -> Option<TreePath> {
-        if self.is_root() {
-            return None;
-        }
-        let end = self.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-        Some(TreePath(self.0[..end].into()))
-    }
-
-    /// Number of components; 0 for the root.
-    pub fn depth(&self) -> usize {
-        if self.is_root() { 0 } else { 1 + self.0.iter().filter(|&&byte| byte == b'/').count() }
-    }
-
-    /// Is this path `ancestor` itself or below it?
-    pub fn is_within(&self, ancestor: &TreePath) -> bool {
-        ancestor.is_root()
-            || (self.0.starts_with(&ancestor.0)
-                && (self.0.len() == ancestor.0.len() || self.0[ancestor.0.len()] == b'/'))
-    }
-}
-
-impl Ord for TreePath {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // A slash sorts before every byte that a name may hold, which makes byte order component order.
-        let key = |&byte: &u8| if byte == b'/' { 0 } else { byte };
-        self.0.iter().map(key).cmp(other.0.iter().map(key))
-    }
-}
-
-impl PartialOrd for TreePath {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// Shows the path as a person writes it, absolute, with bytes outside printable ASCII and UTF-8 escaped.
-impl fmt::Display for TreePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("/")?;
-        escape_bytes(&self.0, f)
-    }
-}
-
-/// Writes bytes as text for people: what is UTF-8 as it is, control characters and other bytes escaped.
-pub(crate) fn escape_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    for chunk in bytes.utf8_chunks() {
-        for ch in chunk.valid().chars() {
-            if ch.is_control() { write!(f, "{}", ch.escape_default())? } else { write!(f, "{ch}")? }
-        }
-        for byte in chunk.invalid() {
-            write!(f, "\\x{byte:02x}")?;
-        }
-    }
-    Ok(())
-}
-
-impl fmt::Debug for TreePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{self}`")
-    }
-}
+pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt, Relocation};
+pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
 
 /// A point in time: seconds since the epoch (negative before 1970) and nanoseconds after that second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -221,134 +74,6 @@ pub enum Kind {
     Socket,
 }
 
-/// A file's content: its length, and which ranges of it hold data.
-///
-/// Ranges are sorted, do not touch or overlap, are not empty, and end at `size` at the latest; all between them is a
-/// hole and reads as zeros.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Body {
-    /// `st_size`, in bytes.
-    pub size: u64,
-    pub extents: Extents,
-}
-
-/// The data ranges of a body. Nearly every file has none or one, which cost no allocation.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Extents {
-    #[default]
-    None,
-    One(DataRange),
-    Many(Box<[DataRange]>),
-}
-
-impl Extents {
-    pub fn as_slice(&self) -> &[DataRange] {
-        match self {
-            Extents::None => &[],
-            Extents::One(range) => std::slice::from_ref(range),
-            Extents::Many(ranges) => ranges,
-        }
-    }
-}
-
-impl FromIterator<DataRange> for Extents {
-    fn from_iter<I: IntoIterator<Item = DataRange>>(ranges: I) -> Self {
-        let mut ranges = ranges.into_iter();
-        match (ranges.next(), ranges.next()) {
-            (None, _) => Extents::None,
-            (Some(only), None) => Extents::One(only),
-            (Some(first), Some(second)) => Extents::Many([first, second].into_iter().chain(ranges).collect()),
-        }
-    }
-}
-
-/// `length` bytes of a file, from `offset` in the file, stored at `source` in the tree's [`BodySource`]. All in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DataRange {
-    pub offset: u64,
-    pub length: u64,
-    pub source: u64,
-}
-
-impl Body {
-    /// A body without holes, stored in one piece.
-    pub fn contiguous(size: u64, source: u64) -> Self {
-        let extents =
-            if size == 0 { Extents::None } else { Extents::One(DataRange { offset: 0, length: size, source }) };
-        Body { size, extents }
-    }
-
-    /// Bytes of data, holes not counted.
-    pub fn data_bytes(&self) -> u64 {
-        self.extents.as_slice().iter().map(|range| range.length).sum()
-    }
-}
-
-/// Where bodies are read from: any file that can be read at an offset, shared by all that read it.
-#[derive(Clone)]
-pub struct BodySource(Arc<dyn ReadAt>);
-
-/// Positioned reads, without a cursor to fight over.
-pub trait ReadAt: Send + Sync {
-    /// Fills `buffer` from `offset`; an early end is [`io::ErrorKind::UnexpectedEof`].
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
-
-    /// The open file behind the source, for copies inside the kernel.
-    fn as_file(&self) -> Option<&File> {
-        None
-    }
-}
-
-impl ReadAt for File {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        FileExt::read_exact_at(self, buffer, offset)
-    }
-
-    fn as_file(&self) -> Option<&File> {
-        Some(self)
-    }
-}
-
-impl ReadAt for Vec<u8> {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let range = usize::try_from(offset).ok().and_then(|start| self.get(start..start.checked_add(buffer.len())?));
-        buffer.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-}
-
-impl BodySource {
-    pub fn new(source: impl ReadAt + 'static) -> Self {
-        BodySource(Arc::new(source))
-    }
-
-    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
-    }
-
-    /// The whole of a body, holes as zeros; for small files.
-    pub fn read_to_vec(&self, body: &Body) -> io::Result<Vec<u8>> {
-        let size = usize::try_from(body.size).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let mut bytes = vec![0; size];
-        for range in body.extents.as_slice() {
-            let (start, length) = (range.offset as usize, range.length as usize);
-            self.read_exact_at(&mut bytes[start..start + length], range.source)?;
-        }
-        Ok(bytes)
-    }
-
-    /// The open file behind the source, if it is one.
-    pub fn as_file(&self) -> Option<&File> {
-        self.0.as_file()
-    }
-}
-
-impl fmt::Debug for BodySource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BodySource")
-    }
-}
-
 /// Why a change to a tree is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
@@ -388,6 +113,9 @@ pub struct RootTree {
     bodies: BodySource,
 }
 
+/// Symlinks followed for one path before it counts as a loop (`MAXSYMLINKS` of Linux, path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
 fn names_reversed(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect()
 }
@@ -414,6 +142,16 @@ impl RootTree {
 
     pub fn bodies(&self) -> &BodySource {
         &self.bodies
+    }
+
+    /// The source of the bodies, for taking in those of another tree.
+    pub fn bodies_mut(&mut self) -> &mut BodySource {
+        &mut self.bodies
+    }
+
+    /// Keeps a small content of the tool's own in memory and answers a body for it.
+    pub fn add_body(&mut self, content: &[u8]) -> Body {
+        Body::contiguous(content.len() as u64, self.bodies.add_bytes(content))
     }
 
     /// Number of names, the root and hard links included.
@@ -447,6 +185,11 @@ impl RootTree {
 
     pub fn id(&self, path: &TreePath) -> Option<InodeId> {
         self.names.get(path).copied()
+    }
+
+    /// Every inode, those included that have lost their names.
+    pub fn inodes_mut(&mut self) -> impl Iterator<Item = &mut Inode> {
+        self.inodes.iter_mut()
     }
 
     pub fn inode(&self, id: InodeId) -> &Inode {
@@ -507,8 +250,7 @@ impl RootTree {
                 return Err(TreeError::DirectoryInTheWay { path, kind: inode.kind.noun() });
             }
         }
-        let id = InodeId(u32::try_from(self.inodes.len()).expect("readers bound the number of entries"));
-        self.inodes.push(inode);
+        let id = self.add_inode(inode);
         self.names.insert(path, id);
         Ok(id)
     }
@@ -577,14 +319,31 @@ impl RootTree {
     }
 
     fn make_parents(&mut self, path: &TreePath) -> Result<(), TreeError> {
-        let Some(parent) = path.parent() else {
-            return Ok(());
-        };
-        match self.get(&parent) {
-            Some(inode) if inode.is_directory() => Ok(()),
-            Some(inode) => Err(TreeError::NotADirectory { path: path.clone(), kind: inode.kind.noun(), parent }),
-            None => self.insert(parent, Inode::directory(0o755)).map(drop),
+        let mut missing = Vec::new();
+        let mut next = path.parent();
+        while let Some(parent) = next {
+            match self.get(&parent) {
+                Some(inode) if inode.is_directory() => break,
+                Some(inode) => {
+                    return Err(TreeError::NotADirectory { path: path.clone(), kind: inode.kind.noun(), parent });
+                }
+                None => {
+                    next = parent.parent();
+                    missing.push(parent);
+                }
+            }
         }
+        for parent in missing {
+            let id = self.add_inode(Inode::directory(0o755));
+            self.names.insert(parent, id);
+        }
+        Ok(())
+    }
+
+    fn add_inode(&mut self, inode: Inode) -> InodeId {
+        let id = InodeId(u32::try_from(self.inodes.len()).expect("readers bound the number of entries"));
+        self.inodes.push(inode);
+        id
     }
 }
 
@@ -594,25 +353,6 @@ mod tests {
 
     fn path(raw: &str) -> TreePath {
         TreePath::new(raw).unwrap()
-    }
-
-    #[test]
-    fn paths_are_cleaned_and_bounded() {
-        assert_eq!(path("/usr//./bin/").as_bytes(), b"usr/bin");
-        assert_eq!(path("./").as_bytes(), b"");
-        assert_eq!(TreePath::new("a/../b"), Err(PathError::Escapes));
-        assert_eq!(TreePath::new("x".repeat(256)), Err(PathError::NameTooLong(256)));
-        assert_eq!(TreePath::new("ab/".repeat(1366)), Err(PathError::TooLong(4097)));
-        assert_eq!(path("usr/bin").parent(), Some(path("usr")));
-        assert_eq!(path("usr").parent(), Some(TreePath::root()));
-        assert_eq!(TreePath::root().parent(), None);
-    }
-
-    #[test]
-    fn a_directory_is_followed_by_what_is_in_it() {
-        let mut paths = [path("a-b"), path("a/z"), path("a"), path("a/b"), TreePath::root()];
-        paths.sort();
-        assert_eq!(paths.map(|path| path.to_string()), ["/", "/a", "/a/b", "/a/z", "/a-b"]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 
-use crate::rootfs::tree::{PathError, TreeError, escape_bytes};
+use crate::rootfs::path::escape_bytes;
+use crate::rootfs::tree::{PathError, TreeError};
 
 /// Why a tar cannot become a tree. Offsets are bytes from the archive's start.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,179 @@
+//! Where a name stands in the tree: bytes, bounded, and never outside the root.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+/// Longest name of one directory entry, in bytes (`NAME_MAX`; ext4, squashfs and erofs agree).
+pub const NAME_MAX: usize = 255;
+/// Longest path, in bytes (`PATH_MAX` counts a terminating NUL on top).
+pub const PATH_MAX: usize = 4096;
+
+/// A path inside the tree: raw bytes, relative to the root, without leading, trailing or doubled slashes and without
+/// `.` or `..` components. The root itself is the empty path.
+///
+/// Paths order by component, so that a directory is directly followed by everything below it (`a`, `a/b`, `a-c`).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TreePath(Box<[u8]>);
+
+/// Why bytes are not a [`TreePath`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    #[error("the path leaves the root through `..`")]
+    Escapes,
+    #[error("the path is {0} bytes long, more than {PATH_MAX}")]
+    TooLong(usize),
+    #[error("the name is {0} bytes long, more than {NAME_MAX}")]
+    NameTooLong(usize),
+    #[error("the path holds a NUL byte")]
+    Nul,
+}
+
+impl TreePath {
+    /// The root directory itself.
+    pub fn root() -> Self {
+        TreePath(Box::default())
+    }
+
+    /// Reads a path as tar streams and specs write it: a leading `/` or `./`, doubled slashes, `.` components and a
+    /// trailing slash mean nothing.
+    pub fn new(raw: impl AsRef<[u8]>) -> Result<Self, PathError> {
+        let raw = raw.as_ref();
+        if raw.contains(&0) {
+            return Err(PathError::Nul);
+        }
+        let mut clean = Vec::with_capacity(raw.len());
+        for name in raw.split(|&byte| byte == b'/') {
+            match name {
+                b"" | b"." => continue,
+                b".." => return Err(PathError::Escapes),
+                _ if name.len() > NAME_MAX => return Err(PathError::NameTooLong(name.len())),
+                _ => {
+                    if !clean.is_empty() {
+                        clean.push(b'/');
+                    }
+                    clean.extend_from_slice(name);
+                }
+            }
+        }
+        if clean.len() > PATH_MAX {
+            return Err(PathError::TooLong(clean.len()));
+        }
+        Ok(TreePath(clean.into_boxed_slice()))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The last component; empty for the root.
+    pub fn name(&self) -> &[u8] {
+        match self.0.iter().rposition(|&byte| byte == b'/') {
+            Some(slash) => &self.0[slash + 1..],
+            None => &self.0,
+        }
+    }
+
+    /// The entry `name` of this directory; `None` where that is no valid path.
+    pub fn join(&self, name: &[u8]) -> Option<TreePath> {
+        TreePath::new([self.as_bytes(), b"/", name].concat()).ok()
+    }
+
+    /// The directory that holds this path; `None` for the root.
+    pub fn parent(&self) -> Option<TreePath> {
+        if self.is_root() {
+            return None;
+        }
+        let end = self.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+        Some(TreePath(self.0[..end].into()))
+    }
+
+    /// Number of components; 0 for the root.
+    pub fn depth(&self) -> usize {
+        if self.is_root() { 0 } else { 1 + self.0.iter().filter(|&&byte| byte == b'/').count() }
+    }
+
+    /// The names on the way from the root.
+    pub fn components(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
+    }
+
+    /// Is this path `ancestor` itself or below it?
+    pub fn is_within(&self, ancestor: &TreePath) -> bool {
+        ancestor.is_root()
+            || (self.0.starts_with(&ancestor.0)
+                && (self.0.len() == ancestor.0.len() || self.0[ancestor.0.len()] == b'/'))
+    }
+}
+
+impl Ord for TreePath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // A slash sorts before every byte that a name may hold, which makes byte order component order.
+        let key = |&byte: &u8| if byte == b'/' { 0 } else { byte };
+        self.0.iter().map(key).cmp(other.0.iter().map(key))
+    }
+}
+
+impl PartialOrd for TreePath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Shows the path as a person writes it, absolute, with bytes outside printable ASCII and UTF-8 escaped.
+impl fmt::Display for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("/")?;
+        escape_bytes(&self.0, f)
+    }
+}
+
+/// Writes bytes as text for people: what is UTF-8 as it is, control characters and other bytes escaped.
+pub(crate) fn escape_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for chunk in bytes.utf8_chunks() {
+        for ch in chunk.valid().chars() {
+            if ch.is_control() { write!(f, "{}", ch.escape_default())? } else { write!(f, "{ch}")? }
+        }
+        for byte in chunk.invalid() {
+            write!(f, "\\x{byte:02x}")?;
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{self}`")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(raw: &str) -> TreePath {
+        TreePath::new(raw).unwrap()
+    }
+
+    #[test]
+    fn paths_are_cleaned_and_bounded() {
+        assert_eq!(path("/usr//./bin/").as_bytes(), b"usr/bin");
+        assert_eq!(path("./").as_bytes(), b"");
+        assert_eq!(TreePath::new("a/../b"), Err(PathError::Escapes));
+        assert_eq!(TreePath::new("x".repeat(256)), Err(PathError::NameTooLong(256)));
+        assert_eq!(TreePath::new("ab/".repeat(1366)), Err(PathError::TooLong(4097)));
+        assert_eq!(path("usr/bin").parent(), Some(path("usr")));
+        assert_eq!(path("usr").parent(), Some(TreePath::root()));
+        assert_eq!(TreePath::root().parent(), None);
+    }
+
+    #[test]
+    fn a_directory_is_followed_by_what_is_in_it() {
+        let mut paths = [path("a-b"), path("a/z"), path("a"), path("a/b"), TreePath::root()];
+        paths.sort();
+        assert_eq!(paths.map(|path| path.to_string()), ["/", "/a", "/a/b", "/a/z", "/a-b"]);
+    }
+}
