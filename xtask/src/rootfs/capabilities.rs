@@ -199,3 +199,73 @@ impl Serialize for Capabilities {
         serializer.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn clauses_apply_from_left_to_right() {
+        let parse = |text: &str| Capabilities::parse(text).unwrap();
+        let raw = Capabilities { permitted: 1 << 13, inheritable: 0, effective: true };
+        assert_eq!(parse("cap_net_raw=ep"), raw);
+        assert_eq!(parse("CAP_NET_RAW+ep"), raw);
+        assert_eq!(parse("cap_chown,cap_net_raw=ep cap_chown="), raw);
+        assert_eq!(parse("cap_net_raw=p+e-i"), raw);
+        assert_eq!(parse("all=p").permitted, (1 << 41) - 1);
+        assert_eq!(parse("=p cap_chown-p").permitted, (1 << 41) - 2);
+    }
+
+    #[test]
+    fn what_is_no_capability_of_a_file_is_refused() {
+        for (text, error) in [
+            ("", CapabilityError::Empty),
+            ("cap_chown=", CapabilityError::Empty),
+            ("cap_chown", CapabilityError::Clause("cap_chown".into())),
+            ("+p", CapabilityError::Clause("+p".into())),
+            ("cap_chown+", CapabilityError::Clause("cap_chown+".into())),
+            ("chown=p", CapabilityError::Unknown("chown".into())),
+            ("cap_chown,=p", CapabilityError::Unknown(String::new())),
+            ("cap_chown=px", CapabilityError::Flag('x')),
+            ("cap_chown=é", CapabilityError::Flag('é')),
+            ("cap_chown=ep cap_net_raw=p", CapabilityError::PartlyEffective),
+        ] {
+            assert_eq!(Capabilities::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_text_form_reads_back() {
+        for text in ["cap_chown=ep", "cap_chown=p cap_kill=i cap_setgid,cap_bpf=ip", "all=eip"] {
+            let capabilities = Capabilities::parse(text).unwrap();
+            assert_eq!(Capabilities::parse(&capabilities.to_string()), Ok(capabilities), "{text}");
+        }
+    }
+
+    /// setcap writes the same bytes for the same text.
+    #[test]
+    fn values_are_those_of_setcap() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("program");
+        for text in [
+            "cap_net_bind_service=ep",
+            "cap_net_bind_service,cap_net_raw+eip",
+            "cap_chown=p cap_dac_override=ip",
+            "cap_perfmon,cap_bpf,cap_checkpoint_restore=p",
+            "cap_setuid=i",
+            "all=ep cap_sys_admin-ep",
+        ] {
+            std::fs::write(&file, "").unwrap();
+            let set = Command::new("setcap").arg(text).arg(&file).output();
+            if !set.as_ref().is_ok_and(|output| output.status.success()) {
+                assert!(std::env::var_os("SNUG_TESTS_NO_SKIP").is_none(), "setcap {text}: {set:?}");
+                eprintln!("SKIPPED values_are_those_of_setcap: needs setcap (libcap2-bin) and root");
+                return;
+            }
+            let value = xattr::get(&file, "security.capability").unwrap().unwrap();
+            assert_eq!(Capabilities::parse(text).unwrap().to_xattr().as_slice(), value, "{text}");
+        }
+    }
+}

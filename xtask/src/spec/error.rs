@@ -141,21 +141,21 @@ pub fn position(text: &str, byte: usize) -> (usize, usize) {
 
 impl fmt::Display for SpecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.message)?;
-        let path = relative(&self.document.path);
+        writeln!(f, "error: {}", printable(&self.message))?;
+        let path = printable(&relative(&self.document.path).to_string_lossy());
         let Some(span) = &self.span else {
-            write!(f, " --> {}", path.display())?;
-            return self.help.iter().try_for_each(|help| write!(f, "\n = help: {help}"));
+            write!(f, " --> {path}")?;
+            return self.help.iter().try_for_each(|help| write!(f, "\n = help: {}", printable(help)));
         };
         let (line, column) = position(&self.document.text, span.start);
         let number = line.to_string();
         let margin = " ".repeat(number.len());
         let (shown, before, under) = excerpt(&self.document.text, span);
-        writeln!(f, "{margin}--> {}:{line}:{column}", path.display())?;
+        writeln!(f, "{margin}--> {path}:{line}:{column}")?;
         writeln!(f, "{margin} |")?;
         writeln!(f, "{}", format!("{number} | {shown}").trim_end())?;
         write!(f, "{margin} | {}{}", " ".repeat(before), "^".repeat(under))?;
-        self.help.iter().try_for_each(|help| write!(f, "\n{margin} = help: {help}"))
+        self.help.iter().try_for_each(|help| write!(f, "\n{margin} = help: {}", printable(help)))
     }
 }
 
@@ -219,6 +219,11 @@ fn excerpt(text: &str, span: &Range<usize>) -> (String, usize, usize) {
     (shown, before, under.min(shown_width.saturating_sub(before)).max(1))
 }
 
+/// Text of a spec in a message: on one line, and nothing that a terminal obeys.
+fn printable(text: &str) -> String {
+    text.chars().map(|ch| if ch == '\n' { ch.escape_default().to_string() } else { cell(ch).0 }).collect()
+}
+
 /// How a character is shown, and how many columns that takes. Control characters are escaped: a spec is foreign input,
 /// and a terminal obeys them.
 fn cell(ch: char) -> (String, usize) {
@@ -257,5 +262,86 @@ fn columns_of(ch: char) -> usize {
         | '\u{1f900}'..='\u{1faff}'
         | '\u{20000}'..='\u{3fffd}' => 2,
         _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The error at `needle` in `text`, as a person sees it.
+    fn shown(text: &str, needle: &str) -> String {
+        let document = Arc::new(Document { path: "images/x/image.toml".into(), text: text.into() });
+        let start = text.find(needle).unwrap();
+        SpecError::new(&document, start..start + needle.len(), "wrong").to_string()
+    }
+
+    /// Where the caret points, seen in columns: what stands above it in the shown line.
+    fn above_caret(shown: &str) -> String {
+        let lines: Vec<&str> = shown.lines().collect();
+        let column =
+            |line: &str| -> Vec<char> { line.chars().flat_map(|ch| std::iter::repeat_n(ch, columns_of(ch))).collect() };
+        let (text, carets) = (column(lines[3]), column(lines[4]));
+        text.iter().zip(carets).filter(|(_, caret)| *caret == '^').map(|(ch, _)| *ch).collect()
+    }
+
+    #[test]
+    fn the_form_is_that_of_rustc() {
+        let document = Arc::new(Document { path: "images/x/image.toml".into(), text: "a = 1\nbad = 2\n".into() });
+        let error = SpecError::new(&document, 6..9, "unknown key `bad`").help("did you mean `base`?");
+        insta::assert_snapshot!(error, @r"
+        error: unknown key `bad`
+         --> images/x/image.toml:2:1
+          |
+        2 | bad = 2
+          | ^^^
+          = help: did you mean `base`?
+        ");
+        insta::assert_snapshot!(SpecError::whole(Path::new("images"), "cannot read it").help("look"), @r"
+        error: cannot read it
+         --> images
+         = help: look
+        ");
+    }
+
+    #[test]
+    fn the_caret_stands_under_its_text_whatever_is_before_it() {
+        assert_eq!(above_caret(&shown("\t\ta\t= key", "key")), "key");
+        assert_eq!(above_caret(&shown("\"größe\" = key", "key")), "key");
+        assert_eq!(above_caret(&shown("\"日本語\" = key", "key")), "key");
+        assert_eq!(above_caret(&shown("\"e\u{301}🎉\" = key", "key")), "key");
+        assert_eq!(above_caret(&shown("\u{1b}[31m\u{202e} = key\r\nnext", "key")), "key");
+        assert_eq!(above_caret(&shown("x = \"日本\"", "\"日本\"")), "\"日日本本\"");
+        for before in [0, 39, 40, 41, 80, 97, 98, 99, 100, 101, 500, 5000] {
+            for after in [0, 1, 50, 99, 100, 101, 5000] {
+                let text = format!("{}key{}", "é".repeat(before), "-".repeat(after));
+                let shown = shown(&text, "key");
+                assert_eq!(above_caret(&shown), "key", "{before} {after}\n{shown}");
+                assert!(shown.lines().all(|line| line.chars().count() < SHOWN_WIDTH + 10), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_span_over_several_lines_is_marked_on_its_first() {
+        let shown = shown("run = \"\"\"\none\ntwo\"\"\"\n", "\"\"\"\none\ntwo\"\"\"");
+        assert_eq!(above_caret(&shown), "\"\"\"");
+        assert_eq!(shown.lines().count(), 5);
+    }
+
+    #[test]
+    fn an_error_at_the_end_or_beyond_has_a_caret() {
+        let document = Arc::new(Document { path: "x".into(), text: "a".into() });
+        for span in [1..1, 0..9, 7..9] {
+            assert!(SpecError::new(&document, span, "wrong").to_string().contains('^'));
+        }
+    }
+
+    #[test]
+    fn a_terminal_gets_nothing_to_obey() {
+        let document = Arc::new(Document { path: "a\u{1b}b".into(), text: "\u{1b}[2J\u{7}".into() });
+        let shown = SpecError::new(&document, 0..1, "unknown key `\u{1b}\n`").help("\u{202e}").to_string();
+        assert!(shown.chars().all(|ch| ch == '\n' || !ch.is_control() && !is_bidirectional_control(ch)), "{shown}");
+        assert!(shown.starts_with("error: unknown key `\\u{1b}\\n`\n"));
     }
 }

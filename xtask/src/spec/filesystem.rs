@@ -55,7 +55,7 @@ fn kind(node: &Node<'_>) -> Option<FilesystemKind> {
         FilesystemKind::from_str(text).map_err(|_| {
             let names = FilesystemKind::ALL.map(FilesystemKind::as_str);
             Problem::new(
-                format!("unknown filesystem `{}`", text.escape_debug()),
+                format!("unknown filesystem `{}`", text),
                 nearest::suggestion(text, "the filesystems are", names),
             )
         })
@@ -72,10 +72,10 @@ pub fn filesystem(node: &Node<'_>) -> Option<FilesystemChoice> {
         let filesystem = Filesystem::default_of(kind(node)?);
         return Some(FilesystemChoice { filesystem: Some(filesystem), ..FilesystemChoice::default() });
     }
-    let untyped = node.open_table(COMMON)?;
+    let untyped = node.open_table(COMMON, "")?;
     let kind = untyped.require("type", "\"ext4\", \"squashfs\" or \"erofs\"").and_then(|node| kind(&node))?;
     let keys = keys_of(kind);
-    let table = node.open_table(keys)?;
+    let table = node.open_table(keys, "")?;
     for (name, key) in table.entries() {
         if !keys.contains(&name) {
             refuse_key(kind, name, &key);
@@ -135,7 +135,7 @@ fn writer(node: &Node<'_>) -> Option<Ext4Writer> {
         "mke2fs" => Some(Ext4Writer::Mke2fs),
         "loop" => Some(Ext4Writer::Loop),
         other => node.fail(
-            format!("unknown writer `{}`", other.escape_debug()),
+            format!("unknown writer `{}`", other),
             nearest::suggestion(other, "the writers are", ["native", "mke2fs", "loop"]),
         ),
     }
@@ -176,7 +176,7 @@ fn compression(node: &Node<'_>, compressors: &[(&str, Option<(u32, u32)>)]) -> O
         let Some((name, levels)) = compressors.iter().find(|(known, _)| *known == name) else {
             let names: Vec<&str> = compressors.iter().map(|(known, _)| *known).collect();
             let help = nearest::suggestion(name, "the compressors are", names.iter().copied());
-            return Err(Problem::new(format!("unknown compressor `{}`", name.escape_debug()), help));
+            return Err(Problem::new(format!("unknown compressor `{}`", name), help));
         };
         match (level, levels) {
             (None, _) => Ok(text.to_owned()),

@@ -62,7 +62,11 @@ pub fn read_image(folder: &Path) -> Result<ImageSpec, SpecErrors> {
     let path = folder.join(SPEC_FILE);
     let unreadable =
         |error: io::Error| SpecError::whole(&path, format!("cannot read the spec: {}", sources::reason(&error)));
-    if fs::metadata(&path).map_err(unreadable)?.len() > SPEC_SIZE_MAX {
+    let metadata = fs::metadata(&path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(SpecError::whole(&path, "the spec is not a file").into());
+    }
+    if metadata.len() > SPEC_SIZE_MAX {
         return Err(SpecError::whole(&path, format!("the spec is larger than {} KiB", SPEC_SIZE_MAX >> 10)).into());
     }
     let bytes = fs::read(&path).map_err(unreadable)?;
@@ -142,6 +146,7 @@ fn base(node: &Node<'_>, folder: &Path) -> Option<Located<Base>> {
     let table = node.table(BASE_KEYS)?;
     let given: Vec<_> = BASE_KINDS.into_iter().filter(|(kind, _)| table.take(kind).is_some()).collect();
     let (kind, options) = match given[..] {
+        [] if table.has_unknown() => return None,
         [] => return node.fail("`base` does not say what to start from", BASE_HELP),
         [only] => only,
         [first, second, ..] => {
@@ -185,10 +190,7 @@ fn variant(node: &Node<'_>) -> Option<String> {
     if names::VARIANTS.contains(&text) {
         return Some(text.to_owned());
     }
-    node.fail(
-        format!("unknown variant `{}`", text.escape_debug()),
-        nearest::suggestion(text, "the variants are", names::VARIANTS),
-    )
+    node.fail(format!("unknown variant `{}`", text), nearest::suggestion(text, "the variants are", names::VARIANTS))
 }
 
 fn packages(node: &Node<'_>) -> Packages {
@@ -213,7 +215,7 @@ fn packages(node: &Node<'_>) -> Packages {
 }
 
 fn environment(node: &Node<'_>) -> BTreeMap<String, String> {
-    let Some(table) = node.open_table(&["NAME"]) else { return BTreeMap::new() };
+    let Some(table) = node.open_table(&[], "as env = { LANG = \"C.UTF-8\" }") else { return BTreeMap::new() };
     let mut variables = BTreeMap::new();
     for (name, key) in table.entries() {
         if let Err(problem) = names::environment(name) {
@@ -249,14 +251,11 @@ fn sizing(table: &Cursor<'_>, choice: &FilesystemChoice) -> SizePolicy {
     policy.max_size = table.take("max-size").and_then(|node| {
         let bytes = values::size_of(&node)?;
         if bytes < policy.min_size {
-            let least = table.take("min-size").map(|least| least.source()).unwrap_or_default();
+            let least = table.take("min-size").and_then(|least| least.as_str()).unwrap_or_default();
+            let most = node.as_str().unwrap_or_default();
             return node.fail(
-                format!(
-                    "`min-size` ({}) is above `max-size` ({})",
-                    least.trim_matches('"'),
-                    node.source().trim_matches('"')
-                ),
-                "an image must be able to be both",
+                format!("`min-size` ({least}) is above `max-size` ({most})"),
+                "lower `min-size` or raise `max-size`",
             );
         }
         Some(bytes)
@@ -289,10 +288,7 @@ fn engine(node: &Node<'_>) -> Option<EngineKind> {
     node.parse(|text| {
         let names = EngineKind::ALL.map(EngineKind::as_str);
         EngineKind::from_str(text).map_err(|_| {
-            Problem::new(
-                format!("unknown engine `{}`", text.escape_debug()),
-                nearest::suggestion(text, "the engines are", names),
-            )
+            Problem::new(format!("unknown engine `{}`", text), nearest::suggestion(text, "the engines are", names))
         })
     })
 }
@@ -305,7 +301,7 @@ fn platform(node: &Node<'_>) -> Option<Platform> {
                 "aarch64" | "arm64/v8" => format!("OCI calls it `{}`", Platform::Arm64),
                 _ => nearest::suggestion(text, "the platforms are", Platform::ALL.map(Platform::as_str)),
             };
-            Problem::new(format!("unknown platform `{}`", text.escape_debug()), help)
+            Problem::new(format!("unknown platform `{}`", text), help)
         })
     })
 }

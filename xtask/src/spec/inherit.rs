@@ -70,7 +70,7 @@ impl ImageSet {
         match self.images.get(name) {
             Some(image) => image.as_ref().map_err(SpecErrors::clone),
             None => {
-                let message = format!("no image is called `{}`", name.escape_debug());
+                let message = format!("no image is called `{}`", name);
                 Err(SpecError::whole(&self.folder, message).help(self.suggestion(name)).into())
             }
         }

@@ -23,3 +23,6 @@ pub use model::{Document, ImageSpec, Located};
 pub const SPEC_FILE: &str = "image.toml";
 /// The folder beside the images whose files any of them may take.
 pub const SHARED_FOLDER: &str = "shared";
+
+#[cfg(test)]
+mod tests;

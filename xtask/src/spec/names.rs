@@ -33,8 +33,8 @@ fn is_word(text: &str, extra: &[u8]) -> bool {
 /// A package name refused: because of a shell character where there is one, since that is what to mend.
 fn refused(text: &str, help: &str) -> Problem {
     let message = match text.chars().find(|ch| SHELL.contains(*ch)) {
-        Some(ch) => format!("package name `{}` holds {ch:?}, which a shell would interpret", text.escape_debug()),
-        None => format!("`{}` is not a package name", text.escape_debug()),
+        Some(ch) => format!("package name `{}` holds {ch:?}, which a shell would interpret", text),
+        None => format!("`{}` is not a package name", text),
     };
     Problem::new(message, help)
 }
@@ -93,7 +93,7 @@ pub fn environment(name: &str) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(
-        format!("`{}` is not the name of an environment variable", name.escape_debug()),
+        format!("`{}` is not the name of an environment variable", name),
         "letters, digits and `_`, not starting with a digit",
     ))
 }
@@ -104,7 +104,7 @@ pub fn hostname(text: &str) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(
-        format!("`{}` is not a host name", text.escape_debug()),
+        format!("`{}` is not a host name", text),
         format!("letters, digits and inner `-`, in labels divided by dots, at most {HOST_NAME_MAX} characters"),
     ))
 }
@@ -116,7 +116,7 @@ pub fn image(text: &str) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(
-        format!("`{}` is not a name for an image", text.escape_debug()),
+        format!("`{}` is not a name for an image", text),
         format!(
             "lower-case letters, digits, `-`, `.` and `_`, starting with a letter or digit, at most {IMAGE_NAME_MAX}"
         ),
@@ -128,10 +128,7 @@ pub fn secret(text: &str) -> Result<(), Problem> {
     if is_word(text, b"-._") && text.len() <= IMAGE_NAME_MAX {
         return Ok(());
     }
-    Err(Problem::new(
-        format!("`{}` is not an id for a secret", text.escape_debug()),
-        "letters, digits, `-`, `.` and `_`",
-    ))
+    Err(Problem::new(format!("`{}` is not an id for a secret", text), "letters, digits, `-`, `.` and `_`"))
 }
 
 /// A package, target or feature of Cargo's.
@@ -140,7 +137,7 @@ pub fn cargo(text: &str) -> Result<(), Problem> {
     if first && text.bytes().all(|byte| alphanumeric(byte) || b"-_+./".contains(&byte)) {
         return Ok(());
     }
-    Err(Problem::new(format!("`{}` is not a name of Cargo's", text.escape_debug()), "letters, digits, `-` and `_`"))
+    Err(Problem::new(format!("`{}` is not a name of Cargo's", text), "letters, digits, `-` and `_`"))
 }
 
 /// A suite of Debian's, such as `trixie` or `trixie-backports`.
@@ -148,7 +145,7 @@ pub fn suite(text: &str) -> Result<(), Problem> {
     if is_word(text, b"-.") && !text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Ok(());
     }
-    Err(Problem::new(format!("`{}` is not a suite of Debian's", text.escape_debug()), "as \"trixie\""))
+    Err(Problem::new(format!("`{}` is not a suite of Debian's", text), "as \"trixie\""))
 }
 
 /// A moment of Debian's snapshot archive.
@@ -159,7 +156,7 @@ pub fn snapshot(text: &str) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(
-        format!("`{}` is not a moment of the snapshot archive", text.escape_debug()),
+        format!("`{}` is not a moment of the snapshot archive", text),
         "year, month, day, `T`, time in UTC, `Z`, as \"20260801T000000Z\"",
     ))
 }
@@ -177,10 +174,10 @@ pub fn oci_reference(text: &str) -> Result<(), Problem> {
         None => (text, None),
     };
     let Some((host, repository)) = name.split_once('/') else {
-        return wrong(format!("`{}` names no registry", text.escape_debug()));
+        return wrong(format!("`{}` names no registry", text));
     };
     if !(host.contains(['.', ':']) || host == "localhost") {
-        return wrong(format!("`{}` names no registry", text.escape_debug()));
+        return wrong(format!("`{}` names no registry", text));
     }
     let (repository, tag) = match repository.rsplit_once(':') {
         Some((repository, tag)) => (repository, Some(tag)),
@@ -190,7 +187,7 @@ pub fn oci_reference(text: &str) -> Result<(), Problem> {
         let digits = digest.strip_prefix("sha256:").unwrap_or_default();
         let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         if digits.len() != 64 || !digits.bytes().all(lower_hex) {
-            return wrong(format!("`{}` is not a digest", digest.escape_debug()));
+            return wrong(format!("`{}` is not a digest", digest));
         }
     } else if tag.is_none() {
         return wrong(format!("`{text}` has neither tag nor digest, so what it means would change with time"));
@@ -206,7 +203,7 @@ pub fn oci_reference(text: &str) -> Result<(), Problem> {
     if host_valid && repository.split('/').all(component) && tag_valid {
         return Ok(());
     }
-    wrong(format!("`{}` is not a reference to an image", text.escape_debug()))
+    wrong(format!("`{}` is not a reference to an image", text))
 }
 
 /// The full name of an extended attribute.
@@ -215,7 +212,7 @@ pub fn xattr(name: &str) -> Result<(), Problem> {
         name.split_once('.').is_some_and(|(namespace, rest)| XATTR_NAMESPACES.contains(&namespace) && !rest.is_empty());
     if !known {
         return Err(Problem::new(
-            format!("`{}` is not the name of an extended attribute", name.escape_debug()),
+            format!("`{}` is not the name of an extended attribute", name),
             "it starts with `user.`, `security.`, `trusted.` or `system.`",
         ));
     }
@@ -227,18 +224,210 @@ pub fn xattr(name: &str) -> Result<(), Problem> {
 
 /// A glob rooted at `/` that does not take the whole tree away.
 pub fn glob(text: &str) -> Result<(), Problem> {
-    let escaped = text.escape_debug();
     let Some(rest) = text.strip_prefix('/') else {
         return Err(Problem::new(
-            format!("`{escaped}` does not start at the root"),
-            format!("write \"/{escaped}\", or \"/**/{escaped}\" for any folder"),
+            format!("`{text}` does not start at the root"),
+            format!("write \"/{text}\", or \"/**/{text}\" for any folder"),
         ));
     };
     if rest.split('/').any(|part| part == "..") {
-        return Err(Problem::new(format!("`{escaped}` leaves the root through `..`"), ""));
+        return Err(Problem::new(format!("`{text}` leaves the root through `..`"), ""));
     }
     if rest.split('/').all(|part| part.is_empty() || part.bytes().all(|byte| byte == b'*')) {
-        return Err(Problem::new(format!("`{escaped}` would exclude the whole tree"), "name what is to go"));
+        return Err(Problem::new(format!("`{text}` would exclude the whole tree"), "name what is to go"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asserts that `check` takes all of `good` and none of `bad`.
+    #[track_caller]
+    fn takes(check: fn(&str) -> Result<(), Problem>, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert_eq!(check(text), Ok(()), "{text:?}");
+        }
+        for text in bad {
+            assert!(check(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn system_packages() {
+        takes(
+            system_package,
+            &[
+                "curl",
+                "g++",
+                "libc6:amd64",
+                "curl=8.14.1-2+deb13u2",
+                "git=1:2.47.*",
+                "linux-image-6.1~rc1",
+                "nodejs~=24",
+                "nodejs=~24",
+                "libstdc++6",
+                "x11vnc",
+                "r-base=4.5.0-1~bpo12+1",
+            ],
+            &[
+                "",
+                "-y",
+                "--force-yes",
+                "curl-",
+                "*",
+                "lib*",
+                "a b",
+                "curl;id",
+                "$(id)",
+                "a|b",
+                "a>1",
+                "./x.deb",
+                "/x.deb",
+                "curl=",
+                "a=b=c",
+                "a:b:c",
+                "é",
+                "a\n",
+                "a\0",
+            ],
+        );
+        assert!(system_package("curl-").unwrap_err().message.contains("remove"));
+        assert!(system_package("a`id`").unwrap_err().message.contains("shell"));
+    }
+
+    #[test]
+    fn npm_packages() {
+        takes(
+            npm_package,
+            &[
+                "openclaw",
+                "openclaw@2026.1.5",
+                "openclaw@latest",
+                "@scope/name",
+                "@scope/name@^1.2.3",
+                "a@~1",
+                "koffi@2.9.0-beta.1+x",
+            ],
+            &[
+                "",
+                "-g",
+                "@scope",
+                "@/x",
+                "a@",
+                "a@>=1",
+                "git+ssh://x/y",
+                "./x",
+                "../x",
+                "a b",
+                "a;b",
+                "a/b",
+                "https://example.org/x.tgz",
+                "a@npm:b",
+            ],
+        );
+    }
+
+    #[test]
+    fn pip_packages() {
+        takes(
+            pip_package,
+            &[
+                "websockify",
+                "websockify==0.13.0",
+                "uvicorn[standard]==0.35.0",
+                "a[b,c]~=1.2",
+                "a==1.*",
+                "zope.interface",
+                "a==1!2.0.post1+local",
+            ],
+            &[
+                "",
+                "-r",
+                "--index-url=x",
+                "a==",
+                "a[]",
+                "a[b",
+                "a]b[",
+                "a>=1",
+                "a<2",
+                "a;python_version",
+                "a @ file:///x",
+                "git+https://x",
+                "a-",
+                "./x",
+                "a==1.*.*",
+            ],
+        );
+    }
+
+    #[test]
+    fn variables_and_hosts() {
+        takes(environment, &["PATH", "_x", "a1"], &["", "1a", "A-B", "A B", "A=B", "Ä"]);
+        takes(
+            hostname,
+            &["a", "openclaw", "a-b.example", "1"],
+            &["", "-a", "a-", "a..b", "a_b", "a b", ".", &"a".repeat(65)],
+        );
+        let label = "a".repeat(64);
+        takes(hostname, &[&label[1..]], &[&label]);
+    }
+
+    #[test]
+    fn names_of_the_workspace() {
+        takes(
+            image,
+            &["openclaw", "node-24", "a.b_c"],
+            &["", "-a", ".hidden", "A", "a/b", "..", "a b", &"a".repeat(65)],
+        );
+        takes(secret, &["npm-token", "A.b_c"], &["", "..", "a/b", "-a"]);
+        takes(cargo, &["agent", "_a", "vsock/std"], &["", "-p", "a b", "a;b"]);
+    }
+
+    #[test]
+    fn bases() {
+        takes(suite, &["trixie", "bookworm-backports", "stable"], &["", "Trixie", "-x", "a b", "a/b"]);
+        takes(
+            snapshot,
+            &["20260801T000000Z"],
+            &["", "20260801", "20260801T00000Z", "2026-08-01T00:00Z", "20260801T0000é0Z"],
+        );
+        let digest = format!("docker.io/library/alpine@sha256:{}", "a".repeat(64));
+        let both = format!("docker.io/library/alpine:3.23@sha256:{}", "a".repeat(64));
+        let long = format!("docker.io/library/alpine@sha256:{}", "A".repeat(64));
+        takes(
+            oci_reference,
+            &["docker.io/library/alpine:3.23", "localhost:5000/a/b:latest", "localhost/a:1", &digest, &both],
+            &[
+                "",
+                "alpine",
+                "alpine:3.23",
+                "library/alpine:3.23",
+                "docker.io/library/alpine",
+                "docker.io/Library/alpine:1",
+                "docker.io/a:",
+                "docker.io/a:-x",
+                "docker.io/a b:1",
+                "docker.io/a@sha256:abc",
+                &long,
+                "docker.io//a:1",
+                "docker://docker.io/a:1",
+            ],
+        );
+    }
+
+    #[test]
+    fn attributes_and_globs() {
+        takes(
+            xattr,
+            &["user.a", "security.capability", "trusted.overlay.opaque"],
+            &["", "user", "user.", "note", "User.a", &format!("user.{}", "a".repeat(251))],
+        );
+        takes(
+            glob,
+            &["/usr/share/doc", "/**/*.pyc", "/var/cache/**", "/tmp/*"],
+            &["", "usr", "/", "/*", "/**", "/**/*", "//", "/a/../b", "**/x"],
+        );
+    }
 }

@@ -1,11 +1,22 @@
 //! "Did you mean": the nearest of the names that would have been right.
 
-/// The candidate that `name` was most likely meant to be, if any is near enough: a third of its letters may differ.
+/// Letters that must agree before a name counts as the beginning of another.
+const BEGINNING: usize = 3;
+
+/// The candidate that `name` was most likely meant to be, if any is near enough: a third of its letters may differ, or
+/// it may be cut short.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = 1 + name.chars().count() / 3;
+    let name = name.to_lowercase();
+    let length = name.chars().count();
+    let limit = 1.max(length / 3);
+    let of = |candidate: &str| {
+        let candidate = candidate.to_lowercase();
+        // A beginning counts as one slip, so that a nearer spelling still wins.
+        if length >= BEGINNING && candidate.starts_with(&name) { 1 } else { distance(&name, &candidate) }
+    };
     candidates
         .into_iter()
-        .map(|candidate| (distance(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .map(|candidate| (of(candidate), candidate))
         .filter(|(distance, candidate)| *distance <= limit && *distance < candidate.chars().count())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -72,5 +83,6 @@ mod tests {
         assert_eq!(nearest("Base", keys), Some("base"));
         assert_eq!(nearest("x", ["run"]), None);
         assert_eq!(nearest("colour", keys), None);
+        assert_eq!(nearest("net_bind", ["setgid", "net_admin", "net_bind_service"]), Some("net_bind_service"));
     }
 }

@@ -115,7 +115,7 @@ fn file_source(table: &Cursor<'_>, folder: &Path) -> Option<(FileSource, bool)> 
 /// Attributes by name. Names may be quoted, or be what TOML makes of dots: `user.note` is a table `user`.
 fn xattrs(node: &Node<'_>) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
-    if let Some(table) = node.open_table(&["user.…", "security.…"]) {
+    if let Some(table) = node.open_table(&[], "as xattrs = { \"user.note\" = \"text\" }") {
         collect_xattrs(&table, "", &mut found);
     }
     found
@@ -126,7 +126,7 @@ fn collect_xattrs(table: &Cursor<'_>, prefix: &str, found: &mut BTreeMap<String,
         let name = format!("{prefix}{part}");
         let Some(value) = &key.value else { continue };
         let is_value = |inner: &Cursor<'_>| inner.entries().iter().all(|(key, _)| VALUE_FORMS.contains(key));
-        match value.as_table().and_then(|_| value.open_table(VALUE_FORMS)) {
+        match value.as_table().and_then(|_| value.open_table(VALUE_FORMS, "")) {
             // A namespace alone cannot have a value, so what is below it is a name, even `user.hex`.
             Some(inner) if names::XATTR_NAMESPACES.contains(&name.as_str()) || !is_value(&inner) => {
                 collect_xattrs(&inner, &format!("{name}."), found);
@@ -178,12 +178,17 @@ fn capabilities(node: &Node<'_>) -> Option<Capabilities> {
     node.parse(|text| {
         Capabilities::parse(text).map_err(|error| {
             let known: Vec<String> = Capabilities::names().collect();
+            let short = |name: &str| name.trim_start_matches("cap_").to_owned();
             let near = match &error {
-                CapabilityError::Unknown(name) => nearest::nearest(name, known.iter().map(String::as_str)),
+                // Without the prefix that all share, which would make everything look near.
+                CapabilityError::Unknown(name) => {
+                    nearest::nearest(&short(name), known.iter().map(|known| &known["cap_".len()..]))
+                        .map(ToOwned::to_owned)
+                }
                 _ => None,
             };
             let help = match near {
-                Some(near) => format!("did you mean `{near}`?"),
+                Some(near) => format!("did you mean `cap_{near}`?"),
                 None => "as \"cap_net_bind_service=ep\", the text form of setcap(8)".into(),
             };
             Problem::new(error.to_string(), help)

@@ -186,6 +186,9 @@ impl<'a> Node<'a> {
         match self.as_str() {
             Some(text) if text.contains('\0') => self.fail(format!("{} holds a NUL character", self.name), ""),
             Some(text) => Some(text),
+            None if self.as_integer().is_some() || self.is_float() => {
+                self.wrong_type("a string", format!("write \"{}\"", self.source()))
+            }
             None => self.wrong_type("a string", ""),
         }
     }
@@ -244,7 +247,10 @@ impl<'a> Node<'a> {
                 .iter()
                 .map(|table| item(Data::Table(table), table.span().map(|span| self.header(span))))
                 .collect(),
-            _ => self.wrong_type("an array", "").unwrap_or_default(),
+            Data::Table(_) | Data::Value(Value::InlineTable(_)) => {
+                self.wrong_type("an array of tables", format!("begin each with [[{key}]]")).unwrap_or_default()
+            }
+            Data::Value(_) => self.wrong_type("an array", format!("write [{}]", self.source())).unwrap_or_default(),
         }
     }
 
@@ -262,21 +268,22 @@ impl<'a> Node<'a> {
 
     /// A table that knows `keys` and no others.
     pub fn table(&self, keys: &'static [&'static str]) -> Option<Cursor<'a>> {
-        let cursor = self.open_table(keys)?;
+        let mut cursor = self.open_table(keys, &format!("with the keys {}", nearest::list(keys.iter().copied())))?;
         for (key, place) in cursor.entries() {
             if !keys.contains(&key) {
                 let help = nearest::suggestion(key, "the keys here are", keys.iter().copied());
                 place.key_error(format!("unknown key `{key}`"), help);
+                cursor.unknown.push(key);
             }
         }
         Some(cursor)
     }
 
     /// A table whose keys the caller checks.
-    pub fn open_table(&self, keys: &'static [&'static str]) -> Option<Cursor<'a>> {
+    pub fn open_table(&self, keys: &'static [&'static str], help: &str) -> Option<Cursor<'a>> {
         match self.as_table() {
-            Some(table) => Some(Cursor { node: self.clone(), table, keys }),
-            None => self.wrong_type("a table", format!("with the keys {}", nearest::list(keys.iter().copied()))),
+            Some(table) => Some(Cursor { node: self.clone(), table, keys, unknown: Vec::new() }),
+            None => self.wrong_type("a table", help),
         }
     }
 }
@@ -286,6 +293,8 @@ pub struct Cursor<'a> {
     node: Node<'a>,
     table: &'a dyn TableLike,
     keys: &'static [&'static str],
+    /// Keys that were refused.
+    unknown: Vec<&'a str>,
 }
 
 /// A key and where it stands; its value is a [`Node`] of its own.
@@ -335,9 +344,18 @@ impl<'a> Cursor<'a> {
         self.key(key)
     }
 
-    /// The value of a key that the table must have.
+    /// Did the table have keys that were refused?
+    pub fn has_unknown(&self) -> bool {
+        !self.unknown.is_empty()
+    }
+
+    /// The value of a key that the table must have. Where a refused key was meant to be it, that error is enough.
     pub fn require(&self, key: &'static str, help: &str) -> Option<Node<'a>> {
-        self.take(key).or_else(|| self.node.fail(format!("`{key}` is missing"), help))
+        let misspelt = |unknown: &&str| nearest::nearest(unknown, self.keys.iter().copied()) == Some(key);
+        self.take(key).or_else(|| match self.unknown.iter().find(|unknown| misspelt(unknown)) {
+            Some(_) => None,
+            None => self.node.fail(format!("`{key}` is missing"), help),
+        })
     }
 
     /// The items of an array under `key`, if the table has it.

@@ -38,8 +38,8 @@ pub fn find(folder: &Path, written: &str) -> Result<Source, Problem> {
     };
     let within = |top: &Path| top.canonicalize().is_ok_and(|top| real.starts_with(top));
     if !within(folder) && !within(&shared) {
-        let problem = outside();
-        return Err(Problem { message: format!("{}: it leads to {}", problem.message, real.display()), ..problem });
+        let message = format!("`{written}` leads outside the image's folder through a symlink");
+        return Err(Problem { message, ..outside() });
     }
     let metadata = fs::metadata(&real).map_err(unreadable)?;
     if !metadata.is_file() && !metadata.is_dir() {

@@ -276,3 +276,153 @@ pub fn kernel_version(text: &str) -> Result<KernelVersion, Problem> {
         .and_then(|(major, minor)| Some(KernelVersion { major: number(major)?, minor: number(minor)? }))
         .ok_or_else(|| Problem::new(format!("`{text}` is not a kernel version"), "major and minor, as \"6.1\""))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_and_are_whole_bytes() {
+        for (text, bytes) in [
+            ("0B", 0),
+            ("512MiB", 512 << 20),
+            ("1.5GiB", 3 << 29),
+            ("4 KB", 4000),
+            ("1_000MB", 1_000_000_000),
+            ("1TiB", 1 << 40),
+            ("0.5KiB", 512),
+            ("8388607TiB", 8_388_607 << 40),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for (text, message) in [
+            ("512", "size without a unit"),
+            ("", "`` is not a size"),
+            ("MiB", "`MiB` is not a size"),
+            ("-1MiB", "`-1MiB` is not a size"),
+            ("1PiB", "`PiB` is not a unit of size"),
+            ("1mib", "`mib` is not a unit of size"),
+            ("1.2.3MiB", "`1.2.3` is not a number"),
+            ("1.MiB", "`1.` is not a number"),
+            ("1__0MiB", "`1__0` is not a number"),
+            ("0.5B", "`0.5B` is not a whole number of bytes"),
+            ("8388608TiB", "`8388608TiB` is larger than any file can be"),
+            ("999999999999999999999999999999TiB", "`999999999999999999999999999999TiB` is larger than any file can be"),
+        ] {
+            assert_eq!(size(text).unwrap_err().message, message, "{text}");
+        }
+        assert_eq!(size("2g").unwrap_err().help, "did you mean \"2GiB\" or \"2GB\"?");
+        assert_eq!(size("2gib").unwrap_err().help, "did you mean \"2GiB\"?");
+    }
+
+    #[test]
+    fn headroom_is_exact_and_at_least_one() {
+        for (text, millionths) in [
+            ("1", 1_000_000),
+            ("+1.0", 1_000_000),
+            ("1.4", 1_400_000),
+            ("1.1", 1_100_000),
+            ("1.000001", 1_000_001),
+            ("1.400000000", 1_400_000),
+            ("1_0.2_5", 10_250_000),
+            ("1000", 1_000_000_000),
+        ] {
+            assert_eq!(headroom(text), Ok(Headroom { millionths }), "{text}");
+        }
+        for (text, message) in [
+            ("0.999999", "`headroom` must be at least 1"),
+            ("-2.0", "`headroom` must be at least 1"),
+            ("0.9999999", "`headroom` must be at least 1"),
+            ("1.0000001", "`headroom` has more than 6 decimals"),
+            ("1000.1", "`headroom` must be at most 1000"),
+            ("140e-2", "`140e-2` is not a plain decimal number"),
+            ("nan", "`nan` is not a plain decimal number"),
+            ("inf", "`inf` is not a plain decimal number"),
+        ] {
+            assert_eq!(headroom(text).unwrap_err().message, message, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tolerance_is_a_share_or_a_size() {
+        assert_eq!(tolerance("2%"), Ok(Tolerance::PercentMillionths(2_000_000)));
+        assert_eq!(tolerance("0.5 %"), Ok(Tolerance::PercentMillionths(500_000)));
+        assert_eq!(tolerance("8MiB"), Ok(Tolerance::Bytes(8 << 20)));
+        assert_eq!(tolerance("0.5%").unwrap().bytes_of(1_000_000), 5_000);
+        for text in ["101%", "-1%", "%", "1.1234567%", "5"] {
+            assert!(tolerance(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn modes_are_octal_strings() {
+        assert_eq!(mode("755"), Ok(0o755));
+        assert_eq!(mode("04755"), Ok(0o4755));
+        for text in ["", "7", "0o755", "0888", "+755", "17777", "rwxr-xr-x"] {
+            assert!(mode(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn owners_are_numbers_or_names() {
+        let name = |name: &str| Account::Name(name.into());
+        assert_eq!(owner("node"), Ok(Owner { user: name("node"), group: name("node") }));
+        assert_eq!(owner("0:tty"), Ok(Owner { user: Account::Id(0), group: name("tty") }));
+        assert_eq!(owner("7:8").unwrap().ids(), Some((7, 8)));
+        for text in ["", ":", "a:", ":b", "a b", "-a", "1x", "4294967295", "a:b:c", "$USER"] {
+            assert!(owner(text).is_err(), "{text}");
+        }
+        assert_eq!(owner("-a:b").unwrap_err().message, "`-a` is not a user");
+        assert_eq!(owner("a:-b").unwrap_err().message, "`-b` is not a group");
+    }
+
+    #[test]
+    fn bytes_are_read_as_the_rfc_writes_them() {
+        // RFC 4648, section 10.
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(text).unwrap(), bytes.as_bytes());
+        }
+        for text in ["Z", "Zg", "Zg=", "Zh==", "Zg==Zg==", "Z===", "====", "Zm9\n", "Zm9-"] {
+            assert_eq!(base64(text), None, "{text}");
+        }
+        assert_eq!(hex("00fFa0"), Some(vec![0, 255, 160]));
+        for text in ["0", "0g", "+1", "é"] {
+            assert_eq!(hex(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn kernels_have_two_numbers() {
+        assert_eq!(kernel_version("6.12"), Ok(KernelVersion { major: 6, minor: 12 }));
+        for text in ["6", "6.", "6.1.2", "v6.1", "6.+1", "6.99999", ""] {
+            assert!(kernel_version(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_reader_panic(text in any::<String>(), number in "[0-9._+-]{0,60}[KMGTiB%]{0,3}") {
+            for text in [text, number] {
+                let _ = (size(&text), headroom(&text), tolerance(&text), mode(&text), owner(&text));
+                let _ = (sha256(&text), uuid(&text), hex(&text), base64(&text), kernel_version(&text));
+            }
+        }
+
+        /// Exactly what was written, which a detour over floats would not give.
+        #[test]
+        fn every_millionth_is_exact(millionths in 1_000_000u32..=1_000_000_000) {
+            let text = format!("{}.{:06}", millionths / 1_000_000, millionths % 1_000_000);
+            prop_assert_eq!(headroom(&text), Ok(Headroom { millionths }));
+        }
+    }
+}
