@@ -1,0 +1,50 @@
+//! What every byte of an image is for.
+
+use super::plan::{Plan, structure};
+use super::structures::BLOCK;
+use crate::filesystem::{Census, Part};
+use crate::rootfs::tree::Kind;
+
+/// The shares of a planned filesystem; they sum to its size.
+pub fn census(plan: &Plan) -> Census {
+    let mut parts: Vec<(String, u64)> = Vec::new();
+    let (mut directories, mut symlinks, mut blocks, mut bytes, mut trees) = (0, 0, 0, 0, 0);
+    for (node, placed) in plan.demand.nodes.iter().zip(&plan.places) {
+        let tree: u64 = plan.runs_of(&placed.tree).iter().map(|run| u64::from(run.length)).sum();
+        trees += tree;
+        match &node.inode.kind {
+            Kind::Directory => directories += node.blocks(),
+            Kind::Symlink(_) => symlinks += node.blocks(),
+            Kind::File(body) => {
+                blocks += node.blocks();
+                bytes += body.data_bytes();
+            }
+            _ => {}
+        }
+    }
+    let in_bytes = |blocks: u64| blocks * BLOCK as u64;
+    parts.push(("file data".into(), bytes));
+    parts.push(("file data rounded to blocks".into(), in_bytes(blocks) - bytes));
+    parts.push(("directories".into(), in_bytes(directories)));
+    parts.push(("long symlinks".into(), in_bytes(symlinks)));
+    parts.push(("extent trees".into(), in_bytes(trees)));
+    parts.push(("extended attributes".into(), in_bytes(plan.xattr_places.len() as u64)));
+    for overhead in &plan.decision.overhead {
+        let mut blocks = overhead.blocks;
+        if overhead.name == structure::JOURNAL {
+            // The decision may have put a block aside for a map of runs that the journal did not need.
+            blocks = plan.journal.as_ref().map_or(0, |placed| plan.blocks_of(placed));
+        }
+        parts.push((overhead.name.clone(), in_bytes(blocks)));
+    }
+    let used: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+    let size = in_bytes(plan.layout.blocks);
+    parts.push(("free".into(), size - used));
+    let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(name, bytes)| Part { name, bytes }).collect();
+    Census {
+        size,
+        writer: concat!("snug ", env!("CARGO_PKG_VERSION")).into(),
+        parts,
+        decision: Some(plan.decision.clone()),
+    }
+}

@@ -1,0 +1,114 @@
+//! ext4, written straight from a tree: exactly as large as asked, growable, the same bytes every time.
+//!
+//! `count` asks what the tree needs, `plan` finds the size and gives everything its blocks (`layout` says what a group
+//! keeps for itself), `write` puts it there in one sweep. The structures are those of the kernel's
+//! `Documentation/filesystems/ext4/`.
+
+mod census;
+mod checksum;
+mod count;
+mod directory;
+mod error;
+mod extents;
+mod hash;
+mod identity;
+mod inode;
+mod journal;
+mod layout;
+mod output;
+mod plan;
+mod structures;
+#[cfg(test)]
+mod tests;
+mod write;
+mod xattr;
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use self::count::Demand;
+pub use self::error::Ext4Error;
+use self::hash::NameHasher;
+use self::identity::Identity;
+use self::output::Output;
+use self::plan::Plan;
+use self::write::{Description, Writing};
+pub use self::xattr::XattrError;
+use crate::filesystem::{Census, Ext4Options, FilesystemWriter, image_time};
+use crate::report::progress::Stage;
+use crate::rootfs::tree::{Inode, RootTree, Timestamp};
+use crate::size::{SizeDecision, SizePolicy};
+
+/// Bytes of the superblock's label.
+const MAX_LABEL: usize = 16;
+/// More reserved blocks than this mke2fs refuses as well.
+const MAX_RESERVED_PERCENT: u8 = 50;
+/// Only root looks into lost+found.
+const LOST_FOUND_MODE: u16 = 0o700;
+
+/// The native writer.
+#[derive(Debug, Clone)]
+pub struct NativeExt4 {
+    options: Ext4Options,
+    time: Option<i64>,
+    checksum_seed: bool,
+}
+
+impl NativeExt4 {
+    /// Checks what can be checked without a tree.
+    pub fn new(options: &Ext4Options) -> Result<Self, Ext4Error> {
+        let length = options.label.as_ref().map_or(0, String::len);
+        if length > MAX_LABEL {
+            return Err(Ext4Error::LabelTooLong { length, limit: MAX_LABEL });
+        }
+        if options.reserved_percent > MAX_RESERVED_PERCENT {
+            return Err(Ext4Error::ReservedPercent { percent: options.reserved_percent, limit: MAX_RESERVED_PERCENT });
+        }
+        Ok(NativeExt4 { options: options.clone(), time: None, checksum_seed: true })
+    }
+
+    /// The time the filesystem is said to be made, in seconds since the epoch, instead of [`image_time`].
+    pub fn made_at(self, seconds: i64) -> Self {
+        NativeExt4 { time: Some(seconds), ..self }
+    }
+
+    /// Without the feature metadata_csum_seed, for readers that do not know it (before Linux 4.4): then the UUID cannot be
+    /// changed without rewriting every checksum.
+    pub fn without_checksum_seed(self) -> Self {
+        NativeExt4 { checksum_seed: false, ..self }
+    }
+
+    /// What [`FilesystemWriter::write`] would decide, without writing.
+    pub fn decide(&self, tree: &RootTree, policy: &SizePolicy) -> Result<SizeDecision, Ext4Error> {
+        let lost_found = Inode::directory(LOST_FOUND_MODE);
+        let identity = Identity::new(tree, &self.options);
+        let demand = Demand::new(tree, &lost_found, NameHasher::new(identity.hash_seed))?;
+        Ok(Plan::new(demand, policy, &self.options)?.decision)
+    }
+}
+
+impl FilesystemWriter for NativeExt4 {
+    fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
+        let time = self.time.unwrap_or_else(|| image_time(tree));
+        let mut lost_found = Inode::directory(LOST_FOUND_MODE);
+        lost_found.mtime = Timestamp::from_seconds(time.max(0));
+        let identity = Identity::new(tree, &self.options);
+        let demand = Demand::new(tree, &lost_found, NameHasher::new(identity.hash_seed))?;
+        let plan = Plan::new(demand, policy, &self.options)?;
+        let description = Description {
+            identity,
+            time,
+            label: self.options.label.as_deref().unwrap_or_default().as_bytes(),
+            checksum_seed: self.checksum_seed,
+        };
+        let image = File::create(output).with_context(|| format!("create {}", output.display()))?;
+        image.set_len(plan.decision.bytes).with_context(|| format!("size {}", output.display()))?;
+        stage.expect_bytes(plan.end * crate::size::BLOCK_SIZE);
+        Writing::new(&plan, &description, Output::new(&image, tree.bodies(), stage))
+            .run()
+            .with_context(|| format!("write {}", output.display()))?;
+        Ok(census::census(&plan))
+    }
+}
