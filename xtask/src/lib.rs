@@ -2,6 +2,7 @@
 //!
 //! Data flows one way: spec → plan → engine → rootfs → filesystem → check → artifact → report.
 
+pub mod artifact;
 pub mod assemble;
 pub mod cache;
 pub mod check;

@@ -1,0 +1,162 @@
+//! A file in the making: beside its final name, locked while it is written, renamed when it is whole.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::interrupt;
+use crate::report::progress::human_bytes;
+
+/// Ending of files in the making.
+const ENDING: &str = ".partial";
+
+/// A file that will stand at its final place once it is [published](Partial::publish), and is gone otherwise. What stood
+/// there before stays until then.
+#[derive(Debug)]
+pub struct Partial {
+    place: PathBuf,
+    path: PathBuf,
+    /// Held while the file is written: the next run removes what nobody holds.
+    _lock: File,
+    _registered: interrupt::Registered,
+    published: bool,
+}
+
+impl Partial {
+    /// Begins the file that shall stand at `place`, in the same folder, which is made if it is not there. Removes what
+    /// killed runs left there of the same file.
+    pub fn begin(place: &Path) -> Result<Self> {
+        let folder = folder_of(place);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let name = place.file_name().with_context(|| format!("{} names no file", place.display()))?;
+        let prefix = format!(".{}.", name.to_string_lossy());
+        sweep(&folder, &prefix)?;
+        let path = folder.join(format!("{prefix}{}{ENDING}", std::process::id()));
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .with_context(|| format!("cannot write in {}", folder.display()))?;
+        lock.try_lock().with_context(|| format!("{} is being written by another run", place.display()))?;
+        let registered = interrupt::remove_on_interrupt(&path);
+        Ok(Partial { place: place.to_path_buf(), path, _lock: lock, _registered: registered, published: false })
+    }
+
+    /// Where to write meanwhile.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the file durable and gives it its name, in place of what stood there.
+    pub fn publish(mut self) -> Result<PathBuf> {
+        // A program may have replaced the file that was begun: the one that is there now counts.
+        let written = File::open(&self.path).and_then(|file| file.sync_all());
+        written.with_context(|| format!("cannot write {} to disk", self.path.display()))?;
+        fs::rename(&self.path, &self.place).with_context(|| format!("cannot name {}", self.place.display()))?;
+        self.published = true;
+        // The new name is durable once its folder is.
+        File::open(folder_of(&self.place)).and_then(|folder| folder.sync_all()).context("cannot sync the folder")?;
+        Ok(self.place.clone())
+    }
+
+    /// Adds to an error what a person needs to know of a full disk.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let full = error.chain().any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+        });
+        if !full {
+            return error;
+        }
+        let folder = folder_of(&self.place);
+        let free = nix::sys::statvfs::statvfs(&folder)
+            .map(|about| about.blocks_available() * about.fragment_size())
+            .unwrap_or(0);
+        let size = fs::metadata(&self.path).map(|about| about.len()).unwrap_or(0);
+        error.context(format!(
+            "the disk of {} is full: the image takes up to {}, and {} are free beside what was written of it\n\
+             hint: free some space, or choose another folder with --output",
+            folder.display(),
+            human_bytes(size),
+            human_bytes(free)
+        ))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.published {
+            // The next run removes what cannot be removed now.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn folder_of(place: &Path) -> PathBuf {
+    match place.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Removes files in the making whose makers are gone.
+fn sweep(folder: &Path, prefix: &str) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(prefix) && name.ends_with(ENDING) {
+            let abandoned = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+            if abandoned {
+                fs::remove_file(entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("rootfs.ext4");
+        fs::write(&place, "good").unwrap();
+        let failed = Partial::begin(&place).unwrap();
+        fs::write(failed.path(), "half").unwrap();
+        drop(failed);
+        assert_eq!(fs::read_to_string(&place).unwrap(), "good");
+        assert_eq!(names(folder.path()), ["rootfs.ext4"]);
+        let done = Partial::begin(&place).unwrap();
+        fs::write(done.path(), "better").unwrap();
+        done.publish().unwrap();
+        assert_eq!(fs::read_to_string(&place).unwrap(), "better");
+        assert_eq!(names(folder.path()), ["rootfs.ext4"]);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_goes_and_what_a_running_one_holds_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(".image.77.partial"), "killed").unwrap();
+        fs::write(folder.path().join(".other.77.partial"), "not ours").unwrap();
+        let held = File::create(folder.path().join(".image.1.partial")).unwrap();
+        held.lock().unwrap();
+        let begun = Partial::begin(&folder.path().join("image")).unwrap();
+        let mut expected = [".image.1.partial", ".other.77.partial"].map(str::to_owned).to_vec();
+        expected.push(format!(".image.{}.partial", std::process::id()));
+        expected.sort();
+        assert_eq!(names(folder.path()), expected);
+        drop(begun);
+    }
+}
