@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::plan::PlanError;
 use crate::spec::SpecErrors;
 use crate::{commands, interrupt, namespace};
 
@@ -64,8 +65,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn failure(error: &anyhow::Error) -> Failure {
-    if error.chain().any(|cause| cause.is::<SpecErrors>() || cause.is::<commands::UsageError>()) {
+pub(crate) fn failure(error: &anyhow::Error) -> Failure {
+    if error.chain().any(|cause| cause.is::<SpecErrors>() || cause.is::<PlanError>()) {
         Failure::Usage
     } else {
         Failure::Failed
@@ -73,7 +74,7 @@ fn failure(error: &anyhow::Error) -> Failure {
 }
 
 /// Says an error to a person: what failed, then why; `hint:` lines stand last, on lines of their own.
-fn say(error: &anyhow::Error) {
+pub(crate) fn say(error: &anyhow::Error) {
     // Spec errors bring their own frame.
     if let Some(errors) = error.downcast_ref::<SpecErrors>() {
         eprintln!("{errors}");

@@ -11,11 +11,6 @@ use anyhow::Result;
 use crate::spec::ImageSet;
 use crate::workspace::Workspace;
 
-/// The command line asks for something that makes no sense.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct UsageError(pub String);
-
 /// Reads the folder of specs: the workspace's, unless the command line names another.
 pub fn load_images(workspace: &Workspace, named: Option<&PathBuf>) -> Result<ImageSet> {
     Ok(ImageSet::load(&named.cloned().unwrap_or_else(|| workspace.images()))?)
