@@ -11,7 +11,7 @@ use super::input::{FileInput, Input, Kept, StreamInput};
 use super::limits::Limits;
 use super::pax::Records;
 use super::sparse::{Map, TextMap};
-use crate::rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, Timestamp, TreeError, TreePath};
+use crate::rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
 
 /// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
 const SYMLINK_MAX: usize = 4095;
@@ -180,7 +180,6 @@ impl<'a, I: Input> Reader<'a, I> {
             b'V' => return self.skip_body(stored_size(&header, &self.last)?),
             _ => {}
         }
-        self.entries += 1;
         let member = self.announced_member(header)?;
         let entry = || EntryName::new(&member.name);
         if member.name.is_empty() {
@@ -189,7 +188,7 @@ impl<'a, I: Input> Reader<'a, I> {
         if member.name[0] == b'/' {
             return Err(TarError::AbsoluteName { entry: entry() });
         }
-        let path = TreePath::new(&member.name).map_err(|source| TarError::Path { entry: entry(), source })?;
+        let path = TreePath::new(&member.name).map_err(|reason| TarError::Path { entry: entry(), reason })?;
         let kind = match member.header.typeflag() {
             b'1' => return self.hard_link(&member, path),
             // V7 had no type for directories and marked them by the slash.
@@ -217,7 +216,7 @@ impl<'a, I: Input> Reader<'a, I> {
             return Err(TarError::RootNotDirectory { entry: entry(), kind: kind.noun() });
         }
         let inode = self.inode(&member, kind)?;
-        self.insert(&member.name, path, inode)
+        self.insert(path, inode)
     }
 
     fn remember_name(&mut self, header: &Header) {
@@ -287,15 +286,14 @@ impl<'a, I: Input> Reader<'a, I> {
         if raw.first() == Some(&b'/') {
             return Err(TarError::AbsoluteLink { entry: entry(), target: name() });
         }
-        let bad_path = |source| TarError::LinkPath { entry: entry(), target: name(), source };
+        let bad_path = |reason| TarError::LinkPath { entry: entry(), target: name(), reason };
         let target = TreePath::new(raw).map_err(bad_path)?;
         if target == path {
             return Err(TarError::HardLinkToItself { entry: entry() });
         }
-        self.charge_entry(&member.name, path.as_bytes().len() as u64)?;
+        self.charge_entry(path.as_bytes().len() as u64)?;
         let slots = self.tree.inode_slots();
-        let in_tree = |source: TreeError| TarError::Tree { entry: entry(), source };
-        self.tree.link(path.clone(), &target).map_err(in_tree)?;
+        self.tree.link(path.clone(), &target)?;
         self.charge_implied(&path, slots)?;
         if member.stored == 0 || !self.hard_link_has_data(member)? {
             return Ok(());
@@ -438,27 +436,34 @@ impl<'a, I: Input> Reader<'a, I> {
         Ok(inode)
     }
 
-    fn insert(&mut self, name: &[u8], path: TreePath, inode: Inode) -> Result<(), TarError> {
+    fn insert(&mut self, path: TreePath, inode: Inode) -> Result<(), TarError> {
         let target = if let Kind::Symlink(target) = &inode.kind { target.len() } else { 0 };
-        self.charge_entry(name, (path.as_bytes().len() + target) as u64)?;
+        self.charge_entry((path.as_bytes().len() + target) as u64)?;
         let slots = self.tree.inode_slots();
         let deepest = path.clone();
-        self.tree.insert(path, inode).map_err(|source| TarError::Tree { entry: EntryName::new(name), source })?;
+        self.tree.insert(path, inode)?;
         self.charge_implied(&deepest, slots + 1)
     }
 
-    fn charge_entry(&mut self, name: &[u8], bytes: u64) -> Result<(), TarError> {
-        let max = self.limits.entries as u64;
-        if self.entries.max(self.tree.inode_slots() as u64) > max {
-            return Err(TarError::TooMuch { entry: EntryName::new(name), what: "entries", max });
-        }
+    fn charge_entry(&mut self, bytes: u64) -> Result<(), TarError> {
+        self.entries += 1;
+        self.charge_slots()?;
         self.charge(NAME_COST + bytes)
     }
 
     /// Counts the directories that `path` brought with it; each has a name no longer than `path`.
     fn charge_implied(&mut self, path: &TreePath, slots_before: usize) -> Result<(), TarError> {
         let implied = self.tree.inode_slots().saturating_sub(slots_before) as u64;
+        self.charge_slots()?;
         self.charge(implied * (NAME_COST + path.as_bytes().len() as u64))
+    }
+
+    fn charge_slots(&self) -> Result<(), TarError> {
+        let max = self.limits.entries as u64;
+        if self.entries.max(self.tree.inode_slots() as u64) <= max {
+            return Ok(());
+        }
+        Err(TarError::TooMuch { entry: EntryName::new(&self.last), what: "entries", max })
     }
 
     fn charge(&mut self, bytes: u64) -> Result<(), TarError> {
