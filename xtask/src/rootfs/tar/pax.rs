@@ -94,7 +94,7 @@ impl SparseRecords {
             b"minor" => self.minor = Some(number()?),
             b"name" => self.name = Some(value.into()),
             b"size" | b"realsize" => self.size = Some(number()?),
-            b"offset" if self.map.len() % 2 == 0 => self.map.push(number()?),
+            b"offset" if self.map.len().is_multiple_of(2) => self.map.push(number()?),
             b"numbytes" if self.map.len() % 2 == 1 => self.map.push(number()?),
             b"offset" | b"numbytes" => return Err("sparse offsets and lengths do not alternate"),
             b"map" => {

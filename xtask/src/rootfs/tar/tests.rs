@@ -7,3 +7,4 @@ use crate::rootfs::tree::{Body, BodySource, DataRange, Inode, Kind, RootTree, Ti
 
 mod hostile;
 mod identity;
+mod oracles;
