@@ -4,22 +4,18 @@ use std::fs::File;
 use std::io::Read;
 
 use super::error::{EntryName, TarError};
-use super::header::{
-    BLOCK, BLOCK_U64, DEVMAJOR, DEVMINOR, GID, Header, LINKNAME, MODE, MTIME, NAME, PREFIX, SIZE, UID, padding,
-};
+use super::header::{BLOCK, BLOCK_U64, GID, Header, MODE, NAME, UID, padding};
 use super::input::{FileInput, Input, Kept, StreamInput};
 use super::limits::Limits;
+use super::member::{Member, header_name, stored_size};
 use super::pax::Records;
 use super::sparse::{Map, TextMap};
-use crate::rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
+use crate::rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, TreePath};
 
 /// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
 const SYMLINK_MAX: usize = 4095;
 /// Longest name of an extended attribute, in bytes (`XATTR_NAME_MAX`).
 const XATTR_NAME_MAX: usize = 255;
-/// A device's major number has 12 bits in Linux, its minor number 20.
-const MAJOR_MAX: u32 = (1 << 12) - 1;
-const MINOR_MAX: u32 = (1 << 20) - 1;
 /// What an inode costs beside its variable parts, for the bound on memory: its name in the tree's map.
 const NAME_COST: u64 = 64;
 
@@ -83,17 +79,6 @@ struct Announced {
     records: Option<Records>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-}
-
-/// A header and all that extended headers add to it.
-struct Member {
-    header: Header,
-    name: Vec<u8>,
-    records: Records,
-    has_records: bool,
-    long_link: Option<Vec<u8>>,
-    /// Bytes stored after the header.
-    stored: u64,
 }
 
 impl<'a, I: Input> Reader<'a, I> {
@@ -474,64 +459,6 @@ impl<'a, I: Input> Reader<'a, I> {
         }
         Err(TarError::TooMuch { entry: EntryName::new(&self.last), what: "bytes of names and attributes", max })
     }
-}
-
-impl Member {
-    fn number(&self, field: std::ops::Range<usize>, what: &'static str) -> Result<i128, TarError> {
-        number(&self.header, field, what, &self.name)
-    }
-
-    fn id(&self, field: std::ops::Range<usize>, what: &'static str, said: Option<u64>) -> Result<u32, TarError> {
-        let value = match said {
-            Some(value) => value.into(),
-            None => self.number(field, what)?,
-        };
-        // The last one, −1, means "no change" to chown(2) and cannot own a file.
-        let id = u32::try_from(value).ok().filter(|&id| id != u32::MAX);
-        id.ok_or_else(|| TarError::OutOfRange { entry: EntryName::new(&self.name), field: what, value })
-    }
-
-    fn mtime(&self) -> Result<Timestamp, TarError> {
-        if let Some(time) = self.records.mtime {
-            return Ok(time);
-        }
-        let value = self.number(MTIME, "mtime")?;
-        let seconds = i64::try_from(value);
-        let out_of_range = |_| TarError::OutOfRange { entry: EntryName::new(&self.name), field: "mtime", value };
-        Ok(Timestamp::from_seconds(seconds.map_err(out_of_range)?))
-    }
-
-    fn device(&self) -> Result<(u32, u32), TarError> {
-        let part = |field, what, max: u32| {
-            let value = self.number(field, what)?;
-            let out_of_range = || TarError::OutOfRange { entry: EntryName::new(&self.name), field: what, value };
-            u32::try_from(value).ok().filter(|&value| value <= max).ok_or_else(out_of_range)
-        };
-        Ok((part(DEVMAJOR, "device major number", MAJOR_MAX)?, part(DEVMINOR, "device minor number", MINOR_MAX)?))
-    }
-
-    fn link_name(&self) -> &[u8] {
-        let said = self.records.linkpath.as_ref().or(self.long_link.as_ref());
-        said.map_or_else(|| self.header.text(LINKNAME), Vec::as_slice)
-    }
-}
-
-fn number(header: &Header, field: std::ops::Range<usize>, what: &'static str, name: &[u8]) -> Result<i128, TarError> {
-    let bad = |_| {
-        let value = header.0[field.clone()].to_vec();
-        TarError::BadNumber { entry: EntryName::new(name), field: what, value }
-    };
-    header.number(field.clone()).map_err(bad)
-}
-
-fn stored_size(header: &Header, name: &[u8]) -> Result<u64, TarError> {
-    let value = number(header, SIZE, "size", name)?;
-    u64::try_from(value).map_err(|_| TarError::OutOfRange { entry: EntryName::new(name), field: "size", value })
-}
-
-fn header_name(header: &Header) -> Vec<u8> {
-    let name = header.text(NAME);
-    if header.has_prefix() { [header.text(PREFIX), b"/", name].concat() } else { name.to_vec() }
 }
 
 /// GNU counts the NUL that ends a long name.
