@@ -39,10 +39,11 @@ pub enum Accelerator {
 impl Accelerator {
     /// The accelerator with the machine that suits it.
     ///
-    /// Emulated, the lean `microvm` machine hung in about one boot of three on a busy host: its hardware-reduced ACPI
-    /// leaves the kernel only the PIT to measure the processor's clock against, and no timer to go on with where that
-    /// fails. `q35` has an HPET as well and costs a second. Under KVM the kernel is told the clock. There, pcie is
-    /// for Debian's kernel, which learns of no virtio devices from its command line, and rtc for `/init`'s clock.
+    /// Emulated on a busy host, the lean `microvm` machine got stuck before `/init` in 6 of 22 boots; where the kernel's
+    /// messages were kept, the last said that it could not measure the processor's clock ("no reference
+    /// (HPET/PMTIMER) available"). `q35` has both references, came up each time, and costs about a second. Under KVM the
+    /// kernel is told the clock. There, pcie is for Debian's kernel, which learns of no virtio devices from its command
+    /// line, and rtc for `/init`'s clock.
     fn arguments(self) -> [&'static str; 6] {
         match self {
             Accelerator::Tcg => ["-M", "q35", "-accel", "tcg", "-cpu", "max"],
