@@ -451,7 +451,23 @@ fn links_between_images_are_checked() {
     assert_eq!(messages("Loud"), ["`Loud` is not a name for an image"]);
     let unknown = set.get("node24").unwrap_err();
     assert_eq!(unknown.0[0].to_record().help, ["did you mean `node-24`?"]);
-    assert_eq!(set.errors().0.len(), 5);
+    let all: Vec<String> = set.errors().0.iter().map(|error| error.message().to_owned()).collect();
+    let expected = [
+        "`Loud` is not a name for an image",
+        "`lonely` is based on itself",
+        "unknown key `x`",
+        "no image is called `node-42`",
+    ];
+    assert_eq!(all, expected, "each thing once");
+}
+
+#[test]
+fn a_cycle_is_told_once() {
+    let set =
+        image_set(&[("a", "base = { image = 'b' }"), ("b", "base = { image = 'c' }"), ("c", "base = { image = 'b' }")]);
+    let all: Vec<String> = set.errors().0.iter().map(|error| error.message().to_owned()).collect();
+    assert_eq!(all, ["base cycle: b → c → b"]);
+    assert_eq!(set.resolve("a").unwrap_err().0[0].message(), "base cycle: b → c → b");
 }
 
 /// What a slip of the hand or a hostile author makes of a spec.
