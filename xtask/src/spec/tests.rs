@@ -146,10 +146,10 @@ fn a_base_is_one_of_four_with_its_own_options() {
 
 #[test]
 fn a_file_has_one_source_and_a_target() {
-    let spec = debian("[[file]]\nfrom = 'files/motd'\nto = '/etc/motd'\n[[file]]\nfrom = 'files/motd'\nto = '/srv/'\n");
+    let spec = debian("[[file]]\nfrom = 'files/motd'\nto = '/etc/motd'\n[[file]]\nfrom = 'files/motd'\nto = '/'\n");
     assert_eq!(spec.files[0].to, path("/etc/motd"));
     assert_eq!((spec.files[0].mode, &spec.files[0].owner), (None, &None));
-    assert_eq!(spec.files[1].to, path("/srv/motd"), "a trailing slash names the folder");
+    assert_eq!(spec.files[1].to, path("/motd"), "a trailing slash names the folder");
     let spec = debian("[[file]]\nfrom = 'files/skel'\nto = '/etc/skel/'\n");
     assert_eq!(spec.files[0].to, path("/etc/skel"), "a folder becomes the target");
     assert_eq!(wrong("[[file]]\nto = '/x'"), ["`from` or `content` is missing"]);
