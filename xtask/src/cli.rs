@@ -21,6 +21,10 @@ struct Cli {
 enum Verb {
     /// Build images from their specs
     Image(commands::image::Arguments),
+    /// Write an image straight from a tar of a root filesystem, without a spec
+    Pack(commands::pack::Arguments),
+    /// Write the finished tree of an image as a tar
+    Export(commands::export::Arguments),
     /// Show the images of this workspace
     List(commands::list::Arguments),
     /// Run the checks and tests of this workspace
@@ -53,6 +57,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = interrupt::install().and_then(|()| match cli.verb {
         Verb::Image(arguments) => commands::image::run(arguments),
+        Verb::Pack(arguments) => commands::pack::run(arguments),
+        Verb::Export(arguments) => commands::export::run(arguments),
         Verb::List(arguments) => commands::list::run(arguments),
         Verb::Test(arguments) => commands::test::run(arguments),
     });

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::artifact::{Manifest, Partial, TreeSummary, manifest_beside};
 use crate::assemble::{Assembly, Link};
-use crate::filesystem::{self, Filesystem, FilesystemKind};
+use crate::filesystem::{self, Census, Filesystem, FilesystemKind};
 use crate::plan::{self, BuildPlan, PlanError, hash_file, hex};
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::tar;
@@ -105,18 +105,13 @@ impl<'set> Order<'set> {
         {
             return Ok(Outcome::UpToDate { image, manifest: manifest.into() });
         }
-        let writer = filesystem::writer(filesystem)?;
+        // What cannot be written here is better known before the tree is built.
+        filesystem::writer(filesystem)?;
         let tree = assembly.tree(&self.chain, progress)?;
         let tree = tar::read_file(File::open(&tree)?, &tar::Limits::default(), &mut |_| {})
             .with_context(|| format!("cannot read the finished tree {}", tree.display()))?;
 
-        let partial = Partial::begin(&image)?;
-        let stage = progress.stage(format!("write {}", filesystem.kind()));
-        let census = writer
-            .write(&tree, &self.sizing, partial.path(), &stage)
-            .map_err(|error| partial.explain(error))
-            .with_context(|| format!("cannot write the {} image", filesystem.kind()))?;
-        stage.finish(&human_bytes(census.size));
+        let (partial, census) = write(&tree, filesystem, &self.sizing, &image, progress)?;
         let stage = progress.stage("hash the image");
         let sha256 = hash_file(partial.path())?;
         stage.finish("");
@@ -142,6 +137,25 @@ impl<'set> Order<'set> {
         manifest.write(&place)?;
         Ok(Outcome::Built { image, manifest: manifest.into() })
     }
+}
+
+/// Writes a tree as an image beside `place`, to be published there.
+pub fn write(
+    tree: &RootTree,
+    filesystem: &Filesystem,
+    sizing: &SizePolicy,
+    place: &Path,
+    progress: &Progress,
+) -> Result<(Partial, Census)> {
+    let writer = filesystem::writer(filesystem)?;
+    let partial = Partial::begin(place)?;
+    let stage = progress.stage(format!("write {}", filesystem.kind()));
+    let census = writer
+        .write(tree, sizing, partial.path(), &stage)
+        .map_err(|error| partial.explain(error))
+        .with_context(|| format!("cannot write the {} image", filesystem.kind()))?;
+    stage.finish(&human_bytes(census.size));
+    Ok((partial, census))
 }
 
 /// The manifest of an image that needs no building.

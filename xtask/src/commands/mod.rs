@@ -1,7 +1,9 @@
 //! One file a verb: what it takes, what it does, what it says at the end.
 
+pub mod export;
 pub mod image;
 pub mod list;
+pub mod pack;
 pub mod test;
 
 use std::path::PathBuf;
