@@ -2,3 +2,7 @@
 
 mod boot;
 mod broken_specs;
+mod hostile_builds;
+mod openclaw;
+mod pack;
+mod small_specs;

@@ -155,6 +155,9 @@ pub fn write(
         .map_err(|error| partial.explain(error))
         .with_context(|| format!("cannot write the {} image", filesystem.kind()))?;
     stage.finish(&human_bytes(census.size));
+    for omitted in &census.omitted {
+        progress.note(format!("warning: {omitted}"));
+    }
     Ok((partial, census))
 }
 

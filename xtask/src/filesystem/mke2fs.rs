@@ -259,7 +259,7 @@ impl Run<'_> {
         parts.extend(decision.overhead.iter().map(|structure| part(&structure.name, structure.blocks)));
         parts.push(part("free", free));
         parts.retain(|part| part.bytes > 0);
-        Ok(Census { size, writer: version()?, parts, decision: Some(decision) })
+        Ok(Census { size, writer: version()?, parts, decision: Some(decision), omitted: Vec::new() })
     }
 }
 

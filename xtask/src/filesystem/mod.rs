@@ -177,6 +177,9 @@ pub struct Census {
     /// Why it is this large; `None` for read-only types, which are as large as their content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<SizeDecision>,
+    /// What of the tree the format cannot hold, in sentences for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<String>,
 }
 
 /// A share of an image.
