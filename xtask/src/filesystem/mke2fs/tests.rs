@@ -159,6 +159,20 @@ fn twice_the_same_identity_and_time() {
     assert!(first.contains("Tue Nov 14 22:13:21 2023"), "{first}");
 }
 
+#[test]
+fn groups_smaller_than_their_bitmaps_are_met_too() {
+    if !have(&TOOLS) || !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for millionths in [6_672_663, 6_779_694, 6_993_756, 7_850_006] {
+        let headroom = Headroom { millionths };
+        let policy = SizePolicy { headroom, free_inodes: Some(33_399), min_size: 30_000_000, max_size: None };
+        let census = write(&sample_tree(), &Ext4Options::default(), &policy, folder.path()).unwrap();
+        judge(&folder.path().join("image"), &census, &policy);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
