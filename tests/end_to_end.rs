@@ -1,3 +1,8 @@
 //! The real command on real input. One file a subject.
 
 mod boot;
+mod broken_specs;
+mod hostile_builds;
+mod openclaw;
+mod pack;
+mod small_specs;

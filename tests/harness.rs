@@ -50,13 +50,20 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
-/// The openclaw image as ext4: the file that `SNUG_TESTS_OPENCLAW` names, else what `cargo xtask image openclaw` left.
-/// Where there is none, the test must return, as with [`have`].
+/// The openclaw image as ext4, built by the real command where it is not up to date. Where this host cannot build it,
+/// the test must return, as with [`have`].
 #[track_caller]
 pub fn openclaw_image() -> Option<PathBuf> {
-    let image = std::env::var_os("SNUG_TESTS_OPENCLAW")
-        .map_or_else(|| workspace().join("target/images/openclaw/rootfs.ext4"), PathBuf::from);
-    (image.is_file() || skip(&format!("needs {}: run `cargo xtask image openclaw`", image.display()))).then_some(image)
+    if !have(&["mmdebstrap", "newuidmap"]) {
+        return None;
+    }
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let image = BUILT.get_or_init(|| {
+        let output = succeed(xtask().args(["image", "openclaw", "--json"]));
+        let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
+        PathBuf::from(rows[0]["image"].as_str().expect("the image's path"))
+    });
+    Some(image.clone())
 }
 
 /// Is everything in `tools` on PATH (sbin included)? Where not, the test must return: it says so loudly, and fails
@@ -84,4 +91,39 @@ pub fn skip(why: &str) -> bool {
     assert!(std::env::var_os("SNUG_TESTS_NO_SKIP").is_none(), "skipped where nothing may be: {why}");
     eprintln!("SKIPPED {place}: {why}");
     false
+}
+
+/// An image mounted by the kernel until it is dropped; needs root.
+pub struct Mounted {
+    folder: tempfile::TempDir,
+}
+
+impl Mounted {
+    #[track_caller]
+    pub fn read_only(image: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        succeed(Command::new("mount").args(["-o", "ro,loop"]).arg(image).arg(folder.path()));
+        Mounted { folder }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.folder.path()).status();
+    }
+}
+
+/// SHA-256 over all that GNU tar sees of a tree: names, content, modes, owners, times, links, devices and extended
+/// attributes. Without ext4's own lost+found.
+#[track_caller]
+pub fn tree_digest(root: &Path) -> String {
+    let script = "set -o pipefail; tar --create --file - --format pax --pax-option delete=atime,delete=ctime \
+                  --sort name --numeric-owner --xattrs --xattrs-include '*' --exclude ./lost+found -C \"$1\" . \
+                  | sha256sum";
+    let output = succeed(Command::new("bash").args(["-c", script, "digest"]).arg(root));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::plan::PlanError;
 use crate::spec::SpecErrors;
 use crate::{commands, interrupt, namespace};
 
@@ -20,6 +21,10 @@ struct Cli {
 enum Verb {
     /// Build images from their specs
     Image(commands::image::Arguments),
+    /// Write an image straight from a tar of a root filesystem, without a spec
+    Pack(commands::pack::Arguments),
+    /// Write the finished tree of an image as a tar
+    Export(commands::export::Arguments),
     /// Show the images of this workspace
     List(commands::list::Arguments),
     /// Run the checks and tests of this workspace
@@ -52,6 +57,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = interrupt::install().and_then(|()| match cli.verb {
         Verb::Image(arguments) => commands::image::run(arguments),
+        Verb::Pack(arguments) => commands::pack::run(arguments),
+        Verb::Export(arguments) => commands::export::run(arguments),
         Verb::List(arguments) => commands::list::run(arguments),
         Verb::Test(arguments) => commands::test::run(arguments),
     });
@@ -64,8 +71,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn failure(error: &anyhow::Error) -> Failure {
-    if error.chain().any(|cause| cause.is::<SpecErrors>() || cause.is::<commands::UsageError>()) {
+pub(crate) fn failure(error: &anyhow::Error) -> Failure {
+    if error.chain().any(|cause| cause.is::<SpecErrors>() || cause.is::<PlanError>()) {
         Failure::Usage
     } else {
         Failure::Failed
@@ -73,7 +80,7 @@ fn failure(error: &anyhow::Error) -> Failure {
 }
 
 /// Says an error to a person: what failed, then why; `hint:` lines stand last, on lines of their own.
-fn say(error: &anyhow::Error) {
+pub(crate) fn say(error: &anyhow::Error) {
     // Spec errors bring their own frame.
     if let Some(errors) = error.downcast_ref::<SpecErrors>() {
         eprintln!("{errors}");

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod commands;
 pub mod engine;
 pub mod filesystem;
+pub mod image;
 pub mod interrupt;
 pub mod namespace;
 pub mod plan;

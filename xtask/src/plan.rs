@@ -20,6 +20,11 @@ const TREE_FORMAT: u32 = 1;
 /// mmdebstrap's package set where the spec names none: the smallest that apt works in.
 const DEFAULT_VARIANT: &str = "minbase";
 
+/// The spec is sound, and still asks for what cannot be done here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PlanError(pub String);
+
 /// How to make the root tree of one image.
 #[derive(Debug, Clone)]
 pub struct BuildPlan {
@@ -167,7 +172,7 @@ pub fn plan(spec: &ImageSpec, parent: Option<&BuildPlan>) -> Result<BuildPlan> {
 
 fn refuse_unbuilt(spec: &ImageSpec) -> Result<()> {
     let refuse = |what: &str, line: usize| -> Result<()> {
-        bail!("{}:{line}: {what} is not built yet", spec.document.path.display())
+        bail!(PlanError(format!("{}:{line}: {what} is not built yet", spec.document.path.display())))
     };
     if let Base::Oci { .. } = spec.base.value {
         refuse("an `oci` base", spec.base.line)?;
@@ -210,7 +215,7 @@ fn plan_base(spec: &ImageSpec, parent: Option<&BuildPlan>) -> Result<PlannedBase
             let parent = parent.with_context(|| format!("the plan of {name} is missing"))?;
             PlannedBase::Image { name: name.clone(), fingerprint: parent.fingerprint.clone() }
         }
-        Base::Oci { .. } => bail!("an `oci` base is not built yet"),
+        Base::Oci { .. } => bail!(PlanError("an `oci` base is not built yet".to_owned())),
     })
 }
 

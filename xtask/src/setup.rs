@@ -33,13 +33,17 @@ pub const BUILD: [Need; 5] = [
 ];
 
 /// What the tests need on top: outside judges, and a machine to boot images in.
-pub const TEST: [Need; 8] = [
+pub const TEST: [Need; 12] = [
     Need { package: "e2fsprogs", proof: "debugfs", purpose: "judge ext4 images" },
     Need { package: "squashfs-tools", proof: "unsquashfs", purpose: "judge squashfs images" },
     Need { package: "qemu-system-x86", proof: "qemu-system-x86_64", purpose: "boot images" },
     Need { package: "openssh-client", proof: "ssh", purpose: "log in to booted images" },
     Need { package: "attr", proof: "getfattr", purpose: "judge extended attributes" },
     Need { package: "libcap2-bin", proof: "setcap", purpose: "judge file capabilities" },
+    Need { package: "libarchive-tools", proof: "bsdtar", purpose: "judge tar archives" },
+    Need { package: "busybox-static", proof: "busybox", purpose: "make small roots to test on" },
+    Need { package: "cpio", proof: "cpio", purpose: "judge initramfs archives" },
+    Need { package: "acl", proof: "setfacl", purpose: "judge access control lists" },
     Need { package: "python3", proof: "python3", purpose: "judge tar archives" },
     Need { package: "shellcheck", proof: "shellcheck", purpose: "judge the images' scripts" },
 ];

@@ -269,7 +269,7 @@ pub fn explain(error: SizeError, tree: &RootTree) -> anyhow::Error {
     if !matches!(error, SizeError::ExceedsMax { .. }) {
         return error.into();
     }
-    let mut text = format!("{error}\nthe largest paths:");
+    let mut text = String::from("the content is too large for its max-size; the largest paths:");
     for Weight { path, bytes } in largest(tree, LARGEST_NAMED) {
         text.push_str(&format!("\n  {:>10}  {path}", human_bytes(bytes)));
     }
@@ -501,8 +501,7 @@ mod tests {
         let error = decide(Demand { data_blocks: 420, inodes: 20 }, &policy, &geometry).unwrap_err();
         assert_eq!(error, SizeError::ExceedsMax { needed: 597 * 4096, max: 1 << 20 });
         insta::assert_snapshot!(explain(error, &tree), @r"
-        the image needs 2.33 MiB (2445312 bytes), and max-size is 1.00 MiB (1048576 bytes)
-        the largest paths:
+        the content is too large for its max-size; the largest paths:
              880 KiB  /usr/lib/node/a
              784 KiB  /usr/lib/node/b
               8192 B  /usr/bin/ash

@@ -1,24 +1,28 @@
 //! `image`: specs in, image files out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::{UsageError, load_images};
-use crate::assemble::{Assembly, Link};
+use super::load_images;
+use crate::assemble::Assembly;
 use crate::cache::Cache;
+use crate::cli;
 use crate::engine::Engine;
 use crate::engine::builtin::Builtin;
-use crate::filesystem::{Filesystem, FilesystemKind};
-use crate::plan::{self, BuildPlan};
+use crate::filesystem::FilesystemKind;
+use crate::image::{Order, Outcome};
+use crate::plan::PlanError;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
 use crate::setup;
+use crate::size::Rule;
+use crate::spec::ImageSet;
 use crate::spec::model::EngineKind;
-use crate::spec::{ImageSet, ImageSpec};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -32,7 +36,7 @@ pub struct Arguments {
     /// Filesystem type, whatever the spec says: ext4, squashfs or erofs
     #[arg(long, value_name = "TYPE")]
     filesystem: Option<FilesystemKind>,
-    /// What runs the steps: builtin, docker or podman
+    /// What runs the steps: builtin
     #[arg(long, value_name = "ENGINE")]
     engine: Option<EngineKind>,
     /// Folder of results, one folder an image in it [default: target/images]
@@ -58,30 +62,20 @@ pub struct Arguments {
     setup: bool,
 }
 
-/// One image to be built, with all that is decided before anything runs.
-struct Order<'set> {
-    spec: &'set ImageSpec,
-    /// From the foundation to the image itself.
-    chain: Vec<Link<'set>>,
-    /// `None`: a base; its tree is made and no image.
-    filesystem: Option<Filesystem>,
-}
-
-impl Order<'_> {
-    fn plan(&self) -> &BuildPlan {
-        &self.chain.last().expect("a chain has its image").plan
-    }
-}
-
+/// Builds one image after the other. A failing one does not keep the others from being built.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let set = load_images(&workspace, arguments.images.as_ref())?;
     let names = names(&arguments, &set)?;
-    let progress = Progress::on_stderr();
-    let orders = names.iter().map(|name| order(&set, name, &arguments, &progress)).collect::<Result<Vec<_>>>()?;
+    let orders = names.iter().map(|name| order(&set, name, &arguments)).collect::<Vec<_>>();
+    // What was asked for by name must make sense as a whole before any of it is begun.
+    let orders = match arguments.all {
+        true => orders,
+        false => orders.into_iter().map(|order| order.map(Ok)).collect::<Result<_>>()?,
+    };
     let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
     if arguments.dry_run {
-        return describe(&orders, &output, arguments.json);
+        return describe(&names, &orders, &output, arguments.json);
     }
     if arguments.setup {
         setup::prepare(&setup::BUILD)?;
@@ -89,23 +83,43 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let cache = Cache::open()?;
     cache.sweep()?;
     let engine = Builtin::new(cache.clone());
-    let assembly = Assembly { cache: &cache, engine: &engine, refresh: arguments.refresh, keep: arguments.keep };
     engine.probe().context("the builtin engine cannot work here")?;
-    for order in &orders {
-        let tree = assembly.tree(&order.chain, &progress.for_image(&order.spec.name))?;
-        println!("{}", tree.display());
+    let assembly = Assembly { cache: &cache, engine: &engine, refresh: arguments.refresh, keep: arguments.keep };
+    let progress = Progress::on_stderr();
+
+    let mut results = Vec::new();
+    for (name, order) in names.iter().zip(orders) {
+        let progress = progress.for_image(name);
+        let started = Instant::now();
+        let outcome = order.and_then(|order| {
+            for note in &order.notes {
+                progress.note(format!("{name}: {note}"));
+            }
+            order.fill(&assembly, &output, &progress)
+        });
+        if let Err(error) = &outcome {
+            cli::say(error);
+        }
+        results.push((name.as_str(), outcome, started.elapsed()));
     }
-    Ok(ExitCode::SUCCESS)
+    if arguments.json {
+        let rows: Vec<Value> =
+            results.iter().map(|(name, outcome, time)| as_json(name, outcome, time.as_secs_f64())).collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        let rows: Vec<_> =
+            results.iter().map(|(name, outcome, time)| as_row(name, outcome, &human_duration(*time))).collect();
+        print!("{}", table::columns(["image", "state", "size", "on disk", "rule", "time", "file"], &rows));
+    }
+    let failed = results.iter().find_map(|(_, outcome, _)| outcome.as_ref().err());
+    Ok(failed.map_or(ExitCode::SUCCESS, |error| ExitCode::from(cli::failure(error) as u8)))
 }
 
 /// The images that the command line asks for, each once.
 fn names(arguments: &Arguments, set: &ImageSet) -> Result<Vec<String>> {
     if arguments.all {
-        let errors = set.errors();
-        if !errors.0.is_empty() {
-            return Err(errors.into());
-        }
-        let built = set.iter().filter(|(_, spec)| spec.is_ok_and(|spec| spec.filesystem.is_some()));
+        // One that cannot be read counts: its error is part of the result.
+        let built = set.iter().filter(|(_, spec)| spec.as_ref().map_or(true, |spec| spec.filesystem.is_some()));
         return Ok(built.map(|(name, _)| name.to_owned()).collect());
     }
     let mut names: Vec<String> = Vec::new();
@@ -117,38 +131,102 @@ fn names(arguments: &Arguments, set: &ImageSet) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn order<'set>(set: &'set ImageSet, name: &str, arguments: &Arguments, progress: &Progress) -> Result<Order<'set>> {
-    let resolved = set.resolve(name)?;
-    let mut chain: Vec<Link> = Vec::new();
-    for spec in resolved.ancestors.iter().rev().copied().chain([resolved.spec]) {
-        let plan = plan::plan(spec, chain.last().map(|link| &link.plan))?;
-        chain.push(Link { spec, plan });
+fn order<'set>(set: &'set ImageSet, name: &str, arguments: &Arguments) -> Result<Order<'set>> {
+    let order = Order::new(set, name, arguments.filesystem)?;
+    let engine = arguments.engine.or(order.spec.engine).unwrap_or(EngineKind::Builtin);
+    if engine != EngineKind::Builtin {
+        bail!(PlanError(format!("{name}: the engine {engine} is not built yet\nhint: leave it to `builtin`")));
     }
-    if let Some(engine) = arguments.engine.or(resolved.spec.engine).filter(|engine| *engine != EngineKind::Builtin) {
-        bail!(UsageError(format!("{name}: the engine {engine} is not built yet\nhint: leave it to `builtin`")));
-    }
-    let filesystem = filesystem(resolved.spec, arguments.filesystem, progress);
-    if filesystem.is_none() && arguments.filesystem.is_some() {
-        bail!(UsageError(format!("{name} is a base without an image of its own, so --filesystem does not apply")));
-    }
-    Ok(Order { spec: resolved.spec, chain, filesystem })
+    Ok(order)
 }
 
-/// The spec's filesystem, or the one of the command line: with the spec's options where the type is the same.
-fn filesystem(spec: &ImageSpec, named: Option<FilesystemKind>, progress: &Progress) -> Option<Filesystem> {
-    let own = spec.filesystem.clone()?;
-    match named.filter(|kind| *kind != own.kind()) {
-        None => Some(own),
-        Some(kind) => {
-            if own.kind() == FilesystemKind::Ext4 {
-                progress.note(format!("{}: min-size, max-size and headroom do not apply to {kind}", spec.name));
-            }
-            Some(Filesystem::default_of(kind))
+fn as_json(name: &str, outcome: &Result<Outcome>, seconds: f64) -> Value {
+    let mut row = match outcome {
+        Ok(outcome) => serde_json::to_value(outcome).unwrap_or_default(),
+        Err(error) => json!({ "state": "failed", "error": format!("{error:#}") }),
+    };
+    row["name"] = name.into();
+    row["seconds"] = ((seconds * 10.0).round() / 10.0).into();
+    row
+}
+
+fn as_row(name: &str, outcome: &Result<Outcome>, time: &str) -> [String; 7] {
+    let row = |state: &str, size: String, disk: String, rule: String, file: &Path| {
+        let file = file.strip_prefix(std::env::current_dir().unwrap_or_default()).unwrap_or(file);
+        [name.into(), state.into(), size, disk, rule, time.into(), file.display().to_string()]
+    };
+    match outcome {
+        Ok(Outcome::Base { tree }) => row("base", String::new(), String::new(), String::new(), tree),
+        Ok(Outcome::Built { image, manifest } | Outcome::UpToDate { image, manifest }) => {
+            let state = if matches!(outcome, Ok(Outcome::Built { .. })) { "built" } else { "up to date" };
+            let rule = match manifest.census.decision.as_ref().map(|decision| decision.rule) {
+                Some(Rule::Content) => "content",
+                Some(Rule::MinSize) => "min-size",
+                None => "compressed",
+            };
+            row(state, human_bytes(manifest.census.size), allocated(image), rule.into(), image)
         }
+        Err(_) => row("failed", String::new(), String::new(), String::new(), Path::new("")),
     }
 }
 
-fn describe(orders: &[Order], output: &std::path::Path, json: bool) -> Result<ExitCode> {
-    let _ = (orders, output, json);
-    Ok(ExitCode::SUCCESS)
+/// What a file takes on disk, holes not counted.
+fn allocated(image: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    // `st_blocks` counts 512-byte units whatever the block size.
+    std::fs::metadata(image).map(|about| human_bytes(about.blocks() * 512)).unwrap_or_default()
+}
+
+/// `--dry-run`: the plan, for a person or a program.
+fn describe(names: &[String], orders: &[Result<Order>], output: &Path, as_data: bool) -> Result<ExitCode> {
+    let mut rows = Vec::new();
+    let mut text = String::new();
+    for (name, order) in names.iter().zip(orders) {
+        let order = match order {
+            Ok(order) => order,
+            Err(error) => {
+                cli::say(error);
+                rows.push(json!({ "name": name, "error": format!("{error:#}") }));
+                continue;
+            }
+        };
+        let image = order.image(output);
+        let file = image.as_ref().map(|path| path.display().to_string());
+        text += &format!("{name}: {}\n", file.as_deref().unwrap_or("a base without an image of its own"));
+        let mut trees = Vec::new();
+        for link in &order.chain {
+            let plan = &link.plan;
+            text += &format!("  {} from {}\n", plan.name, plan.base.describe());
+            for step in &plan.steps {
+                text += &format!("    {}  ({})\n", step.describe(), step.place);
+            }
+            trees.push(json!({
+                "name": plan.name,
+                "base": plan.base.describe(),
+                "fingerprint": plan.fingerprint,
+                "steps": plan.steps.iter().map(|step| json!({ "step": step.describe(), "place": step.place })).collect::<Vec<_>>(),
+            }));
+        }
+        if let Some(filesystem) = &order.filesystem {
+            text += &format!("  as {}\n", filesystem.kind());
+        }
+        for note in &order.notes {
+            text += &format!("  {note}\n");
+        }
+        rows.push(json!({
+            "name": name,
+            "image": file,
+            "filesystem": order.filesystem,
+            "sizing": order.sizing,
+            "fingerprint": order.fingerprint()?,
+            "trees": trees,
+        }));
+    }
+    if as_data {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        print!("{text}");
+    }
+    let failed = orders.iter().find_map(|order| order.as_ref().err());
+    Ok(failed.map_or(ExitCode::SUCCESS, |error| ExitCode::from(cli::failure(error) as u8)))
 }

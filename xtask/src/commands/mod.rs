@@ -1,7 +1,9 @@
 //! One file a verb: what it takes, what it does, what it says at the end.
 
+pub mod export;
 pub mod image;
 pub mod list;
+pub mod pack;
 pub mod test;
 
 use std::path::PathBuf;
@@ -10,11 +12,6 @@ use anyhow::Result;
 
 use crate::spec::ImageSet;
 use crate::workspace::Workspace;
-
-/// The command line asks for something that makes no sense.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct UsageError(pub String);
 
 /// Reads the folder of specs: the workspace's, unless the command line names another.
 pub fn load_images(workspace: &Workspace, named: Option<&PathBuf>) -> Result<ImageSet> {

@@ -1,6 +1,8 @@
 //! Filesystem images from a [`RootTree`]: ext4, squashfs, erofs. Nothing here knows of specs or engines.
 
 pub mod ext4;
+pub mod identity;
+pub mod mke2fs;
 pub mod squashfs;
 #[cfg(test)]
 mod testing;
@@ -175,6 +177,9 @@ pub struct Census {
     /// Why it is this large; `None` for read-only types, which are as large as their content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<SizeDecision>,
+    /// What of the tree the format cannot hold, in sentences for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<String>,
 }
 
 /// A share of an image.
@@ -197,7 +202,7 @@ pub fn image_time(tree: &RootTree) -> i64 {
 pub fn writer(filesystem: &Filesystem) -> Result<Box<dyn FilesystemWriter>> {
     match filesystem {
         Filesystem::Ext4(options) => match options.writer {
-            Ext4Writer::Mke2fs => bail!("ext4 by mke2fs is not built yet"),
+            Ext4Writer::Mke2fs => Ok(Box::new(mke2fs::Mke2fsWriter::new(options)?)),
             Ext4Writer::Native => Ok(Box::new(ext4::NativeExt4::new(options)?)),
             Ext4Writer::Loop => bail!("ext4 by a loop mount is not built yet\nhint: writer = \"mke2fs\""),
         },

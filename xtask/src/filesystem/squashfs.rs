@@ -1,6 +1,7 @@
 //! squashfs by the field's own programs: `tar2sqfs` of squashfs-tools-ng, or else `mksquashfs -tar`. Both are fed the
 //! tree as a tar through a pipe, so that no tree is ever on disk and owners, devices and xattrs need no privileges.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
@@ -26,6 +27,9 @@ const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
 
 /// Namespaces of extended attributes that the format can hold.
 const XATTR_NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
+/// POSIX access control lists, as the kernel shows them (acl(5)).
+const ACL_XATTRS: &[u8] = b"system.posix_acl_";
 
 /// Writes a tree as squashfs.
 #[derive(Debug, Clone)]
@@ -119,12 +123,13 @@ impl SquashfsWriter {
 impl FilesystemWriter for SquashfsWriter {
     /// The sizing policy does not apply: the image is as large as its compressed content (DESIGN 5.1a).
     fn write(&self, tree: &RootTree, _policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
-        refuse_foreign_xattrs(tree)?;
+        let (tree, omitted) = representable(tree)?;
+        let tree = tree.as_ref();
         let time = u32::try_from(image_time(tree).clamp(0, i64::from(u32::MAX))).expect("was clamped");
         let mut command = self.command(tree, output, time)?;
         stage.detail("compressing");
         tool::feed(&mut command, &[], |input| feed_tar(tree, input, stage))?;
-        census(output, &self.writer_name()?)
+        Ok(Census { omitted, ..census(output, &self.writer_name()?)? })
     }
 }
 
@@ -151,11 +156,15 @@ fn mksquashfs_version(said: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Squashfs numbers only three xattr namespaces; of others the programs would lose the xattr or stop half-way.
-fn refuse_foreign_xattrs(tree: &RootTree) -> Result<()> {
-    for entry in tree.entries() {
-        for name in entry.inode.xattrs.keys() {
-            if !XATTR_NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) {
+/// The tree as squashfs can hold it, and what it cannot. The format numbers only three namespaces of xattrs; of others
+/// the programs would lose the xattr without a word or stop half-way. Access control lists only refine the mode, and are
+/// left out; nobody can tell what another foreign xattr is worth, so it is refused.
+fn representable(tree: &RootTree) -> Result<(Cow<'_, RootTree>, Vec<String>)> {
+    let foreign = |name: &[u8]| !XATTR_NAMESPACES.iter().any(|namespace| name.starts_with(namespace));
+    let mut listed = Vec::new();
+    for entry in tree.entries().filter(|entry| entry.hard_link_to.is_none()) {
+        for name in entry.inode.xattrs.keys().filter(|name| foreign(name)) {
+            if !name.starts_with(ACL_XATTRS) {
                 bail!(
                     "{} has the xattr {}, and squashfs holds only user.*, trusted.* and security.*\n\
                      hint: remove it from the tree, or use ext4",
@@ -163,9 +172,22 @@ fn refuse_foreign_xattrs(tree: &RootTree) -> Result<()> {
                     name.escape_ascii()
                 );
             }
+            if listed.last() != Some(&entry.path) {
+                listed.push(entry.path);
+            }
         }
     }
-    Ok(())
+    let Some(first) = listed.first() else { return Ok((Cow::Borrowed(tree), Vec::new())) };
+    let others = match listed.len() - 1 {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    let omitted = vec![format!("squashfs holds no access control lists: left out on {first}{others}")];
+    let mut without = tree.clone();
+    for inode in without.inodes_mut() {
+        inode.xattrs.retain(|name, _| !foreign(name));
+    }
+    Ok((Cow::Owned(without), omitted))
 }
 
 /// Writes the tree as the plainest tar there is, and says how far it got. Sockets are left out: tar has no type for
@@ -270,7 +292,7 @@ fn census(image: &Path, writer: &str) -> Result<Census> {
     let file = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
     let size = file.metadata()?.len();
     let parts = parts(&file, size).with_context(|| format!("cannot read the superblock of {}", image.display()))?;
-    Ok(Census { size, writer: writer.to_owned(), parts, decision: None })
+    Ok(Census { size, writer: writer.to_owned(), parts, decision: None, omitted: Vec::new() })
 }
 
 /// The image from front to back: superblock, file data, then the tables in the order they were written. A table whose
@@ -387,13 +409,20 @@ mod tests {
     }
 
     #[test]
-    fn xattrs_without_a_namespace_in_squashfs_are_refused() {
+    fn access_control_lists_are_left_out_aloud_and_other_foreign_xattrs_refused() {
         let mut tree = sample_tree();
+        let path = TreePath::new("run/fifo").unwrap();
         let mut inode = Inode::new(Kind::Fifo, 0o600);
         inode.xattrs.insert(b"system.posix_acl_access".as_slice().into(), b"\x02\0\0\0".as_slice().into());
-        tree.insert(TreePath::new("run/fifo").unwrap(), inode).unwrap();
-        insta::assert_snapshot!(refuse_foreign_xattrs(&tree).unwrap_err(), @r"
-        /run/fifo has the xattr system.posix_acl_access, and squashfs holds only user.*, trusted.* and security.*
+        inode.xattrs.insert(b"user.note".as_slice().into(), b"stays".as_slice().into());
+        tree.insert(path.clone(), inode).unwrap();
+        let (held, omitted) = representable(&tree).unwrap();
+        assert_eq!(omitted, ["squashfs holds no access control lists: left out on /run/fifo"]);
+        let left: Vec<_> = held.get(&path).unwrap().xattrs.keys().map(|name| name.to_vec()).collect();
+        assert_eq!(left, [b"user.note"]);
+        tree.get_mut(&path).unwrap().xattrs.insert(b"system.other".as_slice().into(), b"".as_slice().into());
+        insta::assert_snapshot!(representable(&tree).unwrap_err(), @r"
+        /run/fifo has the xattr system.other, and squashfs holds only user.*, trusted.* and security.*
         hint: remove it from the tree, or use ext4
         ");
     }

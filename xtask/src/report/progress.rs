@@ -107,8 +107,14 @@ impl Stage {
 
     /// `bytes` more are done.
     pub fn advance(&self, bytes: u64) {
+        let done = self.bytes();
+        self.advance_to(done + bytes);
+    }
+
+    /// `bytes` are done in all.
+    pub fn advance_to(&self, bytes: u64) {
         let mut state = self.state.lock().expect("no panic while locked");
-        state.bytes += bytes;
+        state.bytes = bytes;
         let amount = match state.total {
             Some(total) => format!("{} of {}", human_bytes(state.bytes), human_bytes(total)),
             None => human_bytes(state.bytes),

@@ -206,7 +206,9 @@ fn is_refusal(error: &io::Error) -> bool {
 /// Bodies are read from the files when the tree's source is asked: nothing may change below `root` until then.
 pub fn walk(root: &Path, layout: &Layout) -> Result<RootTree> {
     let mut files = DiskBodies::default();
-    let mut found: Vec<(TreePath, Inode, Option<(u64, u64)>)> = Vec::new();
+    // With device and inode number where there may be more names.
+    type Found = (TreePath, Inode, Option<(u64, u64)>);
+    let mut found: Vec<Found> = Vec::new();
     let about = fs::symlink_metadata(root)?;
     let device = about.dev();
     found.push((TreePath::root(), inode_of(root, &about, &mut files, layout)?, None));

@@ -78,21 +78,20 @@ impl Glob {
 
     /// Does the pattern name this very path? Being below a match is not asked here.
     pub fn matches(&self, path: &TreePath, is_directory: bool) -> bool {
-        if path.is_root() || self.only_directories && !is_directory {
+        self.matches_names(&path.components().collect::<Vec<_>>(), is_directory)
+    }
+
+    fn matches_names(&self, names: &[&[u8]], is_directory: bool) -> bool {
+        if names.is_empty() || self.only_directories && !is_directory {
             return false;
         }
-        let names: Vec<&[u8]> = path.components().collect();
-        wildcard(
-            &names,
-            &self.names,
-            |name| *name == Name::AnyDepth,
-            |name, pattern| match pattern {
-                Name::AnyDepth => false,
-                Name::Pattern(tokens) => {
-                    wildcard(name, tokens, |token| *token == Token::AnyBytes, |&byte, token| token.matches(byte))
-                }
-            },
-        )
+        let name_fits = |name: &&[u8], pattern: &Name| match pattern {
+            Name::AnyDepth => false,
+            Name::Pattern(tokens) => {
+                wildcard(name, tokens, |token| *token == Token::AnyBytes, |&byte, token| token.matches(byte))
+            }
+        };
+        wildcard(names, &self.names, |name| *name == Name::AnyDepth, name_fits)
     }
 }
 
@@ -195,10 +194,11 @@ pub(super) fn matched(tree: &RootTree, globs: &[Glob]) -> (Vec<TreePath>, Vec<us
     let mut inside: Vec<Option<&TreePath>> = vec![None; globs.len()];
     let mut paths: Vec<TreePath> = Vec::new();
     for entry in tree.entries() {
+        let names: Vec<&[u8]> = entry.path.components().collect();
         for (index, glob) in globs.iter().enumerate() {
             // A directory is followed by all that is in it, so the last match alone can hold this path.
             if inside[index].is_some_and(|top| entry.path.is_within(top))
-                || !glob.matches(entry.path, entry.inode.is_directory())
+                || !glob.matches_names(&names, entry.inode.is_directory())
             {
                 continue;
             }

@@ -79,7 +79,7 @@ pub enum Kind {
 pub enum TreeError {
     #[error("{path} needs {parent} to be a directory, and it is a {kind}")]
     NotADirectory { path: TreePath, parent: TreePath, kind: &'static str },
-    #[error("{path} is a directory with entries and cannot become a {kind}")]
+    #[error("{path} is already a directory and cannot become a {kind}")]
     DirectoryInTheWay { path: TreePath, kind: &'static str },
     #[error("{path} is a hard link to {target}, which does not exist")]
     DanglingHardLink { path: TreePath, target: TreePath },

@@ -28,6 +28,16 @@ pub struct Resolved<'set> {
     pub boot: Boot,
 }
 
+/// Why a line of bases does not end in one that is no image.
+enum Broken<'set> {
+    /// It names an image that does not exist.
+    Link(SpecError),
+    /// It comes back to one of its images.
+    Cycle { members: Vec<&'set str>, error: SpecError },
+    /// It leads to an image whose spec has errors.
+    Parent { error: SpecError, errors: Vec<SpecError> },
+}
+
 impl Resolved<'_> {
     /// The base under the whole chain, which is no image of this workspace.
     pub fn foundation(&self) -> &Located<Base> {
@@ -87,49 +97,63 @@ impl ImageSet {
     /// errors at the `base` that leads to them.
     pub fn resolve(&self, name: &str) -> Result<Resolved<'_>, SpecErrors> {
         let spec = self.get(name)?;
-        let mut ancestors: Vec<&ImageSpec> = Vec::new();
-        let mut child = spec;
-        while let Base::Image { name: parent } = &child.base.value {
-            let error = |message: String| SpecError::at(&child.document, &child.base, message);
-            if let Some(start) = [spec].iter().chain(&ancestors).position(|image| image.name == *parent) {
-                let cycle: Vec<&str> =
-                    [spec].iter().chain(&ancestors).skip(start).map(|image| image.name.as_str()).collect();
-                let message = match cycle[..] {
-                    [_] => format!("`{parent}` is based on itself"),
-                    _ => format!("base cycle: {} → {parent}", cycle.join(" → ")),
-                };
-                return Err(error(message).help("one of them needs a base that is no image of this workspace").into());
-            }
-            child = match self.images.get(parent) {
-                Some(Ok(found)) => found,
-                Some(Err(broken)) => {
-                    let mut errors = SpecErrors::from(error(format!("the base image `{parent}` has errors")));
-                    errors.0.extend(broken.0.iter().cloned());
-                    return Err(errors);
-                }
-                None => {
-                    return Err(error(format!("no image is called `{parent}`")).help(self.suggestion(parent)).into());
-                }
-            };
-            ancestors.push(child);
-        }
-        let line = || [spec].into_iter().chain(ancestors.iter().copied());
-        let init = line().find_map(|image| image.init.as_ref());
-        let boot = line().find_map(|image| image.boot.clone()).unwrap_or_default();
-        Ok(Resolved { spec, init, boot, ancestors })
+        let line = self.follow(name).map_err(|broken| match broken {
+            Broken::Link(error) | Broken::Cycle { error, .. } => SpecErrors::from(error),
+            Broken::Parent { error, errors } => SpecErrors([error].into_iter().chain(errors).collect()),
+        })?;
+        let init = line.iter().find_map(|image| image.init.as_ref());
+        let boot = line.iter().find_map(|image| image.boot.clone()).unwrap_or_default();
+        Ok(Resolved { spec, init, boot, ancestors: line.into_iter().skip(1).collect() })
     }
 
-    /// Everything that is wrong with any image: its own errors, and those of its chain of bases.
+    /// The image called `name`, what it is based on, what that is based on, and so on.
+    fn follow(&self, name: &str) -> Result<Vec<&ImageSpec>, Broken<'_>> {
+        let mut line: Vec<&ImageSpec> = Vec::new();
+        let mut next = self.images.get(name);
+        while let Some(Ok(child)) = next {
+            line.push(child);
+            let Base::Image { name: parent } = &child.base.value else { break };
+            let error = |message: String| SpecError::at(&child.document, &child.base, message);
+            if let Some(start) = line.iter().position(|image| image.name == *parent) {
+                let members: Vec<&str> = line[start..].iter().map(|image| image.name.as_str()).collect();
+                let message = match members[..] {
+                    [_] => format!("`{parent}` is based on itself"),
+                    _ => format!("base cycle: {} → {parent}", members.join(" → ")),
+                };
+                let error = error(message).help("one of them needs a base that is no image of this workspace");
+                return Err(Broken::Cycle { members, error });
+            }
+            next = self.images.get(parent);
+            match next {
+                Some(Ok(_)) => {}
+                Some(Err(SpecErrors(errors))) => {
+                    let error = error(format!("the base image `{parent}` has errors"));
+                    return Err(Broken::Parent { error, errors: errors.clone() });
+                }
+                None => {
+                    let error = error(format!("no image is called `{parent}`")).help(self.suggestion(parent));
+                    return Err(Broken::Link(error));
+                }
+            }
+        }
+        Ok(line)
+    }
+
+    /// Everything that is wrong with any image, each thing once: their own errors, and those of the links between them.
     pub fn errors(&self) -> SpecErrors {
         let mut errors = SpecErrors::default();
         for (name, image) in &self.images {
             match image {
                 Err(broken) => errors.0.extend(broken.0.iter().cloned()),
-                Ok(_) => {
-                    // A broken parent has its own turn; only what is wrong with this link is added here.
-                    let link = self.resolve(name).err().unwrap_or_default().0.into_iter().next();
-                    errors.0.extend(link);
-                }
+                Ok(_) => match self.follow(name) {
+                    Err(Broken::Link(link)) => errors.0.push(link),
+                    // Told by the first of its images; those that only lead to it are mended with it.
+                    Err(Broken::Cycle { members, error }) if members.iter().min() == Some(&name.as_str()) => {
+                        errors.0.push(error);
+                    }
+                    // The parent has its own turn.
+                    Err(Broken::Cycle { .. } | Broken::Parent { .. }) | Ok(_) => {}
+                },
             }
         }
         errors

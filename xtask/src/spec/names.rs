@@ -2,6 +2,7 @@
 //! read as something else is refused here, once.
 
 use super::reader::Problem;
+use crate::rootfs::glob::Glob;
 
 /// Characters that mean something to a shell.
 const SHELL: &str = "|&;<>()$`\\\"' \t\n*?[]#{}!";
@@ -222,21 +223,16 @@ pub fn xattr(name: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A glob rooted at `/` that does not take the whole tree away.
+/// A pattern of `exclude` that does not take the whole tree away.
 pub fn glob(text: &str) -> Result<(), Problem> {
     let Some(rest) = text.strip_prefix('/') else {
-        return Err(Problem::new(
-            format!("`{text}` does not start at the root"),
-            format!("write \"/{text}\", or \"/**/{text}\" for any folder"),
-        ));
+        let help = format!("write \"/{text}\" for this path, or \"/**/{text}\" for the name anywhere");
+        return Err(Problem::new(format!("`{text}` is not rooted at `/`"), help));
     };
-    if rest.split('/').any(|part| part == "..") {
-        return Err(Problem::new(format!("`{text}` leaves the root through `..`"), ""));
-    }
-    if rest.split('/').all(|part| part.is_empty() || part.bytes().all(|byte| byte == b'*')) {
+    if rest.split('/').all(|part| part.bytes().all(|byte| byte == b'*')) {
         return Err(Problem::new(format!("`{text}` would exclude the whole tree"), "name what is to go"));
     }
-    Ok(())
+    Glob::new(text).map(drop).map_err(|error| Problem::new(error.to_string(), ""))
 }
 
 #[cfg(test)]
@@ -427,7 +423,7 @@ mod tests {
         takes(
             glob,
             &["/usr/share/doc", "/**/*.pyc", "/var/cache/**", "/tmp/*"],
-            &["", "usr", "/", "/*", "/**", "/**/*", "//", "/a/../b", "**/x"],
+            &["", "usr", "/", "/*", "/**", "/**/*", "//", "/a/../b", "**/x", "/a[", "/a/x**"],
         );
     }
 }

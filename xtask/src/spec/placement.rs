@@ -27,10 +27,15 @@ const MINOR_MAX: u32 = (1 << 20) - 1;
 /// A path in the image, which is not the root itself.
 fn tree_path(node: &Node<'_>) -> Option<TreePath> {
     let written = node.string()?;
+    absolute(node, written, written.into())
+}
+
+/// `path`, for which the spec has `written`.
+fn absolute(node: &Node<'_>, written: &str, path: Vec<u8>) -> Option<TreePath> {
     if !written.starts_with('/') {
         return node.fail(format!("`{written}` is not an absolute path"), format!("write \"/{written}\""));
     }
-    match TreePath::new(written) {
+    match TreePath::new(path) {
         Ok(path) if path.is_root() => node.fail("this is the root itself", "name the path inside the image"),
         Ok(path) => Some(path),
         Err(error) => node.fail(error.to_string(), ""),
@@ -41,22 +46,9 @@ fn tree_path(node: &Node<'_>) -> Option<TreePath> {
 pub fn file(node: &Node<'_>, folder: &Path) -> Option<FileSpec> {
     let table = node.table(FILE_KEYS)?;
     let (source, is_folder) = file_source(&table, folder).unzip();
-    let to = table.require("to", "where in the image it goes, as to = \"/etc/motd\"").and_then(|node| {
-        // As for cp: a trailing slash names the folder to put a file into.
-        let Some((written, name)) = node.as_str().filter(|to| to.ends_with('/')).zip(file_name(source.as_ref()?))
-        else {
-            if node.as_str().is_some_and(|to| to.ends_with('/')) && is_folder == Some(false) {
-                return node
-                    .fail("`to` names a folder, and `content` has no name of its own", "write the file's full path");
-            }
-            return tree_path(&node);
-        };
-        if is_folder == Some(true) {
-            return tree_path(&node);
-        }
-        tree_path(&node)?;
-        TreePath::new(format!("{written}{name}")).map_err(|error| node.fail::<()>(error.to_string(), "")).ok()
-    });
+    let to = table
+        .require("to", "where in the image it goes, as to = \"/etc/motd\"")
+        .and_then(|node| target(&node, source.as_ref(), is_folder == Some(true)));
     let mode = table.take("mode").map(|node| values::mode_of(&node));
     let owner = table.take("owner").map(|node| values::owner_of(&node));
     let xattrs = table.take("xattrs").map(|node| xattrs(&node)).unwrap_or_default();
@@ -86,10 +78,18 @@ pub fn file(node: &Node<'_>, folder: &Path) -> Option<FileSpec> {
     })
 }
 
-fn file_name(source: &FileSource) -> Option<&str> {
+/// Where a `[[file]]` goes. As for cp, a trailing slash names the folder to put a file into.
+fn target(node: &Node<'_>, source: Option<&FileSource>, is_folder: bool) -> Option<TreePath> {
+    let written = node.string()?;
     match source {
-        FileSource::From(path) => path.file_name()?.to_str(),
-        FileSource::Content(_) => None,
+        Some(FileSource::Content(_)) if written.ends_with('/') => {
+            node.fail("`to` names a folder, and `content` has no name of its own", "write the file's full path")
+        }
+        Some(FileSource::From(from)) if written.ends_with('/') && !is_folder => {
+            let name = from.file_name().unwrap_or_default().as_encoded_bytes();
+            absolute(node, written, [written.as_bytes(), name].concat())
+        }
+        _ => tree_path(node),
     }
 }
 

@@ -146,10 +146,10 @@ fn a_base_is_one_of_four_with_its_own_options() {
 
 #[test]
 fn a_file_has_one_source_and_a_target() {
-    let spec = debian("[[file]]\nfrom = 'files/motd'\nto = '/etc/motd'\n[[file]]\nfrom = 'files/motd'\nto = '/srv/'\n");
+    let spec = debian("[[file]]\nfrom = 'files/motd'\nto = '/etc/motd'\n[[file]]\nfrom = 'files/motd'\nto = '/'\n");
     assert_eq!(spec.files[0].to, path("/etc/motd"));
     assert_eq!((spec.files[0].mode, &spec.files[0].owner), (None, &None));
-    assert_eq!(spec.files[1].to, path("/srv/motd"), "a trailing slash names the folder");
+    assert_eq!(spec.files[1].to, path("/motd"), "a trailing slash names the folder");
     let spec = debian("[[file]]\nfrom = 'files/skel'\nto = '/etc/skel/'\n");
     assert_eq!(spec.files[0].to, path("/etc/skel"), "a folder becomes the target");
     assert_eq!(wrong("[[file]]\nto = '/x'"), ["`from` or `content` is missing"]);
@@ -451,7 +451,23 @@ fn links_between_images_are_checked() {
     assert_eq!(messages("Loud"), ["`Loud` is not a name for an image"]);
     let unknown = set.get("node24").unwrap_err();
     assert_eq!(unknown.0[0].to_record().help, ["did you mean `node-24`?"]);
-    assert_eq!(set.errors().0.len(), 5);
+    let all: Vec<String> = set.errors().0.iter().map(|error| error.message().to_owned()).collect();
+    let expected = [
+        "`Loud` is not a name for an image",
+        "`lonely` is based on itself",
+        "unknown key `x`",
+        "no image is called `node-42`",
+    ];
+    assert_eq!(all, expected, "each thing once");
+}
+
+#[test]
+fn a_cycle_is_told_once() {
+    let set =
+        image_set(&[("a", "base = { image = 'b' }"), ("b", "base = { image = 'c' }"), ("c", "base = { image = 'b' }")]);
+    let all: Vec<String> = set.errors().0.iter().map(|error| error.message().to_owned()).collect();
+    assert_eq!(all, ["base cycle: b → c → b"]);
+    assert_eq!(set.resolve("a").unwrap_err().0[0].message(), "base cycle: b → c → b");
 }
 
 /// What a slip of the hand or a hostile author makes of a spec.

@@ -184,21 +184,13 @@ pub fn owner_of(node: &Node<'_>) -> Option<Owner> {
 /// Reads `user:group`; a user alone stands for a group of the same name or number, too.
 pub fn owner(text: &str) -> Result<Owner, Problem> {
     let (user, group) = text.split_once(':').unwrap_or((text, text));
-    match (account(user), account(group)) {
-        (Some(user), Some(group)) => Ok(Owner { user, group }),
-        (user, _) => {
-            let wrong = if user.is_none() { user_noun(user_text(text)) } else { format!("`{group}` is not a group") };
-            Err(Problem::new(wrong, "as \"node:node\", \"node\", \"1000:1000\""))
-        }
-    }
-}
-
-fn user_text(text: &str) -> &str {
-    text.split(':').next().unwrap_or_default()
-}
-
-fn user_noun(user: &str) -> String {
-    format!("`{user}` is not a user")
+    let refused = |name: &str, noun: &str| {
+        Problem::new(format!("`{name}` is not a {noun}"), "as \"node:node\", \"node\", \"1000:1000\"")
+    };
+    Ok(Owner {
+        user: account(user).ok_or_else(|| refused(user, "user"))?,
+        group: account(group).ok_or_else(|| refused(group, "group"))?,
+    })
 }
 
 /// A number, or a name as useradd(8) allows it. The number of all ones means "none" to the kernel.

@@ -46,5 +46,6 @@ pub fn census(plan: &Plan) -> Census {
         writer: concat!("snug ", env!("CARGO_PKG_VERSION")).into(),
         parts,
         decision: Some(plan.decision.clone()),
+        omitted: Vec::new(),
     }
 }

@@ -121,11 +121,11 @@ impl<'tree> Demand<'tree> {
     }
 
     fn count_directories(&mut self, paths: &[&TreePath]) -> Result<(), Ext4Error> {
-        for at in 0..self.nodes.len() {
+        for (at, path) in paths.iter().enumerate() {
             if !self.nodes[at].inode.is_directory() {
                 continue;
             }
-            let too_many = |TooManyNames| Ext4Error::TooManyNames { path: paths[at].clone() };
+            let too_many = |TooManyNames| Ext4Error::TooManyNames { path: (*path).clone() };
             let blocks = self.directory(self.nodes[at].number).map_err(too_many)?.blocks();
             self.nodes[at].directory_blocks = blocks as u32;
         }

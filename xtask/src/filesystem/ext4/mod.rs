@@ -39,7 +39,7 @@ pub use self::xattr::XattrError;
 use crate::filesystem::{Census, Ext4Options, FilesystemWriter, image_time};
 use crate::report::progress::Stage;
 use crate::rootfs::tree::{Inode, RootTree, Timestamp};
-use crate::size::{SizeDecision, SizePolicy};
+use crate::size::{self, SizeDecision, SizePolicy};
 
 /// Bytes of the superblock's label.
 const MAX_LABEL: usize = 16;
@@ -96,7 +96,10 @@ impl FilesystemWriter for NativeExt4 {
         lost_found.mtime = Timestamp::from_seconds(time.max(0));
         let identity = Identity::new(tree, &self.options);
         let demand = Demand::new(tree, &lost_found, NameHasher::new(identity.hash_seed))?;
-        let plan = Plan::new(demand, policy, &self.options)?;
+        let plan = Plan::new(demand, policy, &self.options).map_err(|error| match error {
+            Ext4Error::Size(error) => size::explain(error, tree),
+            other => other.into(),
+        })?;
         let description = Description {
             identity,
             time,

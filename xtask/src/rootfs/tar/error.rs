@@ -45,10 +45,10 @@ pub enum TarError {
     TrailingData { offset: u64 },
     #[error("the header at byte {offset} has an empty name")]
     EmptyName { offset: u64 },
-    #[error("{entry}: {source}")]
-    Path { entry: EntryName, source: PathError },
-    #[error("{entry}: hard link to {target}: {source}")]
-    LinkPath { entry: EntryName, target: EntryName, source: PathError },
+    #[error("{entry}: {reason}")]
+    Path { entry: EntryName, reason: PathError },
+    #[error("{entry}: hard link to {target}: {reason}")]
+    LinkPath { entry: EntryName, target: EntryName, reason: PathError },
     #[error(
         "{entry}: the name is absolute\n\
          hint: archive a root filesystem relative to its root, as `tar -C ROOT -c .` does"
@@ -56,8 +56,8 @@ pub enum TarError {
     AbsoluteName { entry: EntryName },
     #[error("{entry}: hard link to the absolute name {target}")]
     AbsoluteLink { entry: EntryName, target: EntryName },
-    #[error("{entry}: {source}")]
-    Tree { entry: EntryName, source: TreeError },
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     #[error("{entry}: the root of the archive is a {kind}, not a directory")]
     RootNotDirectory { entry: EntryName, kind: &'static str },
     #[error("{entry}: hard link to itself")]

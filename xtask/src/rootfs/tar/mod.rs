@@ -5,6 +5,10 @@
 //! length is bounded by [`Limits`], and hostile input is a [`TarError`] that names the entry. Writing makes one
 //! canonical pax archive of a tree, the same bytes whatever order the tree was built in.
 //!
+//! Owners are numbers: user and group names, which mean something only on another machine, are not looked at. Access
+//! control lists are read as the extended attributes that the kernel keeps them in (`system.posix_acl_access`), not from
+//! the text that bsdtar adds.
+//!
 //! Sources: POSIX.1-2024 `pax`, "ustar Interchange Format" and "pax Interchange Format"; GNU tar manual, "Tar
 //! Internals" (basic format, sparse formats); libarchive's `tar(5)`.
 
@@ -12,6 +16,7 @@ mod error;
 mod header;
 mod input;
 mod limits;
+mod member;
 mod pax;
 mod read;
 mod sparse;

@@ -94,7 +94,7 @@ impl SparseRecords {
             b"minor" => self.minor = Some(number()?),
             b"name" => self.name = Some(value.into()),
             b"size" | b"realsize" => self.size = Some(number()?),
-            b"offset" if self.map.len() % 2 == 0 => self.map.push(number()?),
+            b"offset" if self.map.len().is_multiple_of(2) => self.map.push(number()?),
             b"numbytes" if self.map.len() % 2 == 1 => self.map.push(number()?),
             b"offset" | b"numbytes" => return Err("sparse offsets and lengths do not alternate"),
             b"map" => {
@@ -135,7 +135,7 @@ pub fn parse_time(text: &[u8]) -> Option<Timestamp> {
         None => (false, text),
     };
     let dot = digits.iter().position(|&byte| byte == b'.').unwrap_or(digits.len());
-    let whole = i64::try_from(decimal(&digits[..dot])?).ok()?;
+    let whole = i128::from(decimal(&digits[..dot])?);
     let fraction = digits.get(dot + 1..).unwrap_or_default();
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
@@ -143,14 +143,17 @@ pub fn parse_time(text: &[u8]) -> Option<Timestamp> {
     let digit = |place: usize| fraction.get(place).map_or(0, |&byte| i64::from(byte - b'0'));
     let mut nanos = (0..9).fold(0, |value, place| value * 10 + digit(place));
     if !negative {
-        return Some(Timestamp { seconds: whole, nanoseconds: nanos as u32 });
+        return Some(Timestamp { seconds: whole.try_into().ok()?, nanoseconds: nanos as u32 });
     }
     if fraction.iter().skip(9).any(|&byte| byte != b'0') {
         nanos += 1;
     }
     // −1.25 is a second and three quarters before the next: seconds −2, nanoseconds 750,000,000.
-    let seconds = -whole - i64::from(nanos > 0);
-    Some(Timestamp { seconds, nanoseconds: ((NANOS_PER_SECOND - nanos) % NANOS_PER_SECOND) as u32 })
+    let seconds = -whole - i128::from(nanos > 0);
+    Some(Timestamp {
+        seconds: seconds.try_into().ok()?,
+        nanoseconds: ((NANOS_PER_SECOND - nanos) % NANOS_PER_SECOND) as u32,
+    })
 }
 
 /// The decimal text of a time, as short as it can be.

@@ -4,22 +4,18 @@ use std::fs::File;
 use std::io::Read;
 
 use super::error::{EntryName, TarError};
-use super::header::{
-    BLOCK, BLOCK_U64, DEVMAJOR, DEVMINOR, GID, Header, LINKNAME, MODE, MTIME, NAME, PREFIX, SIZE, UID, padding,
-};
+use super::header::{BLOCK, BLOCK_U64, GID, Header, MODE, NAME, UID, padding};
 use super::input::{FileInput, Input, Kept, StreamInput};
 use super::limits::Limits;
+use super::member::{Member, header_name, stored_size};
 use super::pax::Records;
 use super::sparse::{Map, TextMap};
-use crate::rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, Timestamp, TreeError, TreePath};
+use crate::rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, TreePath};
 
 /// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
 const SYMLINK_MAX: usize = 4095;
 /// Longest name of an extended attribute, in bytes (`XATTR_NAME_MAX`).
 const XATTR_NAME_MAX: usize = 255;
-/// A device's major number has 12 bits in Linux, its minor number 20.
-const MAJOR_MAX: u32 = (1 << 12) - 1;
-const MINOR_MAX: u32 = (1 << 20) - 1;
 /// What an inode costs beside its variable parts, for the bound on memory: its name in the tree's map.
 const NAME_COST: u64 = 64;
 
@@ -83,17 +79,6 @@ struct Announced {
     records: Option<Records>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-}
-
-/// A header and all that extended headers add to it.
-struct Member {
-    header: Header,
-    name: Vec<u8>,
-    records: Records,
-    has_records: bool,
-    long_link: Option<Vec<u8>>,
-    /// Bytes stored after the header.
-    stored: u64,
 }
 
 impl<'a, I: Input> Reader<'a, I> {
@@ -180,7 +165,6 @@ impl<'a, I: Input> Reader<'a, I> {
             b'V' => return self.skip_body(stored_size(&header, &self.last)?),
             _ => {}
         }
-        self.entries += 1;
         let member = self.announced_member(header)?;
         let entry = || EntryName::new(&member.name);
         if member.name.is_empty() {
@@ -189,7 +173,7 @@ impl<'a, I: Input> Reader<'a, I> {
         if member.name[0] == b'/' {
             return Err(TarError::AbsoluteName { entry: entry() });
         }
-        let path = TreePath::new(&member.name).map_err(|source| TarError::Path { entry: entry(), source })?;
+        let path = TreePath::new(&member.name).map_err(|reason| TarError::Path { entry: entry(), reason })?;
         let kind = match member.header.typeflag() {
             b'1' => return self.hard_link(&member, path),
             // V7 had no type for directories and marked them by the slash.
@@ -217,7 +201,7 @@ impl<'a, I: Input> Reader<'a, I> {
             return Err(TarError::RootNotDirectory { entry: entry(), kind: kind.noun() });
         }
         let inode = self.inode(&member, kind)?;
-        self.insert(&member.name, path, inode)
+        self.insert(path, inode)
     }
 
     fn remember_name(&mut self, header: &Header) {
@@ -287,15 +271,14 @@ impl<'a, I: Input> Reader<'a, I> {
         if raw.first() == Some(&b'/') {
             return Err(TarError::AbsoluteLink { entry: entry(), target: name() });
         }
-        let bad_path = |source| TarError::LinkPath { entry: entry(), target: name(), source };
+        let bad_path = |reason| TarError::LinkPath { entry: entry(), target: name(), reason };
         let target = TreePath::new(raw).map_err(bad_path)?;
         if target == path {
             return Err(TarError::HardLinkToItself { entry: entry() });
         }
-        self.charge_entry(&member.name, path.as_bytes().len() as u64)?;
+        self.charge_entry(path.as_bytes().len() as u64)?;
         let slots = self.tree.inode_slots();
-        let in_tree = |source: TreeError| TarError::Tree { entry: entry(), source };
-        self.tree.link(path.clone(), &target).map_err(in_tree)?;
+        self.tree.link(path.clone(), &target)?;
         self.charge_implied(&path, slots)?;
         if member.stored == 0 || !self.hard_link_has_data(member)? {
             return Ok(());
@@ -438,27 +421,34 @@ impl<'a, I: Input> Reader<'a, I> {
         Ok(inode)
     }
 
-    fn insert(&mut self, name: &[u8], path: TreePath, inode: Inode) -> Result<(), TarError> {
+    fn insert(&mut self, path: TreePath, inode: Inode) -> Result<(), TarError> {
         let target = if let Kind::Symlink(target) = &inode.kind { target.len() } else { 0 };
-        self.charge_entry(name, (path.as_bytes().len() + target) as u64)?;
+        self.charge_entry((path.as_bytes().len() + target) as u64)?;
         let slots = self.tree.inode_slots();
         let deepest = path.clone();
-        self.tree.insert(path, inode).map_err(|source| TarError::Tree { entry: EntryName::new(name), source })?;
+        self.tree.insert(path, inode)?;
         self.charge_implied(&deepest, slots + 1)
     }
 
-    fn charge_entry(&mut self, name: &[u8], bytes: u64) -> Result<(), TarError> {
-        let max = self.limits.entries as u64;
-        if self.entries.max(self.tree.inode_slots() as u64) > max {
-            return Err(TarError::TooMuch { entry: EntryName::new(name), what: "entries", max });
-        }
+    fn charge_entry(&mut self, bytes: u64) -> Result<(), TarError> {
+        self.entries += 1;
+        self.charge_slots()?;
         self.charge(NAME_COST + bytes)
     }
 
     /// Counts the directories that `path` brought with it; each has a name no longer than `path`.
     fn charge_implied(&mut self, path: &TreePath, slots_before: usize) -> Result<(), TarError> {
         let implied = self.tree.inode_slots().saturating_sub(slots_before) as u64;
+        self.charge_slots()?;
         self.charge(implied * (NAME_COST + path.as_bytes().len() as u64))
+    }
+
+    fn charge_slots(&self) -> Result<(), TarError> {
+        let max = self.limits.entries as u64;
+        if self.entries.max(self.tree.inode_slots() as u64) <= max {
+            return Ok(());
+        }
+        Err(TarError::TooMuch { entry: EntryName::new(&self.last), what: "entries", max })
     }
 
     fn charge(&mut self, bytes: u64) -> Result<(), TarError> {
@@ -469,64 +459,6 @@ impl<'a, I: Input> Reader<'a, I> {
         }
         Err(TarError::TooMuch { entry: EntryName::new(&self.last), what: "bytes of names and attributes", max })
     }
-}
-
-impl Member {
-    fn number(&self, field: std::ops::Range<usize>, what: &'static str) -> Result<i128, TarError> {
-        number(&self.header, field, what, &self.name)
-    }
-
-    fn id(&self, field: std::ops::Range<usize>, what: &'static str, said: Option<u64>) -> Result<u32, TarError> {
-        let value = match said {
-            Some(value) => value.into(),
-            None => self.number(field, what)?,
-        };
-        // The last one, −1, means "no change" to chown(2) and cannot own a file.
-        let id = u32::try_from(value).ok().filter(|&id| id != u32::MAX);
-        id.ok_or_else(|| TarError::OutOfRange { entry: EntryName::new(&self.name), field: what, value })
-    }
-
-    fn mtime(&self) -> Result<Timestamp, TarError> {
-        if let Some(time) = self.records.mtime {
-            return Ok(time);
-        }
-        let value = self.number(MTIME, "mtime")?;
-        let seconds = i64::try_from(value);
-        let out_of_range = |_| TarError::OutOfRange { entry: EntryName::new(&self.name), field: "mtime", value };
-        Ok(Timestamp::from_seconds(seconds.map_err(out_of_range)?))
-    }
-
-    fn device(&self) -> Result<(u32, u32), TarError> {
-        let part = |field, what, max: u32| {
-            let value = self.number(field, what)?;
-            let out_of_range = || TarError::OutOfRange { entry: EntryName::new(&self.name), field: what, value };
-            u32::try_from(value).ok().filter(|&value| value <= max).ok_or_else(out_of_range)
-        };
-        Ok((part(DEVMAJOR, "device major number", MAJOR_MAX)?, part(DEVMINOR, "device minor number", MINOR_MAX)?))
-    }
-
-    fn link_name(&self) -> &[u8] {
-        let said = self.records.linkpath.as_ref().or(self.long_link.as_ref());
-        said.map_or_else(|| self.header.text(LINKNAME), Vec::as_slice)
-    }
-}
-
-fn number(header: &Header, field: std::ops::Range<usize>, what: &'static str, name: &[u8]) -> Result<i128, TarError> {
-    let bad = |_| {
-        let value = header.0[field.clone()].to_vec();
-        TarError::BadNumber { entry: EntryName::new(name), field: what, value }
-    };
-    header.number(field.clone()).map_err(bad)
-}
-
-fn stored_size(header: &Header, name: &[u8]) -> Result<u64, TarError> {
-    let value = number(header, SIZE, "size", name)?;
-    u64::try_from(value).map_err(|_| TarError::OutOfRange { entry: EntryName::new(name), field: "size", value })
-}
-
-fn header_name(header: &Header) -> Vec<u8> {
-    let name = header.text(NAME);
-    if header.has_prefix() { [header.text(PREFIX), b"/", name].concat() } else { name.to_vec() }
 }
 
 /// GNU counts the NUL that ends a long name.

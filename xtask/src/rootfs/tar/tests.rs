@@ -5,4 +5,6 @@ use std::io::Write as _;
 use super::*;
 use crate::rootfs::tree::{Body, BodySource, DataRange, Inode, Kind, RootTree, Timestamp, TreePath};
 
+mod hostile;
 mod identity;
+mod oracles;

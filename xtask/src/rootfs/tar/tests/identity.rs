@@ -1,5 +1,7 @@
 //! What is written and read back is the tree that it was.
 
+use std::sync::LazyLock;
+
 use super::*;
 
 fn path(raw: impl AsRef<[u8]>) -> TreePath {
@@ -96,4 +98,152 @@ fn a_tree_survives_its_archive() {
     }
     assert_eq!(tree.len(), from_file.len());
     assert_eq!(to_bytes(&from_pipe, TarOptions::FAITHFUL), bytes);
+}
+
+use proptest::prelude::*;
+
+/// Archives to damage: all that the writer uses, and GNU's own forms.
+static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let hostile = super::hostile::cases().into_iter().map(|(_, bytes)| bytes);
+    hostile.filter(|bytes| !bytes.is_empty()).chain([to_bytes(&everything(), TarOptions::FAITHFUL)]).collect()
+});
+
+/// Reads from both kinds of input and compares what they say; it must not panic.
+fn read_both(bytes: &[u8]) {
+    match (from_file(bytes), from_pipe(bytes)) {
+        (Ok(file), Ok(pipe)) => {
+            assert_eq!(file.len(), pipe.len());
+            // Whatever is accepted can be written, and is then canonical.
+            if pipe.entries().all(|entry| matches!(&entry.inode.kind, Kind::File(body) if body.data_bytes() < 1 << 20))
+            {
+                assert_eq!(describe(&from_pipe(&to_bytes(&pipe, TarOptions::FAITHFUL)).unwrap()), describe(&pipe));
+            }
+        }
+        (Err(file), Err(pipe)) => assert_eq!(file.to_string(), pipe.to_string()),
+        (file, pipe) => panic!("a file and a pipe differ: {file:?}, {pipe:?}"),
+    }
+}
+
+fn reseal(bytes: &mut [u8]) {
+    for block in bytes.chunks_exact_mut(super::super::header::BLOCK) {
+        super::super::header::seal(block.try_into().unwrap());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn random_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..8192), sealed: bool) {
+        if sealed {
+            reseal(&mut bytes);
+        }
+        read_both(&bytes);
+    }
+
+    #[test]
+    fn damaged_archives_never_panic(
+        seed in any::<prop::sample::Index>(),
+        hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        resealed: bool,
+    ) {
+        let mut bytes = seed.get(&SEEDS).clone();
+        for (at, value) in hits {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+            if resealed {
+                let start = at / 512 * 512;
+                if let Some(block) = bytes.get_mut(start..start + 512) {
+                    super::super::header::seal(block.try_into().unwrap());
+                }
+            }
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        read_both(&bytes);
+    }
+
+    #[test]
+    fn any_tree_survives_its_archive(tree in trees()) {
+        let bytes = to_bytes(&tree, TarOptions::FAITHFUL);
+        let back = from_pipe(&bytes).unwrap();
+        prop_assert_eq!(describe(&back), describe(&tree));
+        prop_assert_eq!(to_bytes(&from_file(&bytes).unwrap(), TarOptions::FAITHFUL), bytes);
+    }
+
+    #[test]
+    fn a_plain_archive_has_whole_seconds_and_no_holes(tree in trees()) {
+        let back = from_pipe(&to_bytes(&tree, TarOptions::PLAIN)).unwrap();
+        for entry in back.entries() {
+            prop_assert_eq!(entry.inode.mtime.nanoseconds, 0);
+            prop_assert!((0..1 << 32).contains(&entry.inode.mtime.seconds));
+            if let Kind::File(body) = &entry.inode.kind {
+                prop_assert_eq!(body.data_bytes(), body.size);
+            }
+        }
+        prop_assert_eq!(back.len(), tree.len());
+    }
+}
+
+/// Trees of a few entries with everything at its edges: names of any bytes, owners, times, attributes, holes, links.
+fn trees() -> impl Strategy<Value = RootTree> {
+    let name =
+        prop_oneof![prop::collection::vec(any::<u8>(), 1..12), (90_usize..=255).prop_map(|length| vec![b'x'; length]),]
+            .prop_map(|name| name.into_iter().map(|byte| if matches!(byte, 0 | b'/') { b'_' } else { byte }).collect())
+            .prop_filter("a dot is no name", |name: &Vec<u8>| name != b"." && name != b"..");
+    let full_name = prop::collection::vec(name, 1..6).prop_map(|names| names.join(&b'/'));
+    let id = prop_oneof![0..3_u32, Just(2_097_151), Just(2_097_152), Just(u32::MAX - 1)];
+    let seconds =
+        prop_oneof![any::<i64>(), -3..3_i64, Just((1 << 33) - 1), Just(1 << 33), Just(i64::MIN), Just(i64::MAX)];
+    let nanos = prop_oneof![Just(0_u32), 0..1_000_000_000_u32];
+    let xattr = (prop::collection::vec(1..=255_u8, 1..20), prop::collection::vec(any::<u8>(), 0..200));
+    let holes = prop::collection::vec((0..3000_u64, 0..3000_u64), 0..4);
+    let kind = prop_oneof![
+        2 => Just(Kind::Directory),
+        4 => (holes, 0..3000_u64).prop_map(|(ranges, tail)| Kind::File(holey(&ranges, tail))),
+        1 => prop::collection::vec(1..=255_u8, 1..300).prop_map(|target| Kind::Symlink(target.into())),
+        1 => (0..4096_u32, 0..1_u32 << 20).prop_map(|(major, minor)| Kind::CharacterDevice { major, minor }),
+        1 => (0..4096_u32, 0..1_u32 << 20).prop_map(|(major, minor)| Kind::BlockDevice { major, minor }),
+        1 => Just(Kind::Fifo),
+    ];
+    let inode = (kind, 0..=0o7777_u16, id.clone(), id, (seconds, nanos), prop::collection::vec(xattr, 0..3)).prop_map(
+        |(kind, mode, uid, gid, (seconds, nanoseconds), xattrs)| Inode {
+            kind,
+            mode,
+            uid,
+            gid,
+            mtime: Timestamp { seconds, nanoseconds },
+            xattrs: xattrs.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        },
+    );
+    let links = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    (prop::collection::vec((full_name, inode), 0..12), links).prop_map(|(entries, links)| {
+        let mut tree = RootTree::new(BodySource::new((0..100_000_u32).map(|n| n as u8).collect::<Vec<u8>>()));
+        for (name, inode) in entries {
+            // What cannot stand where another thing already does is left out.
+            let _ = tree.insert(path(name), inode);
+        }
+        for (target, place) in links {
+            let names: Vec<TreePath> = tree.entries().map(|entry| entry.path.clone()).collect();
+            let _ = tree.link(path(format!("hard-link-{place}")), target.get(&names));
+        }
+        tree
+    })
+}
+
+/// A body of data ranges, each behind a gap that may be empty, and a hole at the end.
+fn holey(ranges: &[(u64, u64)], tail: u64) -> Body {
+    let mut extents: Vec<DataRange> = Vec::new();
+    let mut size = 0;
+    for &(gap, length) in ranges {
+        // Ranges neither touch nor are empty.
+        if length > 0 {
+            let offset = size + gap + 1;
+            extents.push(DataRange { offset, length, source: offset });
+            size = offset + length;
+        }
+    }
+    Body { size: size + tail, extents: extents.into_iter().collect() }
 }

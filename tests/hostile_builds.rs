@@ -1,0 +1,97 @@
+//! Builds that fail or mean harm: the host stays as it is, and the error says which line of the spec asked for it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use snug_tests::{have, succeed, xtask};
+
+/// A base of nothing but a static busybox, so that a build takes no time.
+fn busybox_base(folder: &Path) {
+    let script = r#"
+        mkdir -p root/bin root/etc root/usr/sbin
+        cp "$(command -v busybox)" root/bin/busybox
+        for name in sh echo cat ls mknod mount env ln chmod mkdir seq sleep test; do ln -s busybox root/bin/$name; done
+        echo root:x:0:0::/root:/bin/sh > root/etc/passwd
+        tar -cf base.tar --owner 0 --group 0 -C root .
+    "#;
+    succeed(Command::new("bash").args(["-ec", script]).current_dir(folder));
+}
+
+fn build(folder: &Path, name: &str, rest: &str) -> std::process::Output {
+    let image = folder.join("images").join(name);
+    fs::create_dir_all(&image).expect("a folder");
+    let spec = format!("base = {{ tar = \"{}\" }}\nfilesystem = \"ext4\"\n{rest}\n", folder.join("base.tar").display());
+    fs::write(image.join("image.toml"), spec).expect("a spec");
+    let mut command = xtask();
+    command.args(["image", name, "--images"]).arg(folder.join("images")).arg("--output").arg(folder.join("out"));
+    command.env("SECRET_OF_THE_CALLER", "canary").output().expect("xtask runs")
+}
+
+#[test]
+fn a_failing_step_shows_its_last_lines_its_status_and_its_place() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    busybox_base(folder.path());
+    let output = build(folder.path(), "failing", "run = [\n  \"true\",\n  \"seq 100; exit 7\",\n]");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("run: seq 100; exit 7 failed with exit status 7"), "{said}");
+    assert!(said.contains("failing/image.toml:5"), "{said}");
+    assert!(said.contains("its last 40 lines:\n  | 61\n") && said.contains("  | 100\n"), "{said}");
+    assert!(!folder.path().join("out/failing/rootfs.ext4").exists());
+}
+
+#[test]
+fn a_step_finds_no_way_to_the_host() {
+    if !have(&["busybox", "newuidmap", "debugfs"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    busybox_base(folder.path());
+    let outside = folder.path().join("outside");
+    let before = fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name");
+    let steps = format!(
+        r#"run = [
+            "! mknod /disk b 254 0",
+            "! echo 1 > /proc/sys/kernel/sysrq",
+            "! echo hacked > /proc/sys/kernel/hostname",
+            "! echo x > /proc/sysrq-trigger",
+            "! mount -o remount,rw /proc/sys",
+            "! mount -t tmpfs none /bin",
+            "! cat /../../../..{outside}/file",
+            "test -z \"$SECRET_OF_THE_CALLER\" && test -z \"$CARGO\"",
+            "ln -s {outside} /link; ! echo harm > /link/file",
+            "ls / > /seen",
+        ]"#,
+        outside = outside.display()
+    );
+    fs::create_dir(&outside).expect("a folder");
+    fs::write(outside.join("file"), "untouched").expect("a file");
+    let output = build(folder.path(), "hostile", &steps);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_to_string(outside.join("file")).expect("the file"), "untouched");
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name"), before);
+    let seen =
+        succeed(Command::new("debugfs").args(["-R", "cat /seen"]).arg(folder.path().join("out/hostile/rootfs.ext4")));
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    assert!(seen.contains("bin\n") && !seen.contains("home\n"), "{seen}");
+}
+
+#[test]
+fn a_base_whose_etc_points_outside_writes_nothing_there() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let outside = folder.path().join("outside");
+    fs::create_dir(&outside).expect("a folder");
+    let script = format!("mkdir root; ln -s {} root/etc; tar -cf base.tar -C root .", outside.display());
+    succeed(Command::new("bash").args(["-ec", &script]).current_dir(folder.path()));
+    let file = "file = [{ content = \"harm\", to = \"/etc/harm\" }]";
+    let output = build(folder.path(), "pointing", file);
+    // Whether that builds or not, the host's folder stays empty.
+    assert_eq!(fs::read_dir(&outside).expect("the folder").count(), 0, "{output:?}");
+}

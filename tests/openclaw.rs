@@ -1,0 +1,87 @@
+//! The main job: openclaw from its spec, judged by e2fsck, dumpe2fs, the kernel's mounts and the program itself.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use snug_tests::{Mounted, have, is_root, openclaw_image, succeed, tree_digest, xtask};
+
+/// The version that the spec pins.
+fn pinned() -> String {
+    let spec = std::fs::read_to_string(snug_tests::workspace().join("images/openclaw/image.toml")).expect("the spec");
+    let (_, rest) = spec.split_once("\"openclaw@").expect("a pin");
+    rest.split('"').next().expect("a version").to_owned()
+}
+
+/// The numbers of `dumpe2fs -h`, by their names.
+fn superblock(image: &Path) -> BTreeMap<String, u64> {
+    let output = succeed(Command::new("dumpe2fs").arg("-h").arg(image));
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    lines
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
+        .collect()
+}
+
+#[test]
+fn the_image_is_sound_and_exactly_as_large_as_its_policy_asks() {
+    if !have(&["e2fsck", "dumpe2fs"]) {
+        return;
+    }
+    let Some(image) = openclaw_image() else { return };
+    succeed(Command::new("e2fsck").arg("-fn").arg(&image));
+
+    let manifest = std::fs::read(image.with_file_name("manifest.json")).expect("a manifest beside the image");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let decision = &manifest["census"]["decision"];
+    let number = |name: &str| decision[name].as_u64().unwrap_or_else(|| panic!("{name} in {decision}"));
+    // Headroom decided, not a constant under a new name.
+    assert_eq!(decision["rule"], "content");
+
+    // DESIGN 5.1a, computed here from the content alone: ⌈0.4 · data⌉ and ⌈0.4 · inodes⌉ stay free.
+    let superblock = superblock(&image);
+    assert_eq!(superblock["Free blocks"], (number("data-blocks") * 2).div_ceil(5));
+    let least_inodes = (number("inodes") * 2).div_ceil(5);
+    // An inode table fills whole blocks (16 inodes) in every group, so that a few more may be free.
+    let groups = superblock["Block count"].div_ceil(superblock["Blocks per group"]);
+    let free_inodes = superblock["Free inodes"];
+    assert!((least_inodes..least_inodes + 16 * groups).contains(&free_inodes), "{free_inodes} of {least_inodes}");
+    assert_eq!(superblock["Block count"] * 4096, std::fs::metadata(&image).expect("the image").len());
+    assert_eq!(superblock["Reserved block count"], 0);
+    let parts = manifest["census"]["parts"].as_array().expect("parts");
+    let sum: u64 = parts.iter().map(|part| part["bytes"].as_u64().expect("bytes")).sum();
+    assert_eq!(sum, manifest["census"]["size"].as_u64().expect("a size"), "every byte is accounted for");
+}
+
+#[test]
+fn the_program_answers_and_squashfs_holds_the_same_tree() {
+    if !is_root() || !have(&["tar2sqfs"]) {
+        return;
+    }
+    let Some(image) = openclaw_image() else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    succeed(xtask().args(["image", "openclaw", "--filesystem", "squashfs", "--output"]).arg(folder.path()));
+    let squashfs = folder.path().join("openclaw/rootfs.squashfs");
+
+    let ext4 = Mounted::read_only(&image);
+    let squashfs = Mounted::read_only(&squashfs);
+    for root in [ext4.path(), squashfs.path()] {
+        let output = succeed(Command::new("chroot").arg(root).args(["openclaw", "--version"]));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(&pinned()), "{said}");
+    }
+    assert_eq!(tree_digest(ext4.path()), tree_digest(squashfs.path()));
+}
+
+#[test]
+fn an_image_that_is_up_to_date_is_left_alone() {
+    let Some(image) = openclaw_image() else { return };
+    let modified = || std::fs::metadata(&image).and_then(|about| about.modified()).expect("the image");
+    let before = modified();
+    let output = succeed(xtask().args(["image", "openclaw", "--json"]));
+    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(rows[0]["state"], "up-to-date");
+    assert_eq!(modified(), before);
+}

@@ -1,0 +1,158 @@
+//! `pack`: tars from files and pipes to images, and hostile ones to errors.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use snug_tests::{Mounted, have, is_root, skip, succeed, tree_digest, xtask};
+
+/// A small root as GNU tar packs it, with what makes tars interesting.
+fn sample(folder: &Path) -> std::path::PathBuf {
+    let script = r#"
+        mkdir -p root/etc root/bin root/var/empty
+        echo 127.0.0.1 localhost > root/etc/hosts
+        ln root/etc/hosts root/etc/again
+        ln -s ../etc/hosts root/bin/link
+        mkfifo root/var/fifo
+        truncate -s 1M root/var/sparse; echo end >> root/var/sparse
+        for n in $(seq 300); do echo $n > "root/var/empty/file with a longer name $n"; done
+        chmod 4755 root/bin
+        setfattr -n user.note -v "a note" root/etc/hosts
+        # tar2sqfs knows whole seconds only.
+        find root -exec touch --no-dereference -d 2001-02-03T04:05:06Z {} +
+        tar --create --file root.tar --format pax --sparse --xattrs --sort name --numeric-owner \
+            --owner 0 --group 0 --pax-option delete=atime,delete=ctime -C root .
+    "#;
+    succeed(Command::new("bash").args(["-ec", script]).current_dir(folder));
+    folder.join("root.tar")
+}
+
+fn pack(input: &Path, output: &Path, more: &[&str]) -> Output {
+    xtask().arg("pack").arg(input).arg("-o").arg(output).args(more).output().expect("xtask runs")
+}
+
+#[test]
+fn a_file_and_a_pipe_give_the_same_bytes_and_the_kernel_sees_the_same_tree() {
+    if !is_root() || !have(&["e2fsck", "setfattr", "tar2sqfs", "mke2fs", "resize2fs", "debugfs"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tar = sample(folder.path());
+    let unpacked = folder.path().join("unpacked");
+    fs::create_dir(&unpacked).expect("a folder");
+    succeed(Command::new("tar").args(["-xpf"]).arg(&tar).args(["--xattrs", "-C"]).arg(&unpacked));
+    let expected = tree_digest(&unpacked);
+
+    let image = folder.path().join("file.ext4");
+    succeed(xtask().arg("pack").arg(&tar).arg("-o").arg(&image));
+    let piped = folder.path().join("pipe.ext4");
+    // `docker export` writes into a pipe just so.
+    let stream =
+        Command::new("cat").arg(&tar).stdout(Stdio::piped()).spawn().expect("cat runs").stdout.expect("a pipe");
+    succeed(xtask().args(["pack", "-", "-o"]).arg(&piped).stdin(stream));
+    assert!(fs::read(&image).expect("an image") == fs::read(&piped).expect("an image"), "the images differ");
+    succeed(Command::new("e2fsck").arg("-fn").arg(&image));
+    assert_eq!(tree_digest(Mounted::read_only(&image).path()), expected);
+
+    let squashfs = folder.path().join("image.squashfs");
+    succeed(xtask().arg("pack").arg(&tar).arg("-o").arg(&squashfs));
+    assert_eq!(tree_digest(Mounted::read_only(&squashfs).path()), expected);
+}
+
+#[test]
+fn exactly_full_is_exactly_full() {
+    if !have(&["dumpe2fs", "setfattr"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tar = sample(folder.path());
+    let image = folder.path().join("full.ext4");
+    succeed(xtask().arg("pack").arg(&tar).arg("-o").arg(&image).args(["--headroom", "1.0", "--no-journal"]));
+    let output = succeed(Command::new("dumpe2fs").arg("-h").arg(&image));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.lines().any(|line| line.replace(' ', "") == "Freeblocks:0"), "{said}");
+}
+
+#[test]
+fn a_damaged_tar_gives_an_error_and_leaves_the_good_image() {
+    if !have(&["setfattr"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tar = sample(folder.path());
+    let image = folder.path().join("rootfs.ext4");
+    succeed(xtask().arg("pack").arg(&tar).arg("-o").arg(&image));
+    let good = fs::read(&image).expect("an image");
+    let whole = fs::read(&tar).expect("the tar");
+
+    let mut damaged = whole.clone();
+    damaged[150] ^= 1;
+    let hostile = folder.path().join("hostile.tar");
+    for (bytes, said) in [
+        (&damaged[..], "checksum"),
+        (&whole[..whole.len() / 2], ""),
+        (&b""[..], ""),
+        (&[0x28, 0xb5, 0x2f, 0xfd, 0, 0][..], "zstd -dc"),
+    ] {
+        fs::write(&hostile, bytes).expect("a tar");
+        for piped in [false, true] {
+            let output = match piped {
+                false => pack(&hostile, &image, &[]),
+                true => {
+                    let input = Stdio::from(File::open(&hostile).expect("the tar"));
+                    let mut command = xtask();
+                    command.args(["pack", "-", "-o"]).arg(&image).stdin(input);
+                    command.output().expect("xtask runs")
+                }
+            };
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(errors.contains("error: ") && errors.contains(said), "{errors}");
+            assert!(fs::read(&image).expect("the good image") == good, "the good image was touched");
+        }
+    }
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+        .filter(|name| name.contains("partial"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_full_disk_is_told_and_costs_nothing() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let small = folder.path().join("small");
+    fs::create_dir(&small).expect("a folder");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4M", "tmpfs"]).arg(&small).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        skip("needs to mount a tmpfs");
+        return;
+    }
+    let tar = folder.path().join("large.tar");
+    let script = "mkdir root; head -c 8M /dev/urandom > root/noise; tar -cf large.tar -C root .";
+    succeed(Command::new("bash").args(["-ec", script]).current_dir(folder.path()));
+    let output = pack(&tar, &small.join("rootfs.ext4"), &[]);
+    let left = fs::read_dir(&small).expect("the folder").count();
+    succeed(Command::new("umount").arg(&small));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("is full") && said.contains("hint: "), "{said}");
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn what_exceeds_max_size_names_what_is_large() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let script = "mkdir -p root/opt; head -c 3M /dev/zero | tr '\\0' x > root/opt/large; tar -cf t.tar -C root .";
+    succeed(Command::new("bash").args(["-ec", script]).current_dir(folder.path()));
+    let image = folder.path().join("rootfs.ext4");
+    let output = pack(&folder.path().join("t.tar"), &image, &["--max-size", "2MiB"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("max-size") && said.contains("/opt/large"), "{said}");
+    assert!(!image.exists());
+}

@@ -1,0 +1,66 @@
+//! `export`: the finished tree of an image as a tar, for other tools to look into.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+
+use super::load_images;
+use crate::artifact::Partial;
+use crate::assemble::Assembly;
+use crate::cache::Cache;
+use crate::engine::builtin::Builtin;
+use crate::image::Order;
+use crate::report::progress::{Progress, human_bytes};
+use crate::workspace::Workspace;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Image whose tree to write; it is built if it is not in the cache
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Tar file to write, or `-` for standard output
+    #[arg(short, long, value_name = "FILE|-")]
+    output: PathBuf,
+    /// Folder of image specs [default: the workspace's images/]
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let set = load_images(&workspace, arguments.images.as_ref())?;
+    let order = Order::new(&set, &arguments.name, None)?;
+    let cache = Cache::open()?;
+    cache.sweep()?;
+    let engine = Builtin::new(cache.clone());
+    let assembly = Assembly { cache: &cache, engine: &engine, refresh: false, keep: false };
+    let tree = assembly.tree(&order.chain, &Progress::on_stderr().for_image(&arguments.name))?;
+    if arguments.output.as_os_str() == "-" {
+        io::copy(&mut File::open(&tree)?, &mut io::stdout().lock()).context("cannot write to standard output")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let bytes = copy(&tree, &arguments.output)?;
+    if arguments.json {
+        println!("{}", json!({ "tar": arguments.output, "bytes": bytes }));
+    } else {
+        println!("{}: {}", arguments.output.display(), human_bytes(bytes));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn copy(tree: &Path, output: &Path) -> Result<u64> {
+    let partial = Partial::begin(output)?;
+    let bytes = fs::copy(tree, partial.path())
+        .map_err(|error| partial.explain(error.into()))
+        .with_context(|| format!("cannot write {}", output.display()))?;
+    partial.publish()?;
+    Ok(bytes)
+}

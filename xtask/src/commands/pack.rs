@@ -1,0 +1,141 @@
+//! `pack`: a tar of a root filesystem straight to an image, without a spec.
+
+use std::fs::File;
+use std::io::{IsTerminal, stdin};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::json;
+
+use crate::filesystem::{Census, Ext4Options, Filesystem, FilesystemKind};
+use crate::image;
+use crate::plan::PlanError;
+use crate::report::progress::{Progress, human_bytes};
+use crate::report::table;
+use crate::rootfs::normalise::{Normalise, normalise};
+use crate::rootfs::tar;
+use crate::rootfs::tree::RootTree;
+use crate::size::{Headroom, SizePolicy, parse_size};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Tar of a root filesystem, or `-` for standard input
+    #[arg(value_name = "TAR|-")]
+    tar: PathBuf,
+    /// Image file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Filesystem type [default: as the output is called, else ext4]
+    #[arg(long, value_name = "TYPE")]
+    filesystem: Option<FilesystemKind>,
+    /// Smallest size of an ext4 image, such as 256MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    min_size: Option<u64>,
+    /// Largest size of an ext4 image: what needs more fails before anything is written
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_size: Option<u64>,
+    /// Room to write, as a factor of the content; 1.0 for an exactly full ext4 [default: 1.4]
+    #[arg(long, value_name = "FACTOR")]
+    headroom: Option<Headroom>,
+    /// Free inodes to leave, where that is more than the headroom gives
+    #[arg(long, value_name = "COUNT")]
+    free_inodes: Option<u64>,
+    /// Write ext4 without a journal
+    #[arg(long)]
+    no_journal: bool,
+    /// Put right what container engines leave behind, as `image` does
+    #[arg(long, visible_alias = "normalise")]
+    normalize: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let filesystem = filesystem(&arguments)?;
+    let sizing = SizePolicy {
+        min_size: arguments.min_size.unwrap_or(0),
+        max_size: arguments.max_size,
+        headroom: arguments.headroom.unwrap_or(Headroom::DEFAULT),
+        free_inodes: arguments.free_inodes,
+    };
+    let progress = Progress::on_stderr();
+    let mut tree = read(&arguments, &progress)?;
+    if arguments.normalize {
+        let clamp_mtime = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+        normalise(&mut tree, &Normalise { hostname: None, clamp_mtime });
+    }
+    let (partial, census) = image::write(&tree, &filesystem, &sizing, &arguments.output, &progress)?;
+    let image = partial.publish()?;
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&json!({ "image": image, "filesystem": filesystem, "census": census }))?
+        );
+    } else {
+        println!("{}: {}, {} bytes, by {}", image.display(), filesystem.kind(), census.size, census.writer);
+        print!("{}", parts(&census));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the image is for, as a table.
+fn parts(census: &Census) -> String {
+    let rows: Vec<[String; 2]> = census.parts.iter().map(|part| [part.name.clone(), human_bytes(part.bytes)]).collect();
+    table::columns(["what", "bytes"], &rows)
+}
+
+fn filesystem(arguments: &Arguments) -> Result<Filesystem> {
+    let by_name = arguments.output.extension().and_then(|extension| extension.to_str()?.parse().ok());
+    let kind = arguments.filesystem.or(by_name).unwrap_or(FilesystemKind::Ext4);
+    if kind == FilesystemKind::Ext4 {
+        return Ok(Filesystem::Ext4(Ext4Options { journal: !arguments.no_journal, ..Ext4Options::default() }));
+    }
+    let given = [
+        ("--min-size", arguments.min_size.is_some()),
+        ("--max-size", arguments.max_size.is_some()),
+        ("--headroom", arguments.headroom.is_some()),
+        ("--free-inodes", arguments.free_inodes.is_some()),
+        ("--no-journal", arguments.no_journal),
+    ];
+    if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+        bail!(PlanError(format!("{option} does not apply to {kind}, which is as large as its content")));
+    }
+    Ok(Filesystem::default_of(kind))
+}
+
+fn read(arguments: &Arguments, progress: &Progress) -> Result<RootTree> {
+    let limits = tar::Limits::default();
+    let piped = arguments.tar.as_os_str() == "-";
+    if piped && stdin().is_terminal() {
+        bail!(PlanError(
+            "standard input is a terminal, not a tar\n\
+             hint: docker export CONTAINER | cargo xtask pack - -o rootfs.ext4"
+                .to_owned()
+        ));
+    }
+    let shown = if piped { "standard input".to_owned() } else { arguments.tar.display().to_string() };
+    let stage = progress.stage(format!("read {shown}"));
+    let mut meter = |bytes| stage.advance_to(bytes);
+    let tree = if piped {
+        // Beside the output, where there must be room for about as much anyway.
+        let folder = arguments.output.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let spool = tempfile::tempfile_in(folder.unwrap_or(".".as_ref()))
+            .context("cannot make a temporary file beside the output")?;
+        tar::read_stream(stdin().lock(), spool, &limits, &mut meter)
+    } else {
+        let file = File::open(&arguments.tar).with_context(|| format!("cannot open {shown}"))?;
+        // A named pipe or a process substitution is a stream like any other.
+        if file.metadata()?.is_file() {
+            tar::read_file(file, &limits, &mut meter)
+        } else {
+            let spool = tempfile::tempfile().context("cannot make a temporary file")?;
+            tar::read_stream(file, spool, &limits, &mut meter)
+        }
+    };
+    let tree = tree.with_context(|| format!("cannot read {shown}"))?;
+    stage.finish(&format!("{} entries", tree.len()));
+    Ok(tree)
+}

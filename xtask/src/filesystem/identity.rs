@@ -1,0 +1,92 @@
+//! What tells one filesystem from another, and is the same whenever the same is written: UUID and hash seed.
+
+use sha2::{Digest, Sha256};
+
+use crate::filesystem::Ext4Options;
+use crate::rootfs::tree::{Inode, Kind, RootTree};
+
+/// Names the derivation, so that a later one cannot yield the same UUID for other bytes.
+const DOMAIN: &[u8] = b"snug ext4 identity 1\0";
+
+/// UUID and directory hash seed of one filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    pub uuid: [u8; 16],
+    pub hash_seed: [u8; 16],
+}
+
+impl Identity {
+    /// Derives both from the entries' headers, the options and the label. Bodies do not take part, so that the identity
+    /// is known before they are read; an `uuid` of the options replaces the derived one.
+    pub fn new(tree: &RootTree, options: &Ext4Options) -> Self {
+        let mut digest = Sha256::new();
+        digest.update(DOMAIN);
+        digest.update([u8::from(options.journal), options.reserved_percent]);
+        digest.update(options.growth.unwrap_or(0).to_le_bytes());
+        bytes(&mut digest, options.label.as_deref().unwrap_or_default().as_bytes());
+        for entry in tree.entries() {
+            bytes(&mut digest, entry.path.as_bytes());
+            match entry.hard_link_to {
+                Some(first) => {
+                    digest.update(b"=");
+                    bytes(&mut digest, first.as_bytes());
+                }
+                None => header(&mut digest, entry.inode),
+            }
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let (mut uuid, mut hash_seed) = ([0; 16], [0; 16]);
+        uuid.copy_from_slice(&digest[..16]);
+        hash_seed.copy_from_slice(&digest[16..]);
+        // RFC 9562: version 8, made by a rule of one's own.
+        uuid[6] = uuid[6] & 0x0f | 0x80;
+        uuid[8] = uuid[8] & 0x3f | 0x80;
+        Identity { uuid: options.uuid.unwrap_or(uuid), hash_seed }
+    }
+}
+
+/// Length first, so that no two lists of fields read the same.
+fn bytes(digest: &mut Sha256, field: &[u8]) {
+    digest.update((field.len() as u64).to_le_bytes());
+    digest.update(field);
+}
+
+fn header(digest: &mut Sha256, inode: &Inode) {
+    let device = |digest: &mut Sha256, kind: &[u8], major: u32, minor: u32| {
+        digest.update(kind);
+        digest.update(major.to_le_bytes());
+        digest.update(minor.to_le_bytes());
+    };
+    match &inode.kind {
+        Kind::Directory => digest.update(b"d"),
+        Kind::Fifo => digest.update(b"p"),
+        Kind::Socket => digest.update(b"s"),
+        Kind::CharacterDevice { major, minor } => device(digest, b"c", *major, *minor),
+        Kind::BlockDevice { major, minor } => device(digest, b"b", *major, *minor),
+        Kind::Symlink(target) => {
+            digest.update(b"l");
+            bytes(digest, target);
+        }
+        Kind::File(body) => {
+            digest.update(b"f");
+            digest.update(body.size.to_le_bytes());
+            let ranges = body.extents.as_slice();
+            digest.update((ranges.len() as u64).to_le_bytes());
+            for range in ranges {
+                // Where the body lies in its source is no property of the tree.
+                digest.update(range.offset.to_le_bytes());
+                digest.update(range.length.to_le_bytes());
+            }
+        }
+    }
+    digest.update(inode.mode.to_le_bytes());
+    digest.update(inode.uid.to_le_bytes());
+    digest.update(inode.gid.to_le_bytes());
+    digest.update(inode.mtime.seconds.to_le_bytes());
+    digest.update(inode.mtime.nanoseconds.to_le_bytes());
+    digest.update((inode.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in &inode.xattrs {
+        bytes(digest, name);
+        bytes(digest, value);
+    }
+}

@@ -1,0 +1,275 @@
+//! ext4 by `mke2fs -d`, driven so that it ends with exactly the free blocks and inodes that were asked for.
+//!
+//! mke2fs decides by itself how many blocks a tree takes (it drops blocks of zeros, and packs directories its own way),
+//! so the image is made once for a close estimate, measured, and then moved to its final size: by `resize2fs` within the
+//! last block group, and by another run where the number of groups or inodes changes.
+//!
+//! Of the tree, sub-second times and times after 2038 are lost: mke2fs 1.47 copies 32 bits of them. The image is not
+//! promised to be bit-identical from run to run; the native writer is.
+
+mod attributes;
+mod estimate;
+mod geometry;
+mod laid;
+mod superblock;
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use self::geometry::MeasuredGeometry;
+use self::laid::InNamespace;
+pub use self::laid::Laid;
+use self::superblock::Superblock;
+use crate::filesystem::tool::{self, Tool};
+use crate::filesystem::{Census, Ext4Options, FilesystemWriter, Part, identity, image_time};
+use crate::report::progress::Stage;
+use crate::rootfs::tree::RootTree;
+use crate::size::{self, BLOCK_SIZE, Demand, SizeDecision, SizePolicy};
+
+const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
+const RESIZE2FS: Tool = Tool { program: "resize2fs", package: "e2fsprogs" };
+
+/// On-disk features, named one by one: what a host's mke2fs.conf says plays no part. As the native writer's.
+const FEATURES: &str = "none,dir_index,dir_nlink,ext_attr,extent,extra_isize,filetype,flex_bg,huge_file,large_file,\
+                        metadata_csum,metadata_csum_seed,sparse_super,64bit";
+/// Bytes of an inode: room for times in nanoseconds and small xattrs.
+const INODE_SIZE: u64 = 256;
+/// Blocks of the root and of lost+found (16 KiB) as mke2fs makes them: they are content, and in every image.
+const OWN_DIRECTORY_BLOCKS: u64 = 5;
+/// A filesystem can grow to this many times its size, and at least to [`GROWTH_MIN`], unless the spec says otherwise.
+const GROWTH_FACTOR: u64 = 16;
+/// 64 GiB in blocks.
+const GROWTH_MIN: u64 = 64 << 30 >> 12;
+/// resize_inode reserves descriptors for 32-bit block numbers at most.
+const GROWTH_MAX: u64 = u32::MAX as u64;
+/// Runs until a size is found. One is usual, and a second one where a border of block groups is crossed.
+const RUNS_MAX: usize = 8;
+
+/// Writes a tree as ext4 by mke2fs.
+#[derive(Debug, Clone)]
+pub struct Mke2fsWriter {
+    options: Ext4Options,
+}
+
+impl Mke2fsWriter {
+    /// Validates the options and finds the programs.
+    pub fn new(options: &Ext4Options) -> Result<Self> {
+        for tool in [MKE2FS, RESIZE2FS, attributes::DEBUGFS] {
+            tool.command()?;
+        }
+        ensure!(options.reserved_percent <= 50, "reserved-percent {} is more than 50", options.reserved_percent);
+        if let Some(label) = &options.label {
+            ensure!(label.len() <= 16, "the label `{label}` is longer than the 16 bytes that ext4 has for it");
+        }
+        Ok(Mke2fsWriter { options: options.clone() })
+    }
+
+    /// Writes `tree`, which is laid out as files in `laid`.
+    pub fn write_laid(
+        &self,
+        tree: &RootTree,
+        laid: &dyn Laid,
+        policy: &SizePolicy,
+        output: &Path,
+        stage: &Stage,
+    ) -> Result<Census> {
+        let run = Run { settings: Settings::new(tree, &self.options), tree, laid, output, stage };
+        let geometry = MeasuredGeometry::new(&run.settings)?;
+        let decide = |data_blocks, policy: &SizePolicy| {
+            let decision = size::decide(Demand::ext4(tree, data_blocks), policy, &geometry);
+            decision.map_err(|error| size::explain(error, tree))
+        };
+
+        stage.detail("counting blocks");
+        // mke2fs needs at least this much, so that a `max-size` it exceeds is refused before anything is written.
+        let least = estimate::data_blocks(tree)?;
+        decide(least, policy)?;
+        let mut guess = least + estimate::margin(least);
+        let without_max = SizePolicy { max_size: None, ..policy.clone() };
+        for _ in 0..RUNS_MAX {
+            let tried = decide(guess, &without_max)?;
+            if let Err(error) = run.make(&tried) {
+                if !is_full(&error) {
+                    return Err(error);
+                }
+                guess += estimate::margin(guess);
+                continue;
+            }
+            let data = run.measure(&geometry)?;
+            let wanted = decide(data, policy)?;
+            if wanted.total_blocks == tried.total_blocks && wanted.total_inodes == tried.total_inodes {
+                return run.census(wanted);
+            }
+            if self.options.reserved_percent == 0 && within_last_group(&tried, &wanted) {
+                run.resize(&wanted)?;
+                if run.measure(&geometry)? == data {
+                    return run.census(wanted);
+                }
+            }
+            guess = data;
+        }
+        bail!("mke2fs found no stable size in {RUNS_MAX} runs")
+    }
+}
+
+impl FilesystemWriter for Mke2fsWriter {
+    fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
+        stage.detail("laying the tree out");
+        let laid = InNamespace::lay(tree, stage)?;
+        self.write_laid(tree, &laid, policy, output, stage)
+    }
+}
+
+/// Can resize2fs go from one size to the other by moving nothing but the end of the last group?
+fn within_last_group(from: &SizeDecision, to: &SizeDecision) -> bool {
+    from.total_inodes == to.total_inodes && from.overhead == to.overhead
+}
+
+/// Did mke2fs say that the tree does not fit? (ext2fs error table, `EXT2_ET_BLOCK_ALLOC_FAIL` and
+/// `EXT2_ET_INODE_ALLOC_FAIL`, `EXT2_ET_DIR_NO_SPACE`)
+fn is_full(error: &anyhow::Error) -> bool {
+    let said = format!("{error:#}");
+    ["Could not allocate block", "Could not allocate inode", "No free space in"].iter().any(|text| said.contains(text))
+}
+
+/// What every mke2fs of one image is told, whatever its size.
+#[derive(Debug, Clone)]
+struct Settings {
+    options: Ext4Options,
+    uuid: String,
+    hash_seed: String,
+    /// Seconds since the epoch.
+    time: String,
+}
+
+impl Settings {
+    fn new(tree: &RootTree, options: &Ext4Options) -> Self {
+        let identity = identity::Identity::new(tree, options);
+        Settings {
+            options: options.clone(),
+            uuid: hyphenated(identity.uuid),
+            hash_seed: hyphenated(identity.hash_seed),
+            // Zero means "now" to libext2fs, which reads the variable as unsigned.
+            time: image_time(tree).clamp(1, u32::MAX.into()).to_string(),
+        }
+    }
+
+    /// The command for a filesystem of this size, without its content and file.
+    fn mke2fs(&self, blocks: u64, inodes: u64) -> Result<Command> {
+        let options = &self.options;
+        let growth = match options.growth {
+            Some(bytes) => bytes.div_ceil(BLOCK_SIZE),
+            None => blocks.saturating_mul(GROWTH_FACTOR).max(GROWTH_MIN),
+        };
+        let growth = growth.min(GROWTH_MAX);
+        let mut features = FEATURES.to_owned();
+        let mut extended =
+            format!("lazy_itable_init=0,lazy_journal_init=1,nodiscard,root_owner=0:0,hash_seed={}", self.hash_seed);
+        if options.journal {
+            features.push_str(",has_journal");
+        }
+        if growth > blocks {
+            features.push_str(",resize_inode");
+            extended.push_str(&format!(",resize={growth}"));
+        }
+        let mut command = MKE2FS.command()?;
+        command.env("MKE2FS_CONFIG", "/dev/null").args(["-q", "-F", "-O", &features, "-E", &extended]);
+        command.args(["-b", &BLOCK_SIZE.to_string(), "-I", &INODE_SIZE.to_string(), "-N", &inodes.to_string()]);
+        command.args(["-m", &options.reserved_percent.to_string(), "-U", &self.uuid]);
+        if let Some(label) = &options.label {
+            command.args(["-L", label]);
+        }
+        self.freeze(&mut command);
+        Ok(command)
+    }
+
+    /// Stops the clock of a program of e2fsprogs.
+    fn freeze(&self, command: &mut Command) {
+        command.env("E2FSPROGS_FAKE_TIME", &self.time).env("SOURCE_DATE_EPOCH", &self.time);
+    }
+}
+
+fn hyphenated(uuid: [u8; 16]) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    [&uuid[..4], &uuid[4..6], &uuid[6..8], &uuid[8..10], &uuid[10..]].map(hex).join("-")
+}
+
+/// One image in the making.
+struct Run<'a> {
+    settings: Settings,
+    tree: &'a RootTree,
+    laid: &'a dyn Laid,
+    output: &'a Path,
+    stage: &'a Stage,
+}
+
+impl Run<'_> {
+    /// Makes the filesystem of this size from the tree.
+    fn make(&self, decision: &SizeDecision) -> Result<()> {
+        self.stage.detail("mke2fs");
+        // mke2fs would keep the length and the leftovers of a longer file.
+        if let Err(error) = fs::remove_file(self.output)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(|| format!("cannot replace {}", self.output.display()));
+        }
+        let mut command = self.settings.mke2fs(decision.total_blocks, decision.total_inodes)?;
+        command.arg("-d").arg(self.laid.root()).arg(self.output).arg(decision.total_blocks.to_string());
+        self.laid.run(&mut command)?;
+        self.stage.detail("debugfs");
+        attributes::complete(self.tree, self.output, &self.settings)
+    }
+
+    /// Blocks that the content really takes in the image as it is.
+    fn measure(&self, geometry: &MeasuredGeometry) -> Result<u64> {
+        let superblock = Superblock::read(self.output)?;
+        let taken = superblock.blocks - superblock.free_blocks;
+        let own = geometry.metadata_blocks(superblock.blocks, superblock.inodes)?;
+        taken.checked_sub(own).context("the image has less metadata than an empty filesystem")
+    }
+
+    fn resize(&self, decision: &SizeDecision) -> Result<()> {
+        self.stage.detail("resize2fs");
+        let mut command = RESIZE2FS.command()?;
+        self.settings.freeze(&mut command);
+        command.arg("-f").arg(self.output).arg(decision.total_blocks.to_string());
+        tool::run(&mut command, &[])?;
+        let file = OpenOptions::new().write(true).open(self.output)?;
+        Ok(file.set_len(decision.bytes)?)
+    }
+
+    /// Proves the decision on the image itself and accounts for its blocks.
+    fn census(&self, decision: SizeDecision) -> Result<Census> {
+        let superblock = Superblock::read(self.output)?;
+        let free = superblock.free_blocks.saturating_sub(superblock.reserved_blocks);
+        ensure!(
+            superblock.blocks == decision.total_blocks
+                && superblock.inodes == decision.total_inodes
+                && free >= decision.free_blocks
+                && u64::from(superblock.free_inodes) >= decision.free_inodes,
+            "mke2fs made another filesystem than was decided: {superblock:?}, {decision:?}"
+        );
+        let size = fs::metadata(self.output)?.len();
+        ensure!(size == decision.bytes, "the image is {size} bytes long instead of {}", decision.bytes);
+        let part = |name: &str, blocks: u64| Part { name: name.into(), bytes: blocks * BLOCK_SIZE };
+        let mut parts = vec![part("content", decision.data_blocks)];
+        parts.extend(decision.overhead.iter().map(|structure| part(&structure.name, structure.blocks)));
+        parts.push(part("free", free));
+        parts.retain(|part| part.bytes > 0);
+        Ok(Census { size, writer: version()?, parts, decision: Some(decision), omitted: Vec::new() })
+    }
+}
+
+/// `mke2fs 1.47.0`
+fn version() -> Result<String> {
+    let mut command = MKE2FS.command()?;
+    let said = command.arg("-V").output().context("cannot start mke2fs")?.stderr;
+    let said = String::from_utf8_lossy(&said);
+    Ok(said.split(" (").next().unwrap_or("mke2fs").trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! What mke2fs spends on an empty filesystem, measured by making one: a few milliseconds in a sparse file, and right
+//! for whatever version is installed.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use super::superblock::Superblock;
+use super::{INODE_SIZE, OWN_DIRECTORY_BLOCKS, Settings};
+use crate::filesystem::tool;
+use crate::size::{BLOCK_SIZE, Geometry, Overhead, Structure};
+
+/// One bitmap block tells of as many blocks: 8 · 4096.
+const BLOCKS_PER_GROUP: u64 = 8 * BLOCK_SIZE;
+/// mke2fs leaves a last group out if it has not this many blocks beside its metadata (libext2fs, `ext2fs_initialize`).
+const LAST_GROUP_MIN: u64 = 50;
+/// An ordinary size: if mke2fs refuses it, no other size will help.
+const ORDINARY_BLOCKS: u64 = 64 << 20 >> 12;
+const ORDINARY_INODES: u64 = 1024;
+
+/// The geometry of mke2fs under the settings of one image.
+pub struct MeasuredGeometry<'a> {
+    settings: &'a Settings,
+    folder: TempDir,
+    known: RefCell<HashMap<(u64, u64), Option<Superblock>>>,
+}
+
+impl<'a> MeasuredGeometry<'a> {
+    pub fn new(settings: &'a Settings) -> Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let geometry = MeasuredGeometry { settings, folder, known: RefCell::default() };
+        geometry.make(ORDINARY_BLOCKS, ORDINARY_INODES)?;
+        Ok(geometry)
+    }
+
+    /// Blocks of an empty filesystem that are not free, its directories excepted.
+    pub fn metadata_blocks(&self, blocks: u64, inodes: u64) -> Result<u64> {
+        let empty = self.empty(blocks, inodes).context("mke2fs makes no empty filesystem of this size")?;
+        Ok(empty.blocks - empty.free_blocks - OWN_DIRECTORY_BLOCKS)
+    }
+
+    fn empty(&self, blocks: u64, inodes: u64) -> Option<Superblock> {
+        if last_group_is_too_small(blocks, inodes) {
+            return None;
+        }
+        let known = self.known.borrow().get(&(blocks, inodes)).cloned();
+        known.unwrap_or_else(|| {
+            let made = self.make(blocks, inodes).ok();
+            let fits = made.filter(|superblock| superblock.blocks == blocks && superblock.inodes >= inodes);
+            self.known.borrow_mut().insert((blocks, inodes), fits.clone());
+            fits
+        })
+    }
+
+    fn make(&self, blocks: u64, inodes: u64) -> Result<Superblock> {
+        let image = self.folder.path().join("empty");
+        // mke2fs would keep the length of a longer file.
+        let _ = std::fs::remove_file(&image);
+        tool::run(self.settings.mke2fs(blocks, inodes)?.arg(&image).arg(blocks.to_string()), &[])?;
+        let superblock = Superblock::read(&image)?;
+        ensure!(
+            superblock.blocks - superblock.free_blocks >= OWN_DIRECTORY_BLOCKS,
+            "an empty filesystem without a root directory"
+        );
+        Ok(superblock)
+    }
+}
+
+/// Spares the search to try every size that mke2fs is known to cut back.
+fn last_group_is_too_small(blocks: u64, inodes: u64) -> bool {
+    let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
+    let last = blocks - groups.saturating_sub(1) * BLOCKS_PER_GROUP;
+    let inode_table = inodes.div_ceil(groups.max(1)).div_ceil(BLOCK_SIZE / INODE_SIZE);
+    groups > 1 && last < inode_table + 2 + LAST_GROUP_MIN
+}
+
+impl Geometry for MeasuredGeometry<'_> {
+    fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
+        let empty = self.empty(blocks, inodes)?;
+        let metadata = empty.blocks - empty.free_blocks - OWN_DIRECTORY_BLOCKS;
+        let inode_tables = empty.inodes * INODE_SIZE / BLOCK_SIZE;
+        let bitmaps = 2 * empty.blocks.div_ceil(empty.blocks_per_group.into());
+        let rest = metadata.checked_sub(empty.journal_blocks + inode_tables + bitmaps)?;
+        let structures = [
+            ("superblocks and group descriptors", rest),
+            ("bitmaps", bitmaps),
+            ("inode tables", inode_tables),
+            ("journal", empty.journal_blocks),
+            ("reserved blocks", empty.reserved_blocks),
+        ];
+        let structures =
+            structures.into_iter().filter(|(_, blocks)| *blocks > 0).map(|(name, blocks)| Structure::new(name, blocks));
+        Some(Overhead { inodes: empty.inodes, structures: structures.collect() })
+    }
+
+    /// Inodes are rounded up in each group, so that one group more can take fewer blocks.
+    fn monotonic_until(&self, blocks: u64) -> u64 {
+        blocks.next_multiple_of(BLOCKS_PER_GROUP)
+    }
+}

@@ -1,0 +1,81 @@
+//! A tree laid out as real files, and programs that see it with the image's owners.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{Cache, WorkFolder};
+use crate::namespace::{self, Action, Event, Job, JobError, Program};
+use crate::report::progress::Stage;
+use crate::rootfs::tar::{self, TarOptions};
+use crate::rootfs::tree::RootTree;
+
+/// Lines of a failing program that are worth showing.
+const LAST_LINES: usize = 12;
+
+/// Where a tree is laid out as files, as `rootfs::disk` does.
+pub trait Laid {
+    fn root(&self) -> &Path;
+    /// Runs a command to which the files belong to the owners they have in the image.
+    fn run(&self, command: &mut Command) -> Result<()>;
+}
+
+/// A tree laid out in the cache, by ids of our user namespace.
+pub struct InNamespace {
+    /// Goes with the files when this is dropped.
+    _work: WorkFolder,
+    root: PathBuf,
+}
+
+impl InNamespace {
+    pub fn lay(tree: &RootTree, stage: &Stage) -> Result<Self> {
+        let work = Cache::open()?.work_folder("mke2fs")?;
+        let (archive, root) = (work.path().join("tree.tar"), work.path().join("root"));
+        let file = File::create(&archive).with_context(|| format!("cannot make {}", archive.display()))?;
+        tar::write(tree, BufWriter::new(file), TarOptions::FAITHFUL, &mut |_| {})
+            .with_context(|| format!("cannot write {}", archive.display()))?;
+        let job = Job { actions: vec![Action::Materialise { tar: archive.clone(), root: root.clone() }] };
+        namespace::run_silent(&job, |event| {
+            if let Event::Bytes { count, .. } = event {
+                stage.advance(*count);
+            }
+        })?;
+        fs::remove_file(&archive)?;
+        Ok(InNamespace { _work: work, root })
+    }
+}
+
+impl Laid for InNamespace {
+    fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn run(&self, command: &mut Command) -> Result<()> {
+        let text = |word: &std::ffi::OsStr| {
+            word.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", word.display()))
+        };
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let program = Program {
+            command: words.map(text).collect::<Result<_>>()?,
+            environment: set.map(|(name, value)| Ok((text(name)?, text(value)?))).collect::<Result<_>>()?,
+            // Paths of the command may be relative to where the tool was started.
+            directory: Some(std::env::current_dir().context("there is no current folder")?),
+        };
+        let said = Mutex::new(Vec::new());
+        let outcome = namespace::run_silent(&Job { actions: vec![Action::Run(program)] }, |event| {
+            if let (Event::Line { text, .. }, Ok(mut said)) = (event, said.lock()) {
+                said.push(text.clone());
+            }
+        });
+        let Err(error) = outcome else { return Ok(()) };
+        let Some(JobError::Action { message, .. }) = error.downcast_ref() else { return Err(error) };
+        let said = said.into_inner().unwrap_or_default();
+        let last = said[said.len().saturating_sub(LAST_LINES)..].iter().map(|line| format!("\n  {line}"));
+        bail!("{message}{}", last.collect::<String>())
+    }
+}

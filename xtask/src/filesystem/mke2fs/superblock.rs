@@ -1,0 +1,59 @@
+//! The few numbers of an ext4 superblock that say how full it is.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::size::BLOCK_SIZE;
+
+/// Where the superblock lies in the image, in bytes, and how long it is.
+const OFFSET: u64 = 1024;
+const LENGTH: usize = 1024;
+const MAGIC: u16 = 0xef53;
+
+/// `struct ext4_super_block` (kernel documentation, "ext4 Data Structures and Algorithms", 4.1 Super Block).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superblock {
+    pub inodes: u64,
+    pub free_inodes: u32,
+    pub blocks: u64,
+    /// Blocks that no content uses, the reserved ones among them.
+    pub free_blocks: u64,
+    /// Blocks that only root may fill.
+    pub reserved_blocks: u64,
+    pub blocks_per_group: u32,
+    /// Length of the journal in blocks, from the copy of its inode; 0 without one.
+    pub journal_blocks: u64,
+}
+
+impl Superblock {
+    pub fn read(image: &Path) -> Result<Self> {
+        let mut bytes = [0; LENGTH];
+        File::open(image)
+            .and_then(|file| file.read_exact_at(&mut bytes, OFFSET))
+            .with_context(|| format!("cannot read the superblock of {}", image.display()))?;
+        Self::parse(&bytes).with_context(|| format!("{} is not an ext4 of ours", image.display()))
+    }
+
+    fn parse(bytes: &[u8; LENGTH]) -> Result<Self> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let wide = |low: usize, high: usize| u64::from(word(low)) | u64::from(word(high)) << 32;
+        ensure!(bytes[0x38..0x3a] == MAGIC.to_le_bytes(), "no ext4 magic");
+        ensure!(word(0x18) == BLOCK_SIZE.trailing_zeros() - 10, "blocks are not {BLOCK_SIZE} bytes");
+        let superblock = Superblock {
+            inodes: word(0x0).into(),
+            free_inodes: word(0x10),
+            blocks: wide(0x4, 0x150),
+            reserved_blocks: wide(0x8, 0x154),
+            free_blocks: wide(0xc, 0x158),
+            blocks_per_group: word(0x20),
+            // s_jnl_blocks[16] is i_size, [15] its upper half.
+            journal_blocks: wide(0x14c, 0x148) / BLOCK_SIZE,
+        };
+        ensure!(superblock.free_blocks <= superblock.blocks, "more blocks are free than there are");
+        ensure!(superblock.blocks_per_group > 0, "block groups are empty");
+        Ok(superblock)
+    }
+}

@@ -1,0 +1,208 @@
+//! One image from its spec to its file: what is decided before anything runs, and the way through tree, filesystem and
+//! manifest.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::artifact::{Manifest, Partial, TreeSummary, manifest_beside};
+use crate::assemble::{Assembly, Link};
+use crate::filesystem::{self, Census, Filesystem, FilesystemKind};
+use crate::plan::{self, BuildPlan, PlanError, hash_file, hex};
+use crate::report::progress::{Progress, human_bytes};
+use crate::rootfs::tar;
+use crate::rootfs::tree::{Kind, RootTree};
+use crate::size::SizePolicy;
+use crate::spec::model::Platform;
+use crate::spec::{ImageSet, ImageSpec};
+
+/// Part of every image's fingerprint: raised when the same tree would come out as other bytes than before.
+const IMAGE_FORMAT: u32 = 1;
+
+/// One image to be built, with all that is decided before anything runs.
+#[derive(Debug, Clone)]
+pub struct Order<'set> {
+    pub spec: &'set ImageSpec,
+    /// From the foundation to the image itself.
+    pub chain: Vec<Link<'set>>,
+    /// `None`: a base; its tree is made and no image.
+    pub filesystem: Option<Filesystem>,
+    pub sizing: SizePolicy,
+    pub platform: Platform,
+    /// What to tell the person who asked.
+    pub notes: Vec<String>,
+}
+
+/// What became of an order.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Outcome {
+    Built {
+        image: PathBuf,
+        manifest: Box<Manifest>,
+    },
+    UpToDate {
+        image: PathBuf,
+        manifest: Box<Manifest>,
+    },
+    /// A base has no image of its own.
+    Base {
+        tree: PathBuf,
+    },
+}
+
+impl<'set> Order<'set> {
+    /// Decides everything for the image `name`; `kind` overrides the spec's filesystem.
+    pub fn new(set: &'set ImageSet, name: &str, kind: Option<FilesystemKind>) -> Result<Self> {
+        let resolved = set.resolve(name)?;
+        let mut chain: Vec<Link> = Vec::new();
+        for spec in resolved.ancestors.iter().rev().copied().chain([resolved.spec]) {
+            let plan = plan::plan(spec, chain.last().map(|link| &link.plan))?;
+            chain.push(Link { spec, plan });
+        }
+        let spec = resolved.spec;
+        let platform = Platform::host().context("this machine is neither amd64 nor arm64")?;
+        if let Some(other) = spec.platforms.first().filter(|_| !spec.platforms.contains(&platform)) {
+            bail!(PlanError(format!("{name} is for {other}, and building for another platform is not built yet")));
+        }
+        if spec.verity || spec.overlay.is_some() {
+            bail!(PlanError(format!("{name}: `verity` and `overlay` are not built yet")));
+        }
+        let mut notes = Vec::new();
+        let filesystem = choose_filesystem(spec, kind, &mut notes)?;
+        Ok(Order { spec, chain, filesystem, sizing: spec.sizing.clone(), platform, notes })
+    }
+
+    pub fn plan(&self) -> &BuildPlan {
+        &self.chain.last().expect("a chain ends with its image").plan
+    }
+
+    /// The image file in the folder of results.
+    pub fn image(&self, output: &Path) -> Option<PathBuf> {
+        let kind = self.filesystem.as_ref()?.kind();
+        Some(output.join(&self.spec.name).join(format!("rootfs.{kind}")))
+    }
+
+    /// SHA-256 over everything the image file depends on.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(format!("image {IMAGE_FORMAT} {} {}\n", self.platform, self.plan().fingerprint));
+        hash.update(serde_json::to_vec(&(&self.filesystem, &self.sizing))?);
+        Ok(hex(&hash.finalize()))
+    }
+
+    /// Builds what is not up to date below `output`.
+    pub fn fill(&self, assembly: &Assembly, output: &Path, progress: &Progress) -> Result<Outcome> {
+        let (Some(filesystem), Some(image)) = (&self.filesystem, self.image(output)) else {
+            return Ok(Outcome::Base { tree: assembly.tree(&self.chain, progress)? });
+        };
+        let fingerprint = self.fingerprint()?;
+        if !assembly.refresh
+            && let Some(manifest) = up_to_date(&image, &fingerprint)
+        {
+            return Ok(Outcome::UpToDate { image, manifest: manifest.into() });
+        }
+        // What cannot be written here is better known before the tree is built.
+        filesystem::writer(filesystem)?;
+        let tree = assembly.tree(&self.chain, progress)?;
+        let tree = tar::read_file(File::open(&tree)?, &tar::Limits::default(), &mut |_| {})
+            .with_context(|| format!("cannot read the finished tree {}", tree.display()))?;
+
+        let (partial, census) = write(&tree, filesystem, &self.sizing, &image, progress)?;
+        let stage = progress.stage("hash the image");
+        let sha256 = hash_file(partial.path())?;
+        stage.finish("");
+
+        let manifest = Manifest {
+            schema: Manifest::SCHEMA,
+            snug: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.spec.name.clone(),
+            platform: self.platform.to_string(),
+            file: image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            filesystem: filesystem.clone(),
+            fingerprint,
+            sha256,
+            tree: summary(&tree, self.plan()),
+            census,
+        };
+        // Between the two steps the old manifest would speak of the new image.
+        let place = manifest_beside(&image);
+        if place.exists() {
+            fs::remove_file(&place).with_context(|| format!("cannot replace {}", place.display()))?;
+        }
+        partial.publish()?;
+        manifest.write(&place)?;
+        Ok(Outcome::Built { image, manifest: manifest.into() })
+    }
+}
+
+/// Writes a tree as an image beside `place`, to be published there.
+pub fn write(
+    tree: &RootTree,
+    filesystem: &Filesystem,
+    sizing: &SizePolicy,
+    place: &Path,
+    progress: &Progress,
+) -> Result<(Partial, Census)> {
+    let writer = filesystem::writer(filesystem)?;
+    let partial = Partial::begin(place)?;
+    let stage = progress.stage(format!("write {}", filesystem.kind()));
+    let census = writer
+        .write(tree, sizing, partial.path(), &stage)
+        .map_err(|error| partial.explain(error))
+        .with_context(|| format!("cannot write the {} image", filesystem.kind()))?;
+    stage.finish(&human_bytes(census.size));
+    for omitted in &census.omitted {
+        progress.note(format!("warning: {omitted}"));
+    }
+    Ok((partial, census))
+}
+
+/// The manifest of an image that needs no building.
+pub fn up_to_date(image: &Path, fingerprint: &str) -> Option<Manifest> {
+    let manifest = Manifest::read(&manifest_beside(image))?;
+    let size = fs::metadata(image).ok()?.len();
+    let same_file = image.file_name().is_some_and(|name| name == manifest.file.as_str());
+    (same_file && manifest.fingerprint == fingerprint && manifest.census.size == size).then_some(manifest)
+}
+
+fn summary(tree: &RootTree, plan: &BuildPlan) -> TreeSummary {
+    let inodes = tree.entries().filter(|entry| entry.hard_link_to.is_none());
+    let (mut count, mut data_bytes) = (0, 0);
+    for entry in inodes {
+        count += 1;
+        if let Kind::File(body) = &entry.inode.kind {
+            data_bytes += body.data_bytes();
+        }
+    }
+    TreeSummary { fingerprint: plan.fingerprint.clone(), entries: tree.len() as u64, inodes: count, data_bytes }
+}
+
+/// The spec's filesystem, or the one of the command line: with the spec's options where the type is the same.
+fn choose_filesystem(
+    spec: &ImageSpec,
+    named: Option<FilesystemKind>,
+    notes: &mut Vec<String>,
+) -> Result<Option<Filesystem>> {
+    let Some(own) = spec.filesystem.clone() else {
+        if named.is_some() {
+            let name = &spec.name;
+            bail!(PlanError(format!("{name} is a base without an image of its own, so --filesystem does not apply")));
+        }
+        return Ok(None);
+    };
+    match named.filter(|kind| *kind != own.kind()) {
+        None => Ok(Some(own)),
+        Some(kind) => {
+            if own.kind() == FilesystemKind::Ext4 {
+                notes.push(format!(
+                    "min-size, max-size and headroom do not apply to {kind}: it is as large as its content"
+                ));
+            }
+            Ok(Some(Filesystem::default_of(kind)))
+        }
+    }
+}
