@@ -76,7 +76,8 @@ fn hard_links_end_at_the_kernels_limit() {
         (1..count).for_each(|number| tree.link(at(&format!("f/{number}")), &at("f/0")).unwrap());
         tree
     };
-    let decide = |tree: &RootTree| NativeExt4::new(&Ext4Options::default()).unwrap().decide(tree, &SizePolicy::default());
+    let decide =
+        |tree: &RootTree| NativeExt4::new(&Ext4Options::default()).unwrap().decide(tree, &SizePolicy::default());
     assert!(decide(&links(65_000)).is_ok());
     assert!(matches!(decide(&links(65_001)), Err(Ext4Error::TooManyLinks { links: 65_001, .. })));
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::super::NativeExt4;
 use crate::filesystem::{Census, Ext4Options, FilesystemWriter};
 use crate::report::progress::Progress;
-use crate::rootfs::tree::{Body, Kind, NAME_MAX, RootTree};
+use crate::rootfs::tree::{Body, Kind, NAME_MAX, RootTree, Timestamp};
 use crate::size::SizePolicy;
 
 /// An image in a folder of its own, which goes away with it.
@@ -76,7 +76,9 @@ pub fn reads_back_by_ext4_view(tree: &RootTree, image: &Image) {
                 let entries = filesystem.read_dir(path).expect("a directory");
                 names += entries.map(|entry| entry.expect("an entry")).filter(is_a_name).count();
             }
-            Kind::File(body) => assert!(filesystem.read(path).expect("a file") == contents(tree, body), "{}", entry.path),
+            Kind::File(body) => {
+                assert!(filesystem.read(path).expect("a file") == contents(tree, body), "{}", entry.path)
+            }
             // ext4-view takes a target for a path, and refuses names that are too long in it.
             Kind::Symlink(target) if target.split(|&byte| byte == b'/').any(|name| name.len() > NAME_MAX) => {}
             Kind::Symlink(target) => {
@@ -105,7 +107,15 @@ fn contents(tree: &RootTree, body: &Body) -> Vec<u8> {
     bytes
 }
 
-/// debugfs shows the links, devices and attributes that ext4-view does not.
+/// The time in debugfs's raw form, `mtime: 0xSECONDS:EXTRA`, decoded as `inodes.rst` has it.
+fn shown_mtime(shown: &str) -> Timestamp {
+    let (_, after) = shown.split_once(" mtime: 0x").expect("debugfs shows the time");
+    let word = |hex: &str| u32::from_str_radix(hex, 16).expect("debugfs shows hexadecimals");
+    let (seconds, extra) = (word(&after[..8]), word(&after[9..17]));
+    Timestamp { seconds: i64::from(seconds as i32) + (i64::from(extra & 3) << 32), nanoseconds: extra >> 2 }
+}
+
+/// debugfs shows times of all years, links, devices and attributes that ext4-view does not.
 pub fn reads_back_by_debugfs(tree: &RootTree, image: &Image) {
     // Inodes are numbered in the order of the tree, from 12 on behind lost+found; a wrong number shows as a wrong inode.
     let first: Vec<_> = tree.entries().filter(|entry| entry.hard_link_to.is_none()).skip(1).collect();
@@ -129,6 +139,7 @@ pub fn reads_back_by_debugfs(tree: &RootTree, image: &Image) {
     for ((number, entry), shown) in (12..).zip(&first).zip(inodes) {
         let has = |text: String| assert!(shown.contains(&text), "{}: {text} is not in {shown}", entry.path);
         has(format!("Inode: {number} "));
+        assert_eq!(shown_mtime(shown), entry.inode.mtime, "{}", entry.path);
         has(format!("Links: {} ", links[RootTree::slot(entry.id)]));
         if let Kind::CharacterDevice { major, minor } | Kind::BlockDevice { major, minor } = entry.inode.kind {
             has(format!("Device major/minor number: {major:02}:{minor:02} "));

@@ -10,8 +10,7 @@ use crate::filesystem::testing::{have, sample_tree};
 use crate::rootfs::tree::{Body, Inode, Kind, RootTree};
 use crate::size::{Headroom, SizeDecision, SizePolicy};
 
-const FULL: SizePolicy =
-    SizePolicy { min_size: 0, max_size: None, headroom: Headroom::NONE, free_inodes: None };
+const FULL: SizePolicy = SizePolicy { min_size: 0, max_size: None, headroom: Headroom::NONE, free_inodes: None };
 
 fn without_journal() -> Ext4Options {
     Ext4Options { journal: false, ..Ext4Options::default() }
@@ -180,7 +179,7 @@ fn a_directory_of_fifty_thousand_is_clean_and_every_name_is_found() {
         return;
     }
     let mut tree = empty();
-    let name = |number: u32| format!("{number:0width$}", width = 1 + (number as usize * 13) % 250);
+    let name = |number: u32| format!("{number:0width$}", width = 1 + (number as usize * 13) % 240);
     for number in 0..50_000 {
         tree.insert(at(&format!("many/{}-{number}", name(number))), Inode::new(Kind::Fifo, 0o600)).ok();
     }

@@ -62,10 +62,15 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Times at and between the edges of what ext4 stores: 1901 to 2446.
-fn time() -> impl Strategy<Value = Timestamp> {
+pub fn any_time() -> impl Strategy<Value = Timestamp> {
     let edges = [-(1 << 31), -5, -1, 0, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 34) - (1 << 31) - 1];
     (prop_oneof![proptest::sample::select(edges.to_vec()), -(1_i64 << 31)..(1 << 34) - (1 << 31)], 0..1_000_000_000_u32)
         .prop_map(|(seconds, nanoseconds)| Timestamp { seconds, nanoseconds })
+}
+
+/// Times whose lower 32 bits are not negative, which is all that ext4-view reads.
+pub fn plain_time() -> impl Strategy<Value = Timestamp> {
+    any_time().prop_map(|time| Timestamp { seconds: time.seconds.max(0) & !(1 << 31), ..time })
 }
 
 /// Whole files, and files with holes at odd places.
@@ -97,11 +102,11 @@ fn kind() -> impl Strategy<Value = Kind> {
     ]
 }
 
-fn inode() -> impl Strategy<Value = Inode> {
+fn inode(time: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = Inode> {
     // The kernel shows user attributes on files and directories only: those of root's namespace are on everything.
     let attribute = ("trusted\\.[a-z]{1,20}", prop_oneof![vec(any::<u8>(), 0..40), vec(any::<u8>(), 200..700)]);
     let xattrs = prop_oneof![3 => Just(Default::default()), 1 => btree_map(attribute.0, attribute.1, 0..5)];
-    (kind(), 0..0o10000_u16, any::<(u32, u32)>(), time(), xattrs).prop_map(|(kind, mode, owner, mtime, xattrs)| {
+    (kind(), 0..0o10000_u16, any::<(u32, u32)>(), time, xattrs).prop_map(|(kind, mode, owner, mtime, xattrs)| {
         let mut inode = Inode::new(kind, mode);
         (inode.uid, inode.gid, inode.mtime) = (owner.0 & !1, owner.1 & !1, mtime);
         inode.xattrs = xattrs.into_iter().map(|(name, value)| (name.into_bytes().into(), value.into())).collect();
@@ -110,8 +115,8 @@ fn inode() -> impl Strategy<Value = Inode> {
 }
 
 /// Trees of up to a few hundred names, some of them hard links, in directories of directories.
-pub fn tree() -> impl Strategy<Value = RootTree> {
-    let entry = (any::<proptest::sample::Index>(), name(), inode(), 0..8_u8);
+pub fn tree(time: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = RootTree> {
+    let entry = (any::<proptest::sample::Index>(), name(), inode(time), 0..8_u8);
     vec(entry, 0..150).prop_map(|entries| {
         let mut tree = empty();
         let mut folders = vec![TreePath::root()];
@@ -125,7 +130,11 @@ pub fn tree() -> impl Strategy<Value = RootTree> {
             match files.last() {
                 Some(target) if link == 0 => tree.link(path, target).expect("it is a file"),
                 _ => {
-                    if inode.is_directory() { folders.push(path.clone()) } else { files.push(path.clone()) }
+                    if inode.is_directory() {
+                        folders.push(path.clone())
+                    } else {
+                        files.push(path.clone())
+                    }
                     tree.insert(path, inode).expect("its folder is one");
                 }
             }
