@@ -1,0 +1,49 @@
+//! Random trees: clean, and read back the same by every reader at hand.
+
+use proptest::prelude::*;
+
+use super::oracle::{Image, reads_back_by_debugfs, reads_back_by_ext4_view};
+use super::trees;
+use crate::filesystem::Ext4Options;
+use crate::filesystem::testing::{Lost, Mounted, compare, have, is_root};
+use crate::size::{Headroom, SizePolicy};
+
+fn policies() -> impl Strategy<Value = SizePolicy> {
+    prop_oneof![Just(1_000_000_u32), 1_000_000..3_000_000_u32]
+        .prop_map(|millionths| SizePolicy { headroom: Headroom { millionths }, ..SizePolicy::default() })
+}
+
+fn options() -> impl Strategy<Value = Ext4Options> {
+    (any::<bool>(), 0..20_u8).prop_map(|(journal, reserved_percent)| Ext4Options {
+        journal,
+        reserved_percent,
+        ..Ext4Options::default()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ext4_view_reads_the_same_tree(
+        tree in trees::tree(trees::plain_time()), policy in policies(), options in options()
+    ) {
+        reads_back_by_ext4_view(&tree, &Image::write(&tree, &policy, &options).unwrap());
+    }
+
+    #[test]
+    fn e2fsck_debugfs_and_the_kernel_read_the_same_tree(
+        tree in trees::tree(trees::any_time()), policy in policies(), options in options()
+    ) {
+        let image = Image::write(&tree, &policy, &options).unwrap();
+        if have(&["e2fsck", "debugfs"]) {
+            image.is_clean();
+            reads_back_by_debugfs(&tree, &image);
+        }
+        if have(&["mount"]) && is_root() {
+            let (path, place) = (image.path(), image.mount_point());
+            let _mounted = Mounted::new(&path, "ext4", &place);
+            compare(&tree, &place, Lost::default());
+        }
+    }
+}
