@@ -78,6 +78,12 @@ fn last_group_is_too_small(blocks: u64, inodes: u64) -> bool {
 
 impl Geometry for MeasuredGeometry<'_> {
     fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
+        let inode_tables = inodes.div_ceil(BLOCK_SIZE / INODE_SIZE);
+        if inode_tables >= blocks {
+            // mke2fs refuses these. Saying what they need at least lets the search go on behind them, where trying one
+            // block more each time would start it thousands of times.
+            return Some(Overhead { inodes, structures: vec![Structure::new("inode tables", inode_tables + 1)] });
+        }
         let empty = self.empty(blocks, inodes)?;
         let metadata = empty.blocks - empty.free_blocks - OWN_DIRECTORY_BLOCKS;
         let inode_tables = empty.inodes * INODE_SIZE / BLOCK_SIZE;
