@@ -104,9 +104,10 @@ impl Mke2fsWriter {
                 return run.census(wanted);
             }
             if self.options.reserved_percent == 0 && within_last_group(&tried, &wanted) {
-                run.resize(&wanted)?;
-                // With few blocks and many inodes, groups are smaller than a bitmap tells, and resize2fs drops the last.
-                if run.is_as_large_as(&wanted)? && run.measure(&geometry)? == data {
+                // With few blocks and many inodes, groups are smaller than a bitmap tells, and resize2fs fails or drops
+                // the last one: then the image is made anew at its size.
+                let moved = run.resize(&wanted).is_ok() && run.is_as_large_as(&wanted)?;
+                if moved && run.measure(&geometry)? == data {
                     return run.census(wanted);
                 }
             }

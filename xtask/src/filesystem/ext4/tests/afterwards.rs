@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::oracle::{Image, reads_back_by_ext4_view, run};
 use crate::filesystem::Ext4Options;
-use crate::filesystem::testing::{have, is_root, sample_tree, skip};
+use crate::filesystem::testing::{have, is_root, sample_tree};
 use crate::size::{Headroom, SizePolicy};
 
 #[track_caller]
@@ -94,14 +94,18 @@ impl Drop for Writable<'_> {
     }
 }
 
-/// Online growth asks for CAP_SYS_RESOURCE, which root in a container may lack.
-#[track_caller]
+/// Online growth asks for CAP_SYS_RESOURCE, which root in a container may lack. No setup can install it, so that its
+/// lack is said and never held against a host.
 fn may_resize() -> bool {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
     let capabilities = u64::from_str_radix(effective.trim(), 16).unwrap();
-    capabilities >> CAP_SYS_RESOURCE & 1 == 1 || skip("needs CAP_SYS_RESOURCE")
+    let may = capabilities >> CAP_SYS_RESOURCE & 1 == 1;
+    if !may {
+        eprintln!("SKIPPED growing while mounted: root lacks CAP_SYS_RESOURCE here");
+    }
+    may
 }
 
 #[test]
