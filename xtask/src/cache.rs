@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::interrupt;
-use crate::namespace::{self, Action, Job};
+use crate::namespace;
 
 /// The folder and its rooms.
 #[derive(Debug, Clone)]
@@ -106,19 +106,26 @@ impl Cache {
         let lock = lock_file(&folder);
         let lock = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
         lock.lock().context("cannot lock the work folder")?;
-        Ok(WorkFolder { registered: interrupt::remove_on_interrupt(&folder), folder, _lock: lock, keep: false })
+        Ok(WorkFolder {
+            registered: interrupt::remove_on_interrupt(&folder, remove_work),
+            folder,
+            _lock: lock,
+            keep: false,
+        })
     }
 
     /// Removes the work of runs that were killed.
     pub fn sweep(&self) -> Result<()> {
         for entry in fs::read_dir(self.work())? {
             let path = entry?.path();
-            let locked = match File::open(lock_file(&path)) {
-                Ok(file) => file.try_lock().is_err(),
-                Err(_) => path.extension().is_some_and(|extension| extension == "lock"),
-            };
+            let free = |lock: &Path| File::open(lock).map_or(true, |file| file.try_lock().is_ok());
+            let locked = !free(&lock_file(&path));
+            // A lock whose folder an interrupt removed.
+            if path.is_file() && !path.with_extension("").is_dir() && free(&path) {
+                let _ = fs::remove_file(&path);
+            }
             if path.is_dir() && !locked {
-                remove_folder(&path)?;
+                remove_work(&path)?;
             }
         }
         Ok(())
@@ -132,12 +139,9 @@ fn lock_file(folder: &Path) -> PathBuf {
     name.into()
 }
 
-/// Removes a folder that may hold files of subordinate ids, which only their namespace may touch.
-pub fn remove_folder(folder: &Path) -> Result<()> {
-    if fs::remove_dir_all(folder).is_err() && folder.exists() {
-        namespace::run_silent(&Job { actions: vec![Action::Remove { folder: folder.to_path_buf() }] }, |_| {})
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
+/// Removes a work folder and the lock beside it.
+fn remove_work(folder: &Path) -> Result<()> {
+    namespace::remove_folder(folder)?;
     match fs::remove_file(lock_file(folder)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
@@ -168,7 +172,7 @@ impl Drop for WorkFolder {
     fn drop(&mut self) {
         if !self.keep {
             // What cannot be removed now is removed by the next run.
-            let _ = remove_folder(&self.folder);
+            let _ = remove_work(&self.folder);
         }
         self.registered.forget();
     }

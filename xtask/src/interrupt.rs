@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-use crate::cache;
 
 /// What to end and to remove when a signal comes, by a key of its own each.
 static UNDER_WAY: Mutex<BTreeMap<u64, Victim>> = Mutex::new(BTreeMap::new());
@@ -17,8 +16,13 @@ static UNDER_WAY: Mutex<BTreeMap<u64, Victim>> = Mutex::new(BTreeMap::new());
 #[derive(Debug, Clone)]
 enum Victim {
     Child(i32),
-    Path(PathBuf),
+    /// With how it is removed.
+    Path(PathBuf, fn(&Path) -> Result<()>),
 }
+
+/// How often, and after which pause each, the removal of something is tried.
+const REMOVAL_TRIES: usize = 20;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Exit code of a program ended by SIGINT, as shells say it.
 const INTERRUPTED: i32 = 130;
@@ -41,10 +45,15 @@ fn clear_up() {
         }
     }
     for victim in victims.values() {
-        if let Victim::Path(path) = victim {
-            // What cannot be removed now is removed by the next run.
-            let _ =
-                if path.is_dir() { cache::remove_folder(path) } else { std::fs::remove_file(path).map_err(Into::into) };
+        if let Victim::Path(path, remove) = victim {
+            // Processes that were killed may write for a moment yet. What cannot be removed now is removed by the next
+            // run.
+            (0..REMOVAL_TRIES).any(|_| {
+                remove(path).is_ok() || {
+                    std::thread::sleep(REMOVAL_PAUSE);
+                    false
+                }
+            });
         }
     }
 }
@@ -66,9 +75,9 @@ impl Drop for Registered {
     }
 }
 
-/// Has `path`, a file or a folder in the making, removed if a signal comes.
-pub fn remove_on_interrupt(path: &Path) -> Registered {
-    register(Victim::Path(path.to_path_buf()))
+/// Has `path`, a file or a folder in the making, removed by `remove` if a signal comes.
+pub fn remove_on_interrupt(path: &Path, remove: fn(&Path) -> Result<()>) -> Registered {
+    register(Victim::Path(path.to_path_buf(), remove))
 }
 
 /// Has `child` killed if a signal comes.

@@ -41,7 +41,7 @@ impl Partial {
             .open(&path)
             .with_context(|| format!("cannot write in {}", folder.display()))?;
         lock.try_lock().with_context(|| format!("{} is being written by another run", place.display()))?;
-        let registered = interrupt::remove_on_interrupt(&path);
+        let registered = interrupt::remove_on_interrupt(&path, |path| Ok(fs::remove_file(path)?));
         Ok(Partial { place: place.to_path_buf(), path, _lock: lock, _registered: registered, published: false })
     }
 

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use super::load_images;
 use crate::assemble::Assembly;
 use crate::cache::Cache;
-use crate::cli;
 use crate::engine::Engine;
 use crate::engine::builtin::Builtin;
 use crate::filesystem::FilesystemKind;
 use crate::image::{Order, Outcome};
 use crate::plan::PlanError;
+use crate::report::failure;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
 use crate::setup;
@@ -98,7 +98,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             order.fill(&assembly, &output, &progress)
         });
         if let Err(error) = &outcome {
-            cli::say(error);
+            failure::say(error);
         }
         results.push((name.as_str(), outcome, started.elapsed()));
     }
@@ -112,7 +112,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         print!("{}", table::columns(["image", "state", "size", "on disk", "rule", "time", "file"], &rows));
     }
     let failed = results.iter().find_map(|(_, outcome, _)| outcome.as_ref().err());
-    Ok(failed.map_or(ExitCode::SUCCESS, |error| ExitCode::from(cli::failure(error) as u8)))
+    Ok(failed.map_or(ExitCode::SUCCESS, failure::exit_code))
 }
 
 /// The images that the command line asks for, each once.
@@ -185,7 +185,7 @@ fn describe(names: &[String], orders: &[Result<Order>], output: &Path, as_data: 
         let order = match order {
             Ok(order) => order,
             Err(error) => {
-                cli::say(error);
+                failure::say(error);
                 rows.push(json!({ "name": name, "error": format!("{error:#}") }));
                 continue;
             }
@@ -228,5 +228,5 @@ fn describe(names: &[String], orders: &[Result<Order>], output: &Path, as_data: 
         print!("{text}");
     }
     let failed = orders.iter().find_map(|order| order.as_ref().err());
-    Ok(failed.map_or(ExitCode::SUCCESS, |error| ExitCode::from(cli::failure(error) as u8)))
+    Ok(failed.map_or(ExitCode::SUCCESS, failure::exit_code))
 }

@@ -17,7 +17,7 @@ use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
 
 use super::mounts::QuietServices;
 use super::steps::StepError;
-use super::{Action, Event, Job, mounts, steps};
+use super::{Action, Event, Job, mounts, report, steps};
 use crate::rootfs::disk::{self, Layout};
 use crate::rootfs::tar::{self, TarOptions};
 
@@ -37,14 +37,6 @@ pub fn main(arguments: &[String]) -> ExitCode {
             report(&Event::Refused { message: format!("{error:#}") });
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Writes one event. Whoever listened may be gone; then there is nobody to tell.
-pub(super) fn report(event: &Event) {
-    if let Ok(mut line) = serde_json::to_vec(event) {
-        line.push(b'\n');
-        let _ = std::io::stderr().lock().write_all(&line);
     }
 }
 

@@ -13,11 +13,13 @@ mod mounts;
 mod steps;
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
+
+use crate::interrupt;
 
 pub use idmap::probe;
 pub use inside::main as inside_main;
@@ -116,6 +118,14 @@ pub enum Event {
     },
 }
 
+/// Writes one event, from the inside. Whoever listened may be gone; then there is nobody to tell.
+fn report(event: &Event) {
+    if let Ok(mut line) = serde_json::to_vec(event) {
+        line.push(b'\n');
+        let _ = std::io::stderr().lock().write_all(&line);
+    }
+}
+
 /// A job that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
@@ -136,6 +146,7 @@ pub fn run<T>(
     consume: impl FnOnce(ChildStdout) -> Result<T>,
 ) -> Result<T> {
     let mut child = spawn()?;
+    let _registered = interrupt::kill_on_interrupt(&child);
     let mut stdin = child.stdin.take().context("the namespace has no input")?;
     let stdout = child.stdout.take().context("the namespace has no output")?;
     let mut events = BufReader::new(child.stderr.take().context("the namespace reports nothing")?);
@@ -183,6 +194,16 @@ pub fn run_silent(job: &Job, observe: impl FnMut(&Event) + Send) -> Result<()> {
         std::io::copy(&mut stdout, &mut std::io::sink())?;
         Ok(())
     })
+}
+
+/// Removes a folder that may hold files of subordinate ids, which only their namespace may touch. One that is not there
+/// is no error.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    if std::fs::remove_dir_all(folder).is_err() && folder.exists() {
+        run_silent(&Job { actions: vec![Action::Remove { folder: folder.to_path_buf() }] }, |_| {})
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 fn spawn() -> Result<Child> {

@@ -10,8 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::inside::report;
-use super::{Event, Program};
+use super::{Event, Program, report};
 
 /// Capabilities a step keeps in its bounding set, by number (capabilities(7), linux/capability.h): what installing
 /// software needs, as container engines grant it. Without CAP_SYS_ADMIN a step cannot undo the read-only mounts.

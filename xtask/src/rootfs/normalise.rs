@@ -220,7 +220,7 @@ mod tests {
             "var/cache/apt/archives/partial/",
             "var/cache/apt/archives/a.deb",
             "var/lib/apt/lists/partial/",
-            "var/lib/apt/lists/deb.debian.org_Release",
+            "var/lib/apt/lists/archive_Release",
             "var/lib/dbus/machine-id",
             "var/lib/dpkg/status",
             "var/lib/dpkg/status-old",

@@ -9,7 +9,6 @@ use super::checksum::{self, crc32c};
 use super::count::Node;
 use super::extents::write_tree;
 use super::hash::{HALF_MD4, SIGNED_HASH};
-use super::identity::Identity;
 use super::inode::{self, Parts};
 use super::layout::{LOG_GROUPS_PER_FLEX, group_start};
 use super::output::Output;
@@ -17,6 +16,7 @@ use super::plan::{Placed, Plan};
 use super::structures::*;
 use super::xattr::{self, Xattrs};
 use super::{journal, layout};
+use crate::filesystem::identity::Identity;
 use crate::rootfs::tree::{Kind, Timestamp};
 
 /// `s_def_mount_opts`: extended attributes and ACLs are on, as mke2fs has it.
