@@ -19,13 +19,19 @@ fn busybox_base(folder: &Path) {
 }
 
 fn build(folder: &Path, name: &str, rest: &str) -> std::process::Output {
+    prepare(folder, name, rest).output().expect("xtask runs")
+}
+
+/// The command that builds a spec of `rest` on the base, with a cache of its own.
+fn prepare(folder: &Path, name: &str, rest: &str) -> Command {
     let image = folder.join("images").join(name);
     fs::create_dir_all(&image).expect("a folder");
     let spec = format!("base = {{ tar = \"{}\" }}\nfilesystem = \"ext4\"\n{rest}\n", folder.join("base.tar").display());
     fs::write(image.join("image.toml"), spec).expect("a spec");
     let mut command = xtask();
     command.args(["image", name, "--images"]).arg(folder.join("images")).arg("--output").arg(folder.join("out"));
-    command.env("SECRET_OF_THE_CALLER", "canary").output().expect("xtask runs")
+    command.env("SECRET_OF_THE_CALLER", "canary").env("XDG_CACHE_HOME", folder.join("cache"));
+    command
 }
 
 #[test]
@@ -78,6 +84,58 @@ fn a_step_finds_no_way_to_the_host() {
         succeed(Command::new("debugfs").args(["-R", "cat /seen"]).arg(folder.path().join("out/hostile/rootfs.ext4")));
     let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
     assert!(seen.contains("bin\n") && !seen.contains("home\n"), "{seen}");
+}
+
+/// What a build left in the cache's folder of work.
+fn work_left(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder.join("cache/snug/work")).expect("the folder of work");
+    entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name")).collect()
+}
+
+/// Is a process of the build still there? Its step carries a number that no other has.
+fn step_runs(number: &str) -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    processes
+        .filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok())
+        .any(|words| words.starts_with("sleep\0") && words.contains(number))
+}
+
+#[test]
+fn an_interrupted_build_leaves_the_last_image_and_nothing_else() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    busybox_base(folder);
+    assert!(build(folder, "slow", "").status.success());
+    let image = folder.join("out/slow/rootfs.ext4");
+    let good = fs::read(&image).expect("an image");
+    // The step's argument is this process's own, so that no other test's is taken for it.
+    let number = format!("{}", 1_000_000 + std::process::id());
+    for (signal, code) in [("INT", Some(130)), ("TERM", Some(130)), ("KILL", None)] {
+        let mut command = prepare(folder, "slow", &format!("run = [\"sleep {number}\"]"));
+        let mut running = command.stderr(std::process::Stdio::null()).spawn().expect("xtask runs");
+        while !step_runs(&number) {
+            assert!(running.try_wait().expect("a child").is_none(), "the build ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        succeed(Command::new("kill").args([format!("-{signal}"), running.id().to_string()]));
+        assert_eq!(running.wait().expect("a child").code(), code, "{signal}");
+        // The kernel ends a pid namespace at once, but not before `wait` answers.
+        (0..100).any(|_| {
+            !step_runs(&number) || {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                false
+            }
+        });
+        assert!(!step_runs(&number), "the step outlives {signal}");
+        assert!(fs::read(&image).expect("the image") == good, "{signal} cost the image");
+        assert!(signal == "KILL" || work_left(folder).is_empty(), "{signal}: {:?}", work_left(folder));
+    }
+    // The next run clears up after the killed one.
+    assert!(build(folder, "slow", "run = [\"true\"]").status.success());
+    assert!(work_left(folder).is_empty(), "{:?}", work_left(folder));
 }
 
 #[test]

@@ -43,6 +43,7 @@ pub fn main() -> ExitCode {
         Verb::List(arguments) => commands::list::run(arguments),
         Verb::Test(arguments) => commands::test::run(arguments),
     });
+    interrupt::hold_if_interrupted();
     match result {
         Ok(code) => code,
         Err(error) => {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +13,17 @@ use nix::unistd::Pid;
 
 /// What to end and to remove when a signal comes, by a key of its own each.
 static UNDER_WAY: Mutex<BTreeMap<u64, Victim>> = Mutex::new(BTreeMap::new());
+
+/// The thread that handles a signal, once one came.
+static HANDLER: OnceLock<ThreadId> = OnceLock::new();
+
+/// Does not return once a signal came: a child that ended by it is no failure to report, and the handler is about to end
+/// the program. The handler itself goes on.
+pub fn hold_if_interrupted() {
+    while HANDLER.get().is_some_and(|handler| *handler != std::thread::current().id()) {
+        std::thread::park();
+    }
+}
 
 #[derive(Debug, Clone)]
 enum Victim {
@@ -25,14 +37,15 @@ const REMOVAL_TRIES: usize = 20;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Exit code of a program ended by SIGINT, as shells say it.
-const INTERRUPTED: i32 = 130;
+const EXIT_CODE: i32 = 130;
 
 /// Installs the handler. Once, before anything is under way.
 pub fn install() -> Result<()> {
     ctrlc::set_handler(|| {
+        let _ = HANDLER.set(std::thread::current().id());
         clear_up();
         eprintln!("interrupted: nothing was changed");
-        std::process::exit(INTERRUPTED);
+        std::process::exit(EXIT_CODE);
     })
     .context("cannot handle signals")
 }

@@ -181,6 +181,7 @@ pub fn run<T>(
         (consumed, failure, said)
     });
     let status = child.wait()?;
+    interrupt::hold_if_interrupted();
     if let Some(failure) = failure {
         return Err(failure.into());
     }
