@@ -14,7 +14,7 @@ use crate::report::progress::Progress;
 use crate::rootfs::glob::{self, Glob};
 use crate::rootfs::normalise::{Normalise, normalise};
 use crate::rootfs::tar::{self, TarOptions};
-use crate::rootfs::tree::RootTree;
+use crate::rootfs::tree::{RootTree, Timestamp};
 use crate::spec::ImageSpec;
 
 /// How to go about it.
@@ -120,7 +120,7 @@ fn put_right(tree: &mut RootTree, link: &Link, progress: &Progress) -> Result<()
             progress.note(format!("warning: {}: `{}` excludes nothing", place(pattern.line), pattern.value));
         }
     }
-    let clamp_mtime = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let clamp_mtime = Timestamp::source_date_epoch();
     normalise(tree, &Normalise { hostname: spec.hostname.as_deref(), clamp_mtime });
     apply_attributes(tree, &all_files(spec), &spec.devices)
         .with_context(|| format!("cannot finish the tree of {}", spec.document.path.display()))

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::rootfs::tree::Timestamp;
 use crate::spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, SourcePath};
 
 /// Part of every fingerprint: raised when a tree of the same spec would come out otherwise than before.
@@ -157,7 +158,7 @@ pub fn plan(spec: &ImageSpec, parent: Option<&BuildPlan>) -> Result<BuildPlan> {
     tree_inputs.verity = false;
     hash.update(format!("tree {TREE_FORMAT} {} {}\n", std::env::consts::ARCH, base.fingerprint()));
     hash.update(serde_json::to_vec(&tree_inputs)?);
-    hash.update(format!("\nepoch {:?}\n", std::env::var_os("SOURCE_DATE_EPOCH")));
+    hash.update(format!("\nepoch {:?}\n", Timestamp::source_date_epoch()));
     for source in sources(spec) {
         hash_source(&mut hash, source)?;
     }

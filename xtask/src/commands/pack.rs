@@ -16,7 +16,7 @@ use crate::report::progress::{Progress, human_bytes};
 use crate::report::table;
 use crate::rootfs::normalise::{Normalise, normalise};
 use crate::rootfs::tar;
-use crate::rootfs::tree::RootTree;
+use crate::rootfs::tree::{RootTree, Timestamp};
 use crate::size::{Headroom, SizePolicy, parse_size};
 
 #[derive(Debug, Args)]
@@ -64,7 +64,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let progress = Progress::on_stderr();
     let mut tree = read(&arguments, &progress)?;
     if arguments.normalize {
-        let clamp_mtime = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+        let clamp_mtime = Timestamp::source_date_epoch();
         normalise(&mut tree, &Normalise { hostname: None, clamp_mtime });
     }
     let (partial, census) = image::write(&tree, &filesystem, &sizing, &arguments.output, &progress)?;

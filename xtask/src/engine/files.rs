@@ -112,7 +112,7 @@ fn sources(spec: &FileSpec) -> Result<Vec<Source>> {
 
 /// The time that files of a spec carry: SOURCE_DATE_EPOCH where it is set, else the epoch.
 fn build_time() -> i64 {
-    std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    Timestamp::source_date_epoch().unwrap_or(0)
 }
 
 /// Bodies, one after the other in a temporary file.

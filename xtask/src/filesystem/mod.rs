@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::report::progress::Stage;
-use crate::rootfs::tree::RootTree;
+use crate::rootfs::tree::{RootTree, Timestamp};
 use crate::size::{SizeDecision, SizePolicy};
 
 /// The type of an image; also its file extension and its name in specs.
@@ -191,11 +191,9 @@ pub struct Part {
 
 /// The time an image is said to be made, in seconds since the epoch: `SOURCE_DATE_EPOCH` where it is set, or else the
 /// newest modification time of the tree. Never the time of the build.
-///
-/// Source: reproducible-builds.org, "SOURCE_DATE_EPOCH specification".
 pub fn image_time(tree: &RootTree) -> i64 {
-    let set = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok());
-    set.unwrap_or_else(|| tree.entries().map(|entry| entry.inode.mtime.seconds).max().unwrap_or(0))
+    Timestamp::source_date_epoch()
+        .unwrap_or_else(|| tree.entries().map(|entry| entry.inode.mtime.seconds).max().unwrap_or(0))
 }
 
 /// The writer of a filesystem type, its options checked and its programs found.

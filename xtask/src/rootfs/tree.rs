@@ -18,6 +18,12 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
+    /// SOURCE_DATE_EPOCH in seconds, where the environment has it: the time that a reproducible build counts as now
+    /// (reproducible-builds.org, "SOURCE_DATE_EPOCH specification").
+    pub fn source_date_epoch() -> Option<i64> {
+        std::env::var("SOURCE_DATE_EPOCH").ok()?.trim().parse().ok()
+    }
+
     pub const fn from_seconds(seconds: i64) -> Self {
         Timestamp { seconds, nanoseconds: 0 }
     }
