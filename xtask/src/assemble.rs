@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::bootstrap::{self, Bootstrap};
 use crate::cache::Cache;
 use crate::engine::{Engine, apply_attributes};
 use crate::plan::{BuildPlan, PlannedBase, all_files};
@@ -69,7 +70,8 @@ impl Assembly<'_> {
         let wanted = self.cache.tree(&name, fingerprint);
         let _lock = self.lock(&name, progress)?;
         if !wanted.exists() || self.refresh {
-            self.engine.bootstrap(suite, variant, progress, &mut |stream| {
+            let what = Bootstrap { suite, variant, include: &[] };
+            bootstrap::run(self.cache, &what, progress, &mut |stream| {
                 let tree = self.read(stream)?;
                 self.store(&tree, &wanted)
             })?;

@@ -1,8 +1,10 @@
 //! Turns a [`BuildPlan`] into the tar stream of a root filesystem. Knows nothing of filesystems.
 
 pub mod builtin;
-mod environment;
+pub(crate) mod environment;
 mod files;
+mod install;
+pub(crate) mod watched;
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -25,15 +27,6 @@ pub trait Engine {
 
     /// Can it work here? The error says why not and what to do.
     fn probe(&self) -> Result<()>;
-
-    /// Makes the tree of a Debian base and hands its tar stream to `consume`.
-    fn bootstrap(
-        &self,
-        suite: &str,
-        variant: &str,
-        progress: &Progress,
-        consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
-    ) -> Result<()>;
 
     /// Runs the plan's steps on the tree in `base`, a tar file, and hands the tar stream of what comes out to `consume`,
     /// which reads it to its end.
