@@ -6,3 +6,4 @@ mod hostile_builds;
 mod openclaw;
 mod pack;
 mod small_specs;
+mod tools;

@@ -71,6 +71,11 @@ impl Cache {
         self.root.join("kernels")
     }
 
+    /// Programs of other suites, unpacked and never installed.
+    pub fn tools(&self) -> PathBuf {
+        self.root.join("tools")
+    }
+
     fn work(&self) -> PathBuf {
         self.root.join("work")
     }

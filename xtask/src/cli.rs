@@ -27,6 +27,9 @@ enum Verb {
     List(commands::list::Arguments),
     /// Run the checks and tests of this workspace
     Test(commands::test::Arguments),
+    /// Unpack programs of a Debian suite into the cache
+    #[command(hide = true)]
+    Tools(commands::tools::Arguments),
 }
 
 /// Runs the verb that the command line names.
@@ -42,6 +45,7 @@ pub fn main() -> ExitCode {
         Verb::Export(arguments) => commands::export::run(arguments),
         Verb::List(arguments) => commands::list::run(arguments),
         Verb::Test(arguments) => commands::test::run(arguments),
+        Verb::Tools(arguments) => commands::tools::run(arguments),
     });
     interrupt::hold_if_interrupted();
     match result {

@@ -20,4 +20,5 @@ pub mod rootfs;
 pub mod setup;
 pub mod size;
 pub mod spec;
+pub mod tools;
 pub mod workspace;

@@ -5,6 +5,7 @@ pub mod image;
 pub mod list;
 pub mod pack;
 pub mod test;
+pub mod tools;
 
 use std::path::PathBuf;
 
