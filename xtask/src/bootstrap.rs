@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::engine::environment;
 use crate::engine::watched::{self, Title};
 use crate::namespace::{self, Action, Job, Program};
+use crate::needs::{self, Work};
 use crate::report::progress::Progress;
 
 /// What mmdebstrap is asked for.
@@ -26,7 +27,7 @@ pub struct Bootstrap<'a> {
 
 /// Can a Debian root be made here? The error says why not and what to do.
 pub fn probe() -> Result<()> {
-    require_mmdebstrap()?;
+    needs::require(&[Work::DebianBase])?;
     namespace::probe().context(
         "a Debian base is made in a namespace of our own, whatever engine runs the steps\n\
          hint: where there are no namespaces, start from a finished base: { tar = \"…\" } or { oci = \"…\" }",
@@ -40,7 +41,7 @@ pub fn run(
     progress: &Progress,
     consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
 ) -> Result<()> {
-    require_mmdebstrap()?;
+    needs::require(&[Work::DebianBase])?;
     let work = cache.work_folder("bootstrap")?;
     let scratch = work.path().join("tmp");
     std::fs::create_dir(&scratch)?;
@@ -55,14 +56,4 @@ pub fn run(
     let title = Title { text: format!("mmdebstrap {} ({content})", what.suite), place: "the spec's `base`".to_owned() };
     let job = Job { actions: vec![Action::Scratch { folder: scratch }, Action::Pipe(program)] };
     watched::run(&job, &[None, Some(title)], progress, consume)
-}
-
-fn require_mmdebstrap() -> Result<()> {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("mmdebstrap").is_file()));
-    anyhow::ensure!(
-        found,
-        "a Debian base needs mmdebstrap\nhint: run again with --setup, or: apt-get install mmdebstrap"
-    );
-    Ok(())
 }

@@ -14,6 +14,7 @@ pub mod filesystem;
 pub mod image;
 pub mod interrupt;
 pub mod namespace;
+pub mod needs;
 pub mod plan;
 pub mod report;
 pub mod rootfs;

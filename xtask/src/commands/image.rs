@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::engine::builtin::Builtin;
 use crate::filesystem::FilesystemKind;
 use crate::image::{Order, Outcome};
+use crate::needs::Work;
 use crate::plan::PlanError;
 use crate::report::failure;
 use crate::report::progress::{Progress, human_bytes, human_duration};
@@ -78,7 +79,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         return describe(&names, &orders, &output, arguments.json);
     }
     if arguments.setup {
-        setup::prepare(&setup::BUILD)?;
+        let mut works: Vec<Work> = orders.iter().flatten().flat_map(Work::of).collect();
+        works.sort();
+        works.dedup();
+        setup::prepare(&works)?;
     }
     let cache = Cache::open()?;
     cache.sweep()?;

@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::needs::Work;
 use crate::setup;
 use crate::workspace::Workspace;
 
@@ -22,8 +23,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     if arguments.setup {
-        setup::prepare(&setup::BUILD)?;
-        setup::prepare(&setup::TEST)?;
+        setup::prepare(&Work::ALL)?;
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let run = |words: &[&str], tail: &[String]| -> Result<bool> {
