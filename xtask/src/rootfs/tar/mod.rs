@@ -6,12 +6,13 @@
 //! canonical pax archive of a tree, the same bytes whatever order the tree was built in.
 //!
 //! Owners are numbers: user and group names, which mean something only on another machine, are not looked at. Access
-//! control lists are read as the extended attributes that the kernel keeps them in (`system.posix_acl_access`), not from
-//! the text that bsdtar adds.
+//! control lists are the extended attributes that the kernel keeps them in (`system.posix_acl_access`), read from those or,
+//! where an archive has no such attribute, from the text that bsdtar and GNU tar's `--acls` write.
 //!
 //! Sources: POSIX.1-2024 `pax`, "ustar Interchange Format" and "pax Interchange Format"; GNU tar manual, "Tar
 //! Internals" (basic format, sparse formats); libarchive's `tar(5)`.
 
+mod acl;
 mod error;
 mod header;
 mod input;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::acl;
 use crate::rootfs::tree::Timestamp;
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
@@ -20,6 +21,8 @@ pub struct Records {
     pub mtime: Option<Timestamp>,
     /// By full name, decoded.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Access control lists in text, by the attribute in which the kernel keeps them.
+    pub acls: BTreeMap<&'static [u8], Vec<u8>>,
     pub sparse: SparseRecords,
 }
 
@@ -70,6 +73,8 @@ impl Records {
             b"gid" => self.gid = optional(value, "a gid that is not a number")?,
             b"mtime" if value.is_empty() => self.mtime = None,
             b"mtime" => self.mtime = Some(parse_time(value).ok_or("a time that is not a number")?),
+            b"SCHILY.acl.access" => drop(self.acls.insert(acl::ACCESS, value.into())),
+            b"SCHILY.acl.default" => drop(self.acls.insert(acl::DEFAULT, value.into())),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.insert(decode_schily(name), value.into());

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 
+use super::acl::{self, Acl};
 use super::error::{EntryName, TarError};
 use super::header::{BLOCK, BLOCK_U64, GID, Header, MODE, NAME, UID, padding};
 use super::input::{FileInput, Input, Kept, StreamInput};
@@ -418,7 +419,43 @@ impl<'a, I: Input> Reader<'a, I> {
             self.charge(NAME_COST + (name.len() + value.len()) as u64)?;
             inode.xattrs.insert(name.as_slice().into(), value.as_slice().into());
         }
+        for (&name, text) in &member.records.acls {
+            self.add_acl(member, name, text, &mut inode)?;
+        }
         Ok(inode)
+    }
+
+    /// Adds a list that the archive has in text, unless it has the attribute as well.
+    fn add_acl(
+        &mut self,
+        member: &Member,
+        name: &'static [u8],
+        text: &[u8],
+        inode: &mut Inode,
+    ) -> Result<(), TarError> {
+        if text.is_empty() || inode.xattrs.contains_key(name) {
+            return Ok(());
+        }
+        let acl = Acl::parse(text).map_err(|reason| TarError::BadXattr {
+            entry: EntryName::new(&member.name),
+            name: EntryName::new(name),
+            reason,
+        })?;
+        if name == acl::ACCESS {
+            inode.mode = inode.mode & !0o777 | acl.mode();
+            if acl.is_minimal() {
+                return Ok(());
+            }
+        }
+        let value = acl.to_xattr();
+        if value.len() > self.limits.xattr_bytes {
+            let (length, max) = (value.len(), self.limits.xattr_bytes);
+            let (entry, name) = (EntryName::new(&member.name), EntryName::new(name));
+            return Err(TarError::XattrTooLarge { entry, name, length, max });
+        }
+        self.charge(NAME_COST + (name.len() + value.len()) as u64)?;
+        inode.xattrs.insert(name.into(), value.into());
+        Ok(())
     }
 
     fn insert(&mut self, path: TreePath, inode: Inode) -> Result<(), TarError> {
