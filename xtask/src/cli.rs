@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::filesystem::mke2fs;
 use crate::report::failure;
 use crate::{commands, interrupt, namespace};
 
@@ -37,6 +38,9 @@ pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     if arguments.get(1).is_some_and(|verb| verb == namespace::VERB) {
         return namespace::inside_main(&arguments[2..]);
+    }
+    if arguments.get(1).is_some_and(|verb| verb == mke2fs::LOOP_VERB) {
+        return mke2fs::loop_main();
     }
     let cli = Cli::parse();
     let result = interrupt::install().and_then(|()| match cli.verb {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use crate::filesystem::{Census, Ext4Options, Filesystem, FilesystemKind};
+use crate::filesystem::{Census, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
 use crate::image;
 use crate::plan::PlanError;
 use crate::report::progress::{Progress, human_bytes};
@@ -45,6 +45,9 @@ pub struct Arguments {
     /// Write ext4 without a journal
     #[arg(long)]
     no_journal: bool,
+    /// Have ext4 written by another program, to compare with: mke2fs, or the kernel through a loop mount, for root
+    #[arg(long, value_name = "WRITER")]
+    writer: Option<Ext4Writer>,
     /// Put right what container engines leave behind, as `image` does
     #[arg(long, visible_alias = "normalise")]
     normalize: bool,
@@ -91,7 +94,11 @@ fn filesystem(arguments: &Arguments) -> Result<Filesystem> {
     let by_name = arguments.output.extension().and_then(|extension| extension.to_str()?.parse().ok());
     let kind = arguments.filesystem.or(by_name).unwrap_or(FilesystemKind::Ext4);
     if kind == FilesystemKind::Ext4 {
-        return Ok(Filesystem::Ext4(Ext4Options { journal: !arguments.no_journal, ..Ext4Options::default() }));
+        return Ok(Filesystem::Ext4(Ext4Options {
+            journal: !arguments.no_journal,
+            writer: arguments.writer.unwrap_or_default(),
+            ..Ext4Options::default()
+        }));
     }
     let given = [
         ("--min-size", arguments.min_size.is_some()),
@@ -99,6 +106,7 @@ fn filesystem(arguments: &Arguments) -> Result<Filesystem> {
         ("--headroom", arguments.headroom.is_some()),
         ("--free-inodes", arguments.free_inodes.is_some()),
         ("--no-journal", arguments.no_journal),
+        ("--writer", arguments.writer.is_some()),
     ];
     if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
         bail!(PlanError(format!("{option} does not apply to {kind}, which is as large as its content")));

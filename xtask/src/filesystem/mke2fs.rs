@@ -1,8 +1,9 @@
-//! ext4 by `mke2fs -d`, driven so that it ends with exactly the free blocks and inodes that were asked for.
+//! ext4 by `mke2fs -d`, or by the kernel over an empty filesystem of mke2fs ([`LoopWriter`]), driven so that it ends with
+//! exactly the free blocks and inodes that were asked for.
 //!
-//! mke2fs decides by itself how many blocks a tree takes (it drops blocks of zeros, and packs directories its own way),
-//! so the image is made once for a close estimate, measured, and then moved to its final size: by `resize2fs` within the
-//! last block group, and by another run where the number of groups or inodes changes.
+//! Either decides by itself how many blocks a tree takes (mke2fs drops blocks of zeros, and both pack directories their
+//! own way), so the image is made once for a close estimate, measured, and then moved to its final size: by `resize2fs`
+//! within the last block group, and by another run where the number of groups or inodes changes.
 //!
 //! Of the tree, sub-second times and times after 2038 are lost: mke2fs 1.47 copies 32 bits of them. The image is not
 //! promised to be bit-identical from run to run; the native writer is.
@@ -11,6 +12,7 @@ mod attributes;
 mod estimate;
 mod geometry;
 mod laid;
+mod loop_mount;
 mod superblock;
 
 use std::fs::{self, OpenOptions};
@@ -22,6 +24,7 @@ use anyhow::{Context, Result, bail, ensure};
 use self::geometry::MeasuredGeometry;
 use self::laid::InNamespace;
 pub use self::laid::Laid;
+pub use self::loop_mount::{LoopWriter, VERB as LOOP_VERB, inside_main as loop_main};
 use self::superblock::Superblock;
 use crate::filesystem::tool::{self, Tool};
 use crate::filesystem::{Census, Ext4Options, FilesystemWriter, Part, identity, image_time};
@@ -57,13 +60,7 @@ pub struct Mke2fsWriter {
 impl Mke2fsWriter {
     /// Validates the options and finds the programs.
     pub fn new(options: &Ext4Options) -> Result<Self> {
-        for tool in [MKE2FS, RESIZE2FS, attributes::DEBUGFS] {
-            tool.command()?;
-        }
-        ensure!(options.reserved_percent <= 50, "reserved-percent {} is more than 50", options.reserved_percent);
-        if let Some(label) = &options.label {
-            ensure!(label.len() <= 16, "the label `{label}` is longer than the 16 bytes that ext4 has for it");
-        }
+        check(options, &[MKE2FS, RESIZE2FS, attributes::DEBUGFS])?;
         Ok(Mke2fsWriter { options: options.clone() })
     }
 
@@ -76,45 +73,21 @@ impl Mke2fsWriter {
         output: &Path,
         stage: &Stage,
     ) -> Result<Census> {
-        let run = Run { settings: Settings::new(tree, &self.options), tree, laid, output, stage };
-        let geometry = MeasuredGeometry::new(&run.settings)?;
-        let decide = |data_blocks, policy: &SizePolicy| {
-            let decision = size::decide(Demand::ext4(tree, data_blocks), policy, &geometry);
-            decision.map_err(|error| size::explain(error, tree))
-        };
-
-        stage.detail("counting blocks");
-        // mke2fs needs at least this much, so that a `max-size` it exceeds is refused before anything is written.
-        let least = estimate::data_blocks(tree)?;
-        decide(least, policy)?;
-        let mut guess = least + estimate::margin(least);
-        let without_max = SizePolicy { max_size: None, ..policy.clone() };
-        for _ in 0..RUNS_MAX {
-            let tried = decide(guess, &without_max)?;
-            if let Err(error) = run.make(&tried) {
-                if !is_full(&error) {
-                    return Err(error);
-                }
-                guess += estimate::margin(guess);
-                continue;
-            }
-            let data = run.measure(&geometry)?;
-            let wanted = decide(data, policy)?;
-            if wanted.total_blocks == tried.total_blocks && wanted.total_inodes == tried.total_inodes {
-                return run.census(wanted);
-            }
-            if self.options.reserved_percent == 0 && within_last_group(&tried, &wanted) {
-                // With few blocks and many inodes, groups are smaller than a bitmap tells, and resize2fs fails or drops
-                // the last one: then the image is made anew at its size.
-                let moved = run.resize(&wanted).is_ok() && run.is_as_large_as(&wanted)?;
-                if moved && run.measure(&geometry)? == data {
-                    return run.census(wanted);
-                }
-            }
-            guess = data;
-        }
-        bail!("mke2fs found no stable size in {RUNS_MAX} runs")
+        let run = Run { settings: Settings::new(tree, &self.options), tree, content: &Copied(laid), output, stage };
+        run.search(policy)
     }
+}
+
+/// Refuses what no mke2fs takes, and a host without the programs.
+fn check(options: &Ext4Options, tools: &[Tool]) -> Result<()> {
+    for tool in tools {
+        tool.command()?;
+    }
+    ensure!(options.reserved_percent <= 50, "reserved-percent {} is more than 50", options.reserved_percent);
+    if let Some(label) = &options.label {
+        ensure!(label.len() <= 16, "the label `{label}` is longer than the 16 bytes that ext4 has for it");
+    }
+    Ok(())
 }
 
 impl FilesystemWriter for Mke2fsWriter {
@@ -130,11 +103,13 @@ fn within_last_group(from: &SizeDecision, to: &SizeDecision) -> bool {
     from.total_inodes == to.total_inodes && from.overhead == to.overhead
 }
 
-/// Did mke2fs say that the tree does not fit? (ext2fs error table, `EXT2_ET_BLOCK_ALLOC_FAIL` and
-/// `EXT2_ET_INODE_ALLOC_FAIL`, `EXT2_ET_DIR_NO_SPACE`)
+/// Did mke2fs say that the tree does not fit (ext2fs error table, `EXT2_ET_BLOCK_ALLOC_FAIL` and
+/// `EXT2_ET_INODE_ALLOC_FAIL`, `EXT2_ET_DIR_NO_SPACE`), or the kernel (`ENOSPC`)?
 fn is_full(error: &anyhow::Error) -> bool {
     let said = format!("{error:#}");
-    ["Could not allocate block", "Could not allocate inode", "No free space in"].iter().any(|text| said.contains(text))
+    ["Could not allocate block", "Could not allocate inode", "No free space in", "No space left on device"]
+        .iter()
+        .any(|text| said.contains(text))
 }
 
 /// What every mke2fs of one image is told, whatever its size.
@@ -199,30 +174,92 @@ fn hyphenated(uuid: [u8; 16]) -> String {
     [&uuid[..4], &uuid[4..6], &uuid[6..8], &uuid[8..10], &uuid[10..]].map(hex).join("-")
 }
 
+/// How a tree gets into a filesystem.
+trait Content {
+    /// Has `mke2fs`, a command complete but for its file, make a filesystem of `blocks` blocks, and fills it.
+    fn make(&self, run: &Run, mke2fs: Command, blocks: u64) -> Result<()>;
+    /// What is said to have written the image.
+    fn writer(&self) -> Result<String>;
+}
+
+/// By mke2fs itself, from files.
+struct Copied<'a>(&'a dyn Laid);
+
+impl Content for Copied<'_> {
+    fn make(&self, run: &Run, mut mke2fs: Command, blocks: u64) -> Result<()> {
+        run.stage.detail("mke2fs");
+        mke2fs.arg("-d").arg(self.0.root()).arg(run.output).arg(blocks.to_string());
+        self.0.run(&mut mke2fs)?;
+        run.stage.detail("debugfs");
+        attributes::complete(run.tree, run.output, &run.settings)
+    }
+
+    fn writer(&self) -> Result<String> {
+        version()
+    }
+}
+
 /// One image in the making.
 struct Run<'a> {
     settings: Settings,
     tree: &'a RootTree,
-    laid: &'a dyn Laid,
+    content: &'a dyn Content,
     output: &'a Path,
     stage: &'a Stage,
 }
 
 impl Run<'_> {
+    /// Makes the filesystem until it has the size that its own content asks for.
+    fn search(&self, policy: &SizePolicy) -> Result<Census> {
+        let geometry = MeasuredGeometry::new(&self.settings)?;
+        let decide = |data_blocks, policy: &SizePolicy| {
+            let decision = size::decide(Demand::ext4(self.tree, data_blocks), policy, &geometry);
+            decision.map_err(|error| size::explain(error, self.tree))
+        };
+
+        self.stage.detail("counting blocks");
+        // At least this much is needed, so that a `max-size` it exceeds is refused before anything is written.
+        let least = estimate::data_blocks(self.tree)?;
+        decide(least, policy)?;
+        let mut guess = least + estimate::margin(least);
+        let without_max = SizePolicy { max_size: None, ..policy.clone() };
+        for _ in 0..RUNS_MAX {
+            let tried = decide(guess, &without_max)?;
+            if let Err(error) = self.make(&tried) {
+                if !is_full(&error) {
+                    return Err(error);
+                }
+                guess += estimate::margin(guess);
+                continue;
+            }
+            let data = self.measure(&geometry)?;
+            let wanted = decide(data, policy)?;
+            if wanted.total_blocks == tried.total_blocks && wanted.total_inodes == tried.total_inodes {
+                return self.census(wanted);
+            }
+            if self.settings.options.reserved_percent == 0 && within_last_group(&tried, &wanted) {
+                // With few blocks and many inodes, groups are smaller than a bitmap tells, and resize2fs fails or drops
+                // the last one: then the image is made anew at its size.
+                let moved = self.resize(&wanted).is_ok() && self.is_as_large_as(&wanted)?;
+                if moved && self.measure(&geometry)? == data {
+                    return self.census(wanted);
+                }
+            }
+            guess = data;
+        }
+        bail!("{} found no stable size in {RUNS_MAX} runs", self.content.writer()?)
+    }
+
     /// Makes the filesystem of this size from the tree.
     fn make(&self, decision: &SizeDecision) -> Result<()> {
-        self.stage.detail("mke2fs");
         // mke2fs would keep the length and the leftovers of a longer file.
         if let Err(error) = fs::remove_file(self.output)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             return Err(error).with_context(|| format!("cannot replace {}", self.output.display()));
         }
-        let mut command = self.settings.mke2fs(decision.total_blocks, decision.total_inodes)?;
-        command.arg("-d").arg(self.laid.root()).arg(self.output).arg(decision.total_blocks.to_string());
-        self.laid.run(&mut command)?;
-        self.stage.detail("debugfs");
-        attributes::complete(self.tree, self.output, &self.settings)
+        let command = self.settings.mke2fs(decision.total_blocks, decision.total_inodes)?;
+        self.content.make(self, command, decision.total_blocks)
     }
 
     /// Blocks that the content really takes in the image as it is.
@@ -265,7 +302,7 @@ impl Run<'_> {
         parts.extend(decision.overhead.iter().map(|structure| part(&structure.name, structure.blocks)));
         parts.push(part("free", free));
         parts.retain(|part| part.bytes > 0);
-        Ok(Census { size, writer: version()?, parts, decision: Some(decision), omitted: Vec::new() })
+        Ok(Census { size, writer: self.content.writer()?, parts, decision: Some(decision), omitted: Vec::new() })
     }
 }
 

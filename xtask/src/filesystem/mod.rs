@@ -70,6 +70,19 @@ pub enum Ext4Writer {
     Loop,
 }
 
+impl FromStr for Ext4Writer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "native" => Ok(Ext4Writer::Native),
+            "mke2fs" => Ok(Ext4Writer::Mke2fs),
+            "loop" => Ok(Ext4Writer::Loop),
+            _ => Err(format!("`{text}` is not one of native, mke2fs, loop")),
+        }
+    }
+}
+
 /// What an ext4 image can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ext4Options {
@@ -202,7 +215,7 @@ pub fn writer(filesystem: &Filesystem) -> Result<Box<dyn FilesystemWriter>> {
         Filesystem::Ext4(options) => match options.writer {
             Ext4Writer::Mke2fs => Ok(Box::new(mke2fs::Mke2fsWriter::new(options)?)),
             Ext4Writer::Native => Ok(Box::new(ext4::NativeExt4::new(options)?)),
-            Ext4Writer::Loop => bail!("ext4 by a loop mount is not built yet\nhint: writer = \"mke2fs\""),
+            Ext4Writer::Loop => Ok(Box::new(mke2fs::LoopWriter::new(options)?)),
         },
         Filesystem::Squashfs(options) => Ok(Box::new(squashfs::SquashfsWriter::new(options)?)),
         Filesystem::Erofs(_) => bail!("erofs is not built yet\nhint: choose ext4 or squashfs"),

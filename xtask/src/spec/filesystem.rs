@@ -130,15 +130,13 @@ fn ext4(table: &Cursor<'_>) -> Ext4Options {
 }
 
 fn writer(node: &Node<'_>) -> Option<Ext4Writer> {
-    match node.string()? {
-        "native" => Some(Ext4Writer::Native),
-        "mke2fs" => Some(Ext4Writer::Mke2fs),
-        "loop" => Some(Ext4Writer::Loop),
-        other => node.fail(
-            format!("unknown writer `{}`", other),
-            nearest::suggestion(other, "the writers are", ["native", "mke2fs", "loop"]),
-        ),
-    }
+    let text = node.string()?;
+    text.parse().ok().or_else(|| {
+        node.fail(
+            format!("unknown writer `{text}`"),
+            nearest::suggestion(text, "the writers are", ["native", "mke2fs", "loop"]),
+        )
+    })
 }
 
 fn squashfs(table: &Cursor<'_>) -> SquashfsOptions {

@@ -1,0 +1,161 @@
+//! ext4 as the kernel itself writes it: mke2fs makes an empty filesystem, root mounts it through a loop device, and GNU
+//! tar unpacks the tree there. Slow, and it needs root; but nothing of it is ours, which makes it the judge of the rest.
+//!
+//! The mount lives in the mount namespace of a process of its own: the tool, started again under a hidden verb
+//! ([`VERB`]). However that process ends, the kernel takes mount and loop device away with it. It ends with the tool.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+
+use super::{Content, MKE2FS, RESIZE2FS, Run, Settings, check, version};
+use crate::filesystem::tool::{self, Tool};
+use crate::filesystem::{Census, Ext4Options, FilesystemWriter};
+use crate::report::progress::Stage;
+use crate::rootfs::tar::{self, TarOptions};
+use crate::rootfs::tree::RootTree;
+use crate::size::SizePolicy;
+
+/// The hidden verb under which the tool starts itself again to mount an image and unpack its input into it.
+pub const VERB: &str = "__loop";
+
+const MOUNT: Tool = Tool { program: "mount", package: "mount" };
+const TAR: Tool = Tool { program: "tar", package: "tar" };
+/// Pieces in which the tree goes to tar: what a pipe holds.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// Writes a tree as ext4 through a loop mount.
+#[derive(Debug, Clone)]
+pub struct LoopWriter {
+    options: Ext4Options,
+}
+
+impl LoopWriter {
+    /// Validates the options, finds the programs, and refuses anybody but root.
+    pub fn new(options: &Ext4Options) -> Result<Self> {
+        if !geteuid().is_root() {
+            bail!(
+                "writer = \"loop\" mounts the image, which only root may do\n\
+                 hint: leave `writer` out: the native writer needs no root"
+            );
+        }
+        check(options, &[MKE2FS, RESIZE2FS, MOUNT, TAR])?;
+        Ok(LoopWriter { options: options.clone() })
+    }
+}
+
+impl FilesystemWriter for LoopWriter {
+    fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
+        let settings = Settings::new(tree, &self.options);
+        Run { settings, tree, content: &Unpacked, output, stage }.search(policy)
+    }
+}
+
+/// By the kernel, from a tar.
+struct Unpacked;
+
+impl Content for Unpacked {
+    fn make(&self, run: &Run, mut mke2fs: Command, blocks: u64) -> Result<()> {
+        run.stage.detail("mke2fs");
+        tool::run(mke2fs.arg(run.output).arg(blocks.to_string()), &[])?;
+        run.stage.detail("tar");
+        let image = run.output.canonicalize().context("mke2fs made no image")?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(VERB).arg(image);
+        tool::feed(&mut command, &[], |input| {
+            let mut input = BufWriter::with_capacity(PIPE_BYTES, input);
+            tar::write(run.tree, &mut input, TarOptions::FAITHFUL, &mut |_| {})?;
+            Ok(input.flush()?)
+        })
+        .context("cannot fill the filesystem through a loop mount")?;
+        Ok(())
+    }
+
+    fn writer(&self) -> Result<String> {
+        let kernel = nix::sys::utsname::uname().context("the kernel has no name")?;
+        Ok(format!("{}, Linux {}", version()?, kernel.release().display()))
+    }
+}
+
+/// Entry of the hidden verb: mounts the image that follows it and unpacks standard input there.
+pub fn inside_main() -> ExitCode {
+    let filled = match std::env::args_os().nth(2) {
+        Some(image) => fill(Path::new(&image)),
+        None => Err(anyhow::anyhow!("this verb is for the tool's own use")),
+    };
+    if let Err(error) = filled {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn fill(image: &Path) -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    let hint = "hint: root of this host or container may not mount; the native writer needs no mount";
+    unshare(CloneFlags::CLONE_NEWNS).with_context(|| format!("cannot make a mount namespace\n{hint}"))?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .context("cannot keep mounts to this process")?;
+    // The folder of the image is always there. Nobody else sees the mount over it, so that nothing has to be made or
+    // removed for it.
+    let place = image.parent().context("an image is in a folder")?;
+    let mut command = MOUNT.command()?;
+    command.args(["-t", "ext4", "-o", "loop,noatime"]).arg(image).arg(place);
+    tool::run(&mut command, &[]).map_err(|error| error.context(hint_of_loop()))?;
+    keep_no_clusters_back(place).context("cannot give the last blocks out")?;
+    unpack(place)?;
+    umount2(place, MntFlags::empty()).context("cannot unmount the image")
+}
+
+fn hint_of_loop() -> String {
+    "cannot mount the image\nhint: the host must have loop devices; the native writer needs none".to_owned()
+}
+
+/// The kernel keeps blocks back for itself, up to 2 % or 4096 of them (kernel documentation, `ABI/testing/sysfs-fs-ext4`,
+/// `reserved_clusters`), which an exactly full image has not.
+fn keep_no_clusters_back(place: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+    // The last mount over a place is the one that is seen there; fields as in proc_pid_mountinfo(5).
+    let device = mounts
+        .lines()
+        .rev()
+        .filter_map(|line| line.split_once(" - ")?.1.split(' ').nth(1))
+        .next()
+        .and_then(|device| Path::new(device).file_name())
+        .with_context(|| format!("{} is not mounted", place.display()))?;
+    let control = Path::new("/sys/fs/ext4").join::<&OsStr>(device).join("reserved_clusters");
+    // Where /sys is read-only, an image with some free blocks can still be written.
+    let _ = fs::write(control, "0");
+    Ok(())
+}
+
+fn unpack(place: &Path) -> Result<()> {
+    let mut command = TAR.command()?;
+    command.args(["--extract", "--file", "-", "--preserve-permissions", "--same-owner", "--numeric-owner"]);
+    command.args(["--xattrs", "--xattrs-include=*", "-C"]).arg(place);
+    let parent = nix::unistd::getpid();
+    let ends_with_us = move || {
+        set_pdeathsig(Signal::SIGKILL)?;
+        match nix::unistd::getppid() == parent {
+            true => Ok(()),
+            false => Err(std::io::Error::other("the parent is gone")),
+        }
+    };
+    // SAFETY: the closure runs between fork and exec and makes two system calls; it allocates only where it fails.
+    unsafe { command.pre_exec(ends_with_us) };
+    let status = command.status().context("cannot start tar")?;
+    if !status.success() {
+        bail!("tar ended with {status}");
+    }
+    Ok(())
+}
