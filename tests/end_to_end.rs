@@ -2,6 +2,8 @@
 
 mod boot;
 mod broken_specs;
+mod determinism;
+mod edges;
 mod hostile_builds;
 mod openclaw;
 mod pack;
