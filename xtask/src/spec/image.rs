@@ -49,7 +49,7 @@ const BASE_KINDS: [(&str, &[&str]); 4] =
 const BASE_KEYS: &[&str] = &["debian", "snapshot", "variant", "oci", "image", "tar", "sha256"];
 const PACKAGE_KEYS: &[&str] = &["system", "npm", "pip"];
 const BOOT_KEYS: &[&str] = &["kernel", "arguments", "checks"];
-const CHECK_KEYS: &[&str] = &["run", "prints"];
+const CHECK_KEYS: &[&str] = &["run", "prints", "within"];
 
 const BASE_HELP: &str = "as base = { debian = \"trixie\" }; or `oci`, `image`, `tar` instead of `debian`";
 
@@ -325,15 +325,16 @@ fn boot(node: &Node<'_>) -> Option<Boot> {
     Some(Boot { kernel, arguments, checks: table.each("checks", boot_check) })
 }
 
-/// `{ run = "…", prints = "…" }`, or the command alone.
+/// `{ run = "…", prints = "…", within = "…" }`, or the command alone.
 fn boot_check(node: &Node<'_>) -> Option<Located<BootCheck>> {
     if node.as_str().is_some() {
-        return Some(node.locate(BootCheck { run: run_step(node)?.value, prints: None }));
+        return Some(node.locate(BootCheck { run: run_step(node)?.value, prints: None, within: None }));
     }
     let table = node.table(CHECK_KEYS)?;
     let run = table.require("run", "the command to run in the guest").and_then(|node| run_step(&node));
     let prints = table.take("prints").map(|node| node.string());
-    Some(node.locate(BootCheck { run: run?.value, prints: prints.flatten().map(ToOwned::to_owned) }))
+    let within = table.take("within").and_then(|node| node.parse(values::duration));
+    Some(node.locate(BootCheck { run: run?.value, prints: prints.flatten().map(ToOwned::to_owned), within }))
 }
 
 /// Two parts with one target: the later would silently win.

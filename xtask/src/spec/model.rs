@@ -9,6 +9,7 @@ use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -402,6 +403,9 @@ pub struct BootCheck {
     pub run: String,
     /// What its output must contain.
     pub prints: Option<String>,
+    /// How long it may take; `None`: two minutes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<Duration>,
 }
 
 /// `6.1`: the release series of a kernel.

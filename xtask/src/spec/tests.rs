@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -340,16 +341,22 @@ fn sizing_is_for_filesystems_with_room() {
 
 #[test]
 fn boot_checks_have_a_short_form() {
-    let spec =
-        debian("[boot]\nkernel = '6.1'\narguments = ['quiet']\nchecks = ['true', { run = 'id -u', prints = '0' }]");
+    let spec = debian(
+        "[boot]\nkernel = '6.1'\narguments = ['quiet']\nchecks = ['true', { run = 'id -u', prints = '0', within = '5min' }]",
+    );
     let boot = spec.boot.unwrap();
     assert_eq!((boot.kernel, boot.arguments), (Some(KernelVersion { major: 6, minor: 1 }), vec!["quiet".to_string()]));
-    let check = |run: &str, prints: Option<&str>| BootCheck { run: run.into(), prints: prints.map(Into::into) };
-    assert_eq!(values(&boot.checks), [check("true", None), check("id -u", Some("0"))]);
+    let check = |run: &str, prints: Option<&str>, within: Option<u64>| BootCheck {
+        run: run.into(),
+        prints: prints.map(Into::into),
+        within: within.map(Duration::from_secs),
+    };
+    assert_eq!(values(&boot.checks), [check("true", None, None), check("id -u", Some("0"), Some(300))]);
+    assert_eq!(wrong("boot = { checks = [{ run = 'true', within = '5' }] }"), ["`5` is not a length of time"]);
     assert_eq!(help("boot = { kernel = 6.10 }"), "write \"6.10\": as numbers, 6.1 and 6.10 would be the same");
     assert_eq!(wrong("boot = { arguments = ['a b'] }"), ["one item is one word of the kernel's command line"]);
     let spec = debian("[[boot.checks]]\nrun = 'true'\n");
-    assert_eq!(values(&spec.boot.unwrap().checks), [check("true", None)]);
+    assert_eq!(values(&spec.boot.unwrap().checks), [check("true", None, None)]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Values with a grammar of their own: sizes, factors, modes, owners, digests. Text in, a number or a [`Problem`] out.
 
+use std::time::Duration;
+
 use super::model::{Account, KernelVersion, Owner, Tolerance};
 use super::reader::{Node, Problem};
 use crate::size::Headroom;
@@ -19,6 +21,9 @@ const UNITS: [(&str, u64); 9] = [
 
 /// Most that a file's length can be (`loff_t` is signed).
 const MAX_FILE_SIZE: u64 = i64::MAX as u64;
+
+/// The longest that a command of a check may be given, in seconds.
+const DURATION_MAX: u64 = 86_400;
 
 /// Digits after the point that a [`Headroom`] holds.
 const HEADROOM_DECIMALS: u32 = 6;
@@ -262,6 +267,25 @@ pub fn base64(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Reads `6.1`.
+/// `90s`, `5min`: at least a second, at most a day.
+pub fn duration(text: &str) -> Result<Duration, Problem> {
+    let problem =
+        || Problem::new(format!("`{text}` is not a length of time"), "seconds or minutes, as \"90s\" or \"5min\"");
+    let (number, factor) = match (text.strip_suffix("min"), text.strip_suffix('s')) {
+        (Some(minutes), _) => (minutes, 60),
+        (None, Some(seconds)) => (seconds, 1),
+        (None, None) => return Err(problem()),
+    };
+    let number = number.trim_end();
+    let count: u64 = number.parse().ok().filter(|_| number.bytes().all(|b| b.is_ascii_digit())).ok_or_else(problem)?;
+    count
+        .checked_mul(factor)
+        .filter(|seconds| (1..=DURATION_MAX).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(problem)
+}
+
+/// `6.1`
 pub fn kernel_version(text: &str) -> Result<KernelVersion, Problem> {
     let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?;
     text.split_once('.')
@@ -394,6 +418,15 @@ mod tests {
     }
 
     #[test]
+    fn lengths_of_time_have_a_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5 min"), Ok(Duration::from_secs(300)));
+        for text in ["90", "s", "0s", "-1s", "+1s", "1.5min", "2000min", "1h", ""] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn kernels_have_two_numbers() {
         assert_eq!(kernel_version("6.12"), Ok(KernelVersion { major: 6, minor: 12 }));
         for text in ["6", "6.", "6.1.2", "v6.1", "6.+1", "6.99999", ""] {
@@ -406,7 +439,7 @@ mod tests {
         fn no_text_makes_a_reader_panic(text in any::<String>(), number in "[0-9._+-]{0,60}[KMGTiB%]{0,3}") {
             for text in [text, number] {
                 let _ = (size(&text), headroom(&text), tolerance(&text), mode(&text), owner(&text));
-                let _ = (sha256(&text), uuid(&text), hex(&text), base64(&text), kernel_version(&text));
+                let _ = (sha256(&text), uuid(&text), hex(&text), base64(&text), kernel_version(&text), duration(&text));
             }
         }
 
