@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use snug::check::boot::{self, Accelerator, BootRequest, Guest, Kernel};
+use snug::check::boot::{self, Accelerator, BootRequest, Disk, Guest, Kernel};
 use snug_tests::{have, openclaw_image, succeed};
 
 /// What `/init` says on its way, in order.
@@ -31,7 +31,7 @@ fn openclaw_boots_lets_its_key_holder_in_and_switches_off() {
     let kernel = Kernel::fetch(&cache()).expect("a kernel");
     let (report, mut guest) = boot::boot_and_keep(&BootRequest {
         kernel: &kernel,
-        image: &image,
+        disks: &[Disk::kept_as_it_is(&image)],
         arguments: &[boot::authorized_key_argument(&public_key)],
         expectations: STAGES,
         ssh: true,

@@ -2,6 +2,7 @@
 
 mod boot;
 mod broken_specs;
+mod check;
 mod determinism;
 mod edges;
 mod hostile_builds;

@@ -24,6 +24,8 @@ enum Verb {
     Pack(commands::pack::Arguments),
     /// Write the finished tree of an image as a tar
     Export(commands::export::Arguments),
+    /// Prove that images are what they should be
+    Check(commands::check::Arguments),
     /// Show the images of this workspace
     List(commands::list::Arguments),
     /// Run the checks and tests of this workspace
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
         Verb::Image(arguments) => commands::image::run(arguments),
         Verb::Pack(arguments) => commands::pack::run(arguments),
         Verb::Export(arguments) => commands::export::run(arguments),
+        Verb::Check(arguments) => commands::check::run(arguments),
         Verb::List(arguments) => commands::list::run(arguments),
         Verb::Test(arguments) => commands::test::run(arguments),
         Verb::Tools(arguments) => commands::tools::run(arguments),

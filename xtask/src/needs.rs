@@ -16,6 +16,8 @@ pub enum Work {
     /// ext4 by `writer = "mke2fs"` or `"loop"`.
     Mke2fs,
     Squashfs,
+    /// Holding images against what they were made from.
+    Check,
     /// Starting images in QEMU.
     Boot,
     /// Running this workspace's tests: everything above, and outside judges.
@@ -37,8 +39,16 @@ const fn need(package: &'static str, proofs: &'static [&'static str], purpose: &
 }
 
 impl Work {
-    pub const ALL: [Work; 7] =
-        [Work::Builtin, Work::DebianBase, Work::Ext4, Work::Mke2fs, Work::Squashfs, Work::Boot, Work::Test];
+    pub const ALL: [Work; 8] = [
+        Work::Builtin,
+        Work::DebianBase,
+        Work::Ext4,
+        Work::Mke2fs,
+        Work::Squashfs,
+        Work::Check,
+        Work::Boot,
+        Work::Test,
+    ];
 
     /// The work as a column of `doctor` names it.
     pub fn title(self) -> &'static str {
@@ -48,6 +58,7 @@ impl Work {
             Work::Ext4 => "filesystem ext4",
             Work::Mke2fs => "filesystem ext4 by mke2fs",
             Work::Squashfs => "filesystem squashfs",
+            Work::Check => "check",
             Work::Boot => "check --boot",
             Work::Test => "test",
         }
@@ -75,14 +86,27 @@ impl Work {
             Work::Ext4 => &[],
             Work::Mke2fs => const { &[need("e2fsprogs", &["mke2fs"], "write ext4 by mke2fs")] },
             Work::Squashfs => const { &[need("squashfs-tools-ng", &["tar2sqfs", "mksquashfs"], "write squashfs")] },
-            Work::Boot => const { &[need("qemu-system-x86", &["qemu-system-x86_64"], "boot images")] },
+            Work::Check => {
+                const {
+                    &[
+                        need("e2fsprogs", &["debugfs"], "read ext4 images back"),
+                        need("squashfs-tools", &["unsquashfs"], "read squashfs images back"),
+                        need("squashfs-tools-ng", &["sqfs2tar"], "read attributes of squashfs images back"),
+                    ]
+                }
+            }
+            Work::Boot => {
+                const {
+                    &[
+                        need("qemu-system-x86", &["qemu-system-x86_64"], "boot images"),
+                        need("openssh-client", &["ssh"], "log in to booted images"),
+                    ]
+                }
+            }
             Work::Test => {
                 const {
                     &[
-                        need("e2fsprogs", &["debugfs"], "judge ext4 images"),
                         need("squashfs-tools-ng", &["tar2sqfs"], "write squashfs the first way"),
-                        need("squashfs-tools", &["unsquashfs"], "judge squashfs images"),
-                        need("openssh-client", &["ssh"], "log in to booted images"),
                         need("attr", &["getfattr"], "judge extended attributes"),
                         need("libcap2-bin", &["setcap"], "judge file capabilities"),
                         need("libarchive-tools", &["bsdtar"], "judge tar archives"),

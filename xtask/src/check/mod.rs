@@ -1,3 +1,155 @@
-//! Proving an image: that it holds together, and that a machine starts from it.
+//! Proving an image: that it holds together, that it holds the tree that was meant, and that a machine starts from it.
+//!
+//! [`prove`] asks all that can be asked of a file; [`boot`] starts machines.
 
 pub mod boot;
+pub mod compare;
+pub mod contents;
+mod fits;
+mod fsck;
+pub mod readers;
+mod report;
+
+use std::path::Path;
+use std::time::Instant;
+
+pub use fits::Allowance;
+pub use readers::Reader;
+pub use report::{Check, CheckReport, Finding, State};
+
+use compare::differences;
+use contents::{Contents, What};
+use readers::Reading;
+
+use crate::artifact::Manifest;
+use crate::filesystem::FilesystemKind;
+use crate::plan::hash_file;
+use crate::report::progress::{Progress, human_bytes};
+use crate::rootfs::tree::TreePath;
+
+/// An image and what it is to be held against.
+pub struct Subject<'a> {
+    pub image: &'a Path,
+    pub manifest: &'a Manifest,
+    /// The tree that the image was made from, as it was read then; or why nobody knows it any more.
+    pub meant: Result<Contents, String>,
+    /// Paths that the spec itself puts into the image.
+    pub placed: Vec<TreePath>,
+    pub max_size: Option<u64>,
+}
+
+/// How much is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Everything but the content of files.
+    Quick,
+    Full,
+}
+
+/// Asks everything that can be asked without starting the image. Answers what was read of it, too, if it can be read.
+pub fn prove(
+    mut subject: Subject,
+    depth: Depth,
+    reader: Reader,
+    progress: &Progress,
+) -> (Vec<Check>, Option<Contents>) {
+    let kind = subject.manifest.filesystem.kind();
+    if let Ok(meant) = &mut subject.meant {
+        hold_to_format(meant, kind);
+    }
+    let mut checks = Vec::new();
+    if depth == Depth::Full {
+        let stage = progress.stage("hash the image");
+        checks.push(digest(&subject));
+        stage.finish("");
+    }
+    let stage = progress.stage("fsck");
+    checks.push(fsck::check(subject.image, kind));
+    stage.finish("");
+    let stage = progress.stage("read the image back");
+    if let Ok(meant) = &subject.meant {
+        stage.expect_bytes(meant.file_bytes());
+    }
+    let (check, reading) = tree(&subject, kind, depth, reader, &stage);
+    stage.finish("");
+    checks.push(check);
+    if let Some(reading) = reading {
+        let size = subject.manifest.census.size;
+        // The read-only types are as large as their content: `max-size` is not theirs (DESIGN 5.1a).
+        let max_size = subject.max_size.filter(|_| kind == FilesystemKind::Ext4);
+        let allowance = Allowance { size, max_size };
+        checks.push(fits::check(&reading.contents, subject.meant.as_ref().ok(), &subject.placed, allowance));
+        return (checks, Some(reading.contents));
+    }
+    (checks, None)
+}
+
+/// Is the file the one that the manifest describes?
+fn digest(subject: &Subject) -> Check {
+    const QUESTION: &str = "digest";
+    let started = Instant::now();
+    let check = match hash_file(subject.image) {
+        Ok(sha256) if sha256 == subject.manifest.sha256 => Check::passed(QUESTION, "SHA-256", "as the manifest says"),
+        Ok(sha256) => {
+            let meant = &subject.manifest.sha256;
+            Check::failed(QUESTION, "SHA-256", format!("{sha256} instead of {meant}: the file was changed"))
+        }
+        Err(error) => Check::broken(QUESTION, "SHA-256", &error),
+    };
+    check.took(started.elapsed())
+}
+
+/// Does the image hold the tree that was meant? What was read of it is handed on.
+fn tree(
+    subject: &Subject,
+    kind: FilesystemKind,
+    depth: Depth,
+    reader: Reader,
+    stage: &crate::report::progress::Stage,
+) -> (Check, Option<Reading>) {
+    const QUESTION: &str = "tree";
+    let started = Instant::now();
+    let bodies = depth == Depth::Full;
+    let mut reading = match readers::read(subject.image, kind, reader, bodies, stage) {
+        Ok(reading) => reading,
+        Err(error) => return (Check::broken(QUESTION, kind.as_str(), &error).took(started.elapsed()), None),
+    };
+    let meant = match &subject.meant {
+        Ok(meant) => meant,
+        Err(why) => return (Check::skipped(QUESTION, why).took(started.elapsed()), Some(reading)),
+    };
+    let mut unseen = reading.unseen_aspects();
+    if !bodies {
+        unseen.insert(compare::Aspect::Bodies);
+    }
+    let mut findings = differences(meant, &reading.contents, &unseen);
+    // Why something cannot be read says more than that it cannot.
+    findings.retain(|finding| !reading.unreadable.iter().any(|unreadable| unreadable.place == finding.place));
+    findings.append(&mut reading.unreadable);
+    let names = meant.records.len();
+    let said = match (findings.len(), bodies) {
+        (0, true) => format!("{names} names and {} of content as they were meant", human_bytes(meant.file_bytes())),
+        (0, false) => format!("{names} names as they were meant; content was not read"),
+        (count, _) => format!("{count} differences in {names} names"),
+    };
+    let mut notes = std::mem::take(&mut reading.notes);
+    notes.extend(reading.unseen.iter().map(|(aspect, why)| format!("not compared: {aspect}: {why}")));
+    let check = Check::passed(QUESTION, reading.judge.as_str(), said).with_findings(findings).with_notes(notes);
+    (check.took(started.elapsed()), Some(reading))
+}
+
+/// What a format cannot hold was never meant to be in it: its writer told what is left out.
+fn hold_to_format(meant: &mut Contents, kind: FilesystemKind) {
+    if kind == FilesystemKind::Ext4 {
+        return;
+    }
+    // The writers are fed a tar of whole seconds, which has no sockets.
+    meant.records.retain(|_, record| record.what != What::Socket);
+    for record in meant.records.values_mut() {
+        record.mtime.nanoseconds = 0;
+        record.mtime.seconds = record.mtime.seconds.clamp(0, i64::from(u32::MAX));
+        if kind == FilesystemKind::Squashfs {
+            record.xattrs.retain(|name, _| !name.starts_with(b"system."));
+        }
+    }
+}

@@ -6,7 +6,7 @@ pub mod mke2fs;
 pub mod squashfs;
 #[cfg(test)]
 mod testing;
-mod tool;
+pub mod tool;
 
 use std::fmt;
 use std::path::Path;

@@ -9,6 +9,8 @@ use crate::spec::SpecErrors;
 const FAILED: u8 = 1;
 /// Wrong usage or a wrong spec, as clap answers wrong usage.
 const WRONG_USAGE: u8 = 2;
+/// A check of an image failed.
+pub const CHECK_FAILED: u8 = 4;
 
 /// The exit code that an error stands for.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {

@@ -3,19 +3,24 @@
 //! [`Kernel::fetch`] gets a kernel, [`initramfs::write`] the stage before the image's own `/init`, [`Guest::start`] a
 //! running machine. [`boot`] puts the three together and answers with a [`BootReport`].
 
+mod accelerate;
 pub mod cpio;
+mod exam;
 pub mod initramfs;
 mod kernel;
 mod qemu;
+pub mod ssh;
 
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 
+pub use accelerate::{Wanted, choose};
+pub use exam::{Booted, Exam, examine, forget_logs};
 pub use kernel::{KERNEL_PACKAGE, Kernel};
-pub use qemu::{Accelerator, Guest, Machine};
+pub use qemu::{Accelerator, Disk, Guest, Machine, on_terminal};
 
 /// How long a boot may take. Under emulation a Debian root needs 3 to 13 s on an idle machine; a busy one is slower.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(120);
@@ -45,8 +50,8 @@ pub enum BootError {
 /// One boot: what to start, and what has to be seen.
 pub struct BootRequest<'a> {
     pub kernel: &'a Kernel,
-    /// A raw disk image with a filesystem on it and no partition table. It is never written to.
-    pub image: &'a Path,
+    /// The image first: a filesystem without a partition table.
+    pub disks: &'a [Disk<'a>],
     /// More of the kernel command line, for example [`authorized_key_argument`].
     pub arguments: &'a [String],
     /// Texts that must all come on the serial console, in any order.
@@ -88,7 +93,7 @@ pub fn boot_and_keep(request: &BootRequest) -> anyhow::Result<(BootReport, Guest
     let mut guest = Guest::start(&Machine {
         kernel: &request.kernel.image,
         initramfs: Some(&initramfs),
-        image: request.image,
+        disks: request.disks,
         arguments: &kernel_arguments(request.arguments),
         accelerator: request.accelerator,
         log: &request.log,
@@ -121,7 +126,7 @@ pub fn authorized_key_argument(line: &str) -> String {
 
 /// The command line of every boot: the serial console, an end instead of a hang after a panic, the network of
 /// [`GUEST_ADDRESS`], then what the caller adds.
-fn kernel_arguments(more: &[String]) -> String {
+pub fn kernel_arguments(more: &[String]) -> String {
     let mut arguments = vec![
         "console=ttyS0".to_owned(),
         "quiet".to_owned(),

@@ -5,13 +5,15 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use nix::sys::{prctl, signal::Signal};
 
 use super::{BootError, GUEST_ADDRESS};
+use crate::interrupt;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 /// Enough for the heaviest of our images to start its services.
@@ -37,6 +39,13 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Accelerator::Tcg => "tcg",
+            Accelerator::Kvm => "kvm",
+        }
+    }
+
     /// The accelerator with the machine that suits it.
     ///
     /// Emulated on a busy host, the lean `microvm` machine got stuck before `/init` in 6 of 22 boots; where the kernel's
@@ -52,13 +61,33 @@ impl Accelerator {
     }
 }
 
+/// A disk of a machine, raw.
+#[derive(Debug, Clone, Copy)]
+pub struct Disk<'a> {
+    pub path: &'a Path,
+    /// What the guest writes goes to the file; else to a temporary one that QEMU keeps for itself.
+    pub written: bool,
+}
+
+impl<'a> Disk<'a> {
+    /// A disk whose file stays as it is, whatever the guest writes.
+    pub fn kept_as_it_is(path: &'a Path) -> Self {
+        Disk { path, written: false }
+    }
+
+    /// A disk that keeps what the guest writes.
+    pub fn written(path: &'a Path) -> Self {
+        Disk { path, written: true }
+    }
+}
+
 /// What to start.
 pub struct Machine<'a> {
     pub kernel: &'a Path,
     /// None for a kernel that can mount the image by itself.
     pub initramfs: Option<&'a Path>,
-    /// The disk, raw, seen as /dev/vda. What the guest writes goes to a temporary file.
-    pub image: &'a Path,
+    /// Seen as /dev/vda, /dev/vdb and so on.
+    pub disks: &'a [Disk<'a>],
     /// The kernel command line.
     pub arguments: &'a str,
     pub accelerator: Accelerator,
@@ -93,28 +122,12 @@ impl Guest {
         let failed = |source| BootError::Run { program: PROGRAM, source };
         let log = File::create(machine.log).map_err(failed)?;
         let ssh_address = free_address().map_err(failed)?;
-        let mut command = Command::new(PROGRAM);
+        let mut command = command(machine, ssh_address);
         command
-            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", MEMORY])
-            .args(machine.accelerator.arguments())
-            .arg("-kernel")
-            .arg(machine.kernel)
-            .args(["-append", machine.arguments])
             .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-            .arg("-drive")
-            .arg(format!("if=none,id=root,format=raw,snapshot=on,file={}", escaped(machine.image)))
-            .args(["-device", "virtio-blk-pci,drive=root"])
-            .arg("-netdev")
-            .arg(format!("user,id=network,restrict=on,hostfwd=tcp:{ssh_address}-{GUEST_ADDRESS}:{SSH_PORT}"))
-            .args(["-device", "virtio-net-pci,netdev=network"])
-            .args(["-object", "rng-random,id=random,filename=/dev/urandom"])
-            .args(["-device", "virtio-rng-pci,rng=random"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if let Some(initramfs) = machine.initramfs {
-            command.arg("-initrd").arg(initramfs);
-        }
         die_with_parent(&mut command);
         let started = Instant::now();
         let mut child = command.spawn().map_err(failed)?;
@@ -139,6 +152,11 @@ impl Guest {
             arrivals: Vec::new(),
             closed: false,
         })
+    }
+
+    /// Gives the machine this much more time, from now on.
+    pub fn allow(&mut self, budget: Duration) {
+        self.budget = self.started.elapsed() + budget;
     }
 
     /// Where the guest's SSH server can be reached from this host.
@@ -240,6 +258,60 @@ impl Drop for Guest {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The machine without its console.
+fn command(machine: &Machine, ssh_address: SocketAddr) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", MEMORY])
+        .args(machine.accelerator.arguments())
+        .arg("-kernel")
+        .arg(machine.kernel)
+        .args(["-append", machine.arguments])
+        .arg("-netdev")
+        .arg(format!("user,id=network,restrict=on,hostfwd=tcp:{ssh_address}-{GUEST_ADDRESS}:{SSH_PORT}"))
+        .args(["-device", "virtio-net-pci,netdev=network"])
+        .args(["-object", "rng-random,id=random,filename=/dev/urandom"])
+        .args(["-device", "virtio-rng-pci,rng=random"]);
+    for (number, disk) in machine.disks.iter().enumerate() {
+        let snapshot = if disk.written { "off" } else { "on" };
+        let path = escaped(disk.path);
+        command
+            .arg("-drive")
+            .arg(format!("if=none,id=disk{number},format=raw,snapshot={snapshot},file={path}"))
+            .args(["-device", &format!("virtio-blk-pci,drive=disk{number}")]);
+    }
+    if let Some(initramfs) = machine.initramfs {
+        command.arg("-initrd").arg(initramfs);
+    }
+    command
+}
+
+/// Hands a machine's console to the terminal until the machine ends, and answers how QEMU ended. Ctrl-A X ends it;
+/// Ctrl-C is the guest's.
+pub fn on_terminal(machine: &Machine) -> Result<ExitStatus, BootError> {
+    let failed = |source| BootError::Run { program: PROGRAM, source };
+    let mut command = command(machine, free_address().map_err(failed)?);
+    command.args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]);
+    command.args(["-mon", "chardev=console"]);
+    die_with_parent(&mut command);
+    let mut child = command.spawn().map_err(failed)?;
+    let _registered = interrupt::kill_on_interrupt(&child);
+    child.wait().map_err(failed)
+}
+
+/// The program and its version: `QEMU 7.2.18`.
+pub fn version() -> Result<String> {
+    let output = Command::new(PROGRAM)
+        .arg("--version")
+        .env("LC_ALL", "C")
+        .output()
+        .with_context(|| format!("cannot run {PROGRAM}\nhint: apt-get install qemu-system-x86"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = said.split_once("version ").map_or("", |(_, rest)| rest);
+    let version: String = version.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    Ok(format!("QEMU {version}"))
 }
 
 /// Copies the console to the log and to whoever watches, until QEMU closes it. Bytes that are no UTF-8 are replaced.

@@ -1,0 +1,124 @@
+//! Which accelerator a machine gets: the processor's where it really runs guests, else emulation.
+//!
+//! That /dev/kvm opens does not say that guests run: nested and restricted hosts give the device and then fail, or hang.
+//! So a machine is started and given some seconds to reach a marker; the answer is kept in the cache.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Accelerator, Disk, Guest, Kernel, Machine, initramfs, qemu};
+use crate::cache::Cache;
+use crate::plan::hex;
+use crate::report::progress::Progress;
+
+/// What the command line asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wanted {
+    #[default]
+    Auto,
+    Only(Accelerator),
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Wanted::Auto),
+            "kvm" => Ok(Wanted::Only(Accelerator::Kvm)),
+            "tcg" => Ok(Wanted::Only(Accelerator::Tcg)),
+            _ => Err(format!("`{text}` is not one of auto, kvm, tcg")),
+        }
+    }
+}
+
+const DEVICE: &str = "/dev/kvm";
+/// What the initramfs says first.
+const MARKER: &str = "initramfs: modules";
+/// A machine that runs is there in a second or two; one that does not may hang for ever.
+const BUDGET: Duration = Duration::from_secs(15);
+/// The smallest disk that the probe's machine may have, in bytes; nobody reads it.
+const DISK_BYTES: u64 = 1 << 20;
+
+/// What a probe found, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Finding {
+    runs: bool,
+    why: String,
+}
+
+/// The accelerator to use, and why it is this one.
+pub fn choose(wanted: Wanted, kernel: &Kernel, cache: &Cache, progress: &Progress) -> Result<(Accelerator, String)> {
+    if let Wanted::Only(accelerator) = wanted {
+        return Ok((accelerator, "asked for".to_owned()));
+    }
+    if let Err(error) = File::options().read(true).write(true).open(DEVICE) {
+        return Ok((Accelerator::Tcg, format!("{DEVICE}: {error}")));
+    }
+    let place = remembered(kernel, cache)?;
+    let known = fs::read(&place).ok().and_then(|bytes| serde_json::from_slice::<Finding>(&bytes).ok());
+    let finding = match known {
+        Some(finding) => finding,
+        None => {
+            let stage = progress.stage("probe KVM");
+            let finding = probe(kernel)?;
+            stage.finish(&finding.why);
+            keep(&finding, &place)?;
+            finding
+        }
+    };
+    let accelerator = if finding.runs { Accelerator::Kvm } else { Accelerator::Tcg };
+    Ok((accelerator, finding.why))
+}
+
+/// Where the answer for this host, this QEMU and this kernel is kept.
+fn remembered(kernel: &Kernel, cache: &Cache) -> Result<PathBuf> {
+    let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor = processor.lines().find(|line| line.starts_with("model name")).unwrap_or_default().to_owned();
+    // The host may be moved to another machine between two of its own boots only.
+    let key = [host.trim(), boot.trim(), &processor, &qemu::version()?, &kernel.version].join("\n");
+    let name = hex(&Sha256::digest(key.as_bytes()));
+    Ok(cache.root().join(format!("kvm-{}.json", &name[..16])))
+}
+
+fn keep(finding: &Finding, place: &PathBuf) -> Result<()> {
+    let folder = place.parent().context("the cache has a folder")?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).context("cannot write to the cache")?;
+    file.write_all(&serde_json::to_vec(finding)?)?;
+    file.persist(place).with_context(|| format!("cannot name {}", place.display()))?;
+    Ok(())
+}
+
+fn probe(kernel: &Kernel) -> Result<Finding> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let initramfs = folder.path().join("initramfs.cpio");
+    initramfs::write(kernel, &initramfs)?;
+    let disk = folder.path().join("disk");
+    File::create(&disk)?.set_len(DISK_BYTES)?;
+    let reached = Guest::start(&Machine {
+        kernel: &kernel.image,
+        initramfs: Some(&initramfs),
+        disks: &[Disk::kept_as_it_is(&disk)],
+        arguments: "console=ttyS0 panic=-1",
+        accelerator: Accelerator::Kvm,
+        log: &folder.path().join("serial.log"),
+        budget: BUDGET,
+    })
+    .and_then(|mut guest| guest.wait_for(MARKER));
+    Ok(match reached {
+        Ok(time) => Finding { runs: true, why: format!("a guest came up in {:.1} s", time.as_secs_f64()) },
+        Err(error) => {
+            let first = error.to_string().lines().next().unwrap_or_default().to_owned();
+            Finding { runs: false, why: format!("{DEVICE} opens and runs no guest: {first}") }
+        }
+    })
+}

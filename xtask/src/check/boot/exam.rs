@@ -1,0 +1,289 @@
+//! What a booted image must show: that it comes up, answers to a key, does what its spec asks, keeps what is written,
+//! and ends when it is told to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::ssh::{Answer, Key, Login};
+use super::{Accelerator, BootReport, BootRequest, DEFAULT_BUDGET, Disk, Guest, Kernel, authorized_key_argument, qemu};
+use crate::check::report::{Check, Finding};
+use crate::report::progress::{Progress, human_duration};
+use crate::spec::Located;
+use crate::spec::model::BootCheck;
+
+/// How long a command of the spec may take unless it says otherwise. Emulated machines are some ten times slower than
+/// what people try a command on.
+const COMMAND_BUDGET: Duration = Duration::from_secs(120);
+/// From the wish to end to the end: `/init` gives its services ten seconds.
+const END_BUDGET: Duration = Duration::from_secs(45);
+/// What `/init` says when all is started.
+const READY: &str = "init: ready";
+
+/// A file is written and read back, and one that the image brought is removed and stays so: on a read-only root, that
+/// takes an overlay that works.
+const WRITES: &str = "set -e
+echo canary >/etc/snug-written; sync; test \"$(cat /etc/snug-written)\" = canary || { echo 'what was written is not read'; exit 1; }
+test -f /etc/hosts; rm /etc/hosts; sync; echo 2 >/proc/sys/vm/drop_caches
+test ! -e /etc/hosts || { echo 'a removed file is still there'; exit 1; }
+! ls -A /etc | grep -qx hosts || { echo 'a removed file is still listed'; exit 1; }";
+const HOST_KEYS: &str = "cat /etc/ssh/ssh_host_*_key.pub | cut -d ' ' -f 1,2";
+/// One image to be booted.
+pub struct Exam<'a> {
+    pub name: &'a str,
+    pub image: &'a Path,
+    pub kernel: &'a Kernel,
+    pub accelerator: Accelerator,
+    /// Why it is this accelerator.
+    pub why: String,
+    /// Of the spec: further words of the kernel command line.
+    pub arguments: Vec<String>,
+    pub checks: &'a [Located<BootCheck>],
+    /// Does the image bring an SSH server? Else only its serial console tells how it fares.
+    pub has_sshd: bool,
+    /// Folder in which the serial consoles are kept.
+    pub logs: &'a Path,
+}
+
+/// How the boots went, for programs and tables.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Booted {
+    pub accelerator: &'static str,
+    pub why: String,
+    pub kernel: String,
+    /// Seconds from QEMU's start to `/init`, to the network, to the SSH server's first line.
+    pub to_init: Option<f64>,
+    pub to_network: Option<f64>,
+    pub to_ssh: Option<f64>,
+    pub banner: Option<String>,
+    /// The serial consoles, one a boot.
+    pub logs: Vec<PathBuf>,
+    pub commands: Vec<Command>,
+}
+
+/// A command of the spec and what it came to.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Command {
+    pub run: String,
+    pub passed: bool,
+    pub seconds: f64,
+    pub printed: String,
+}
+
+/// Boots the image, twice where it can be logged in to, and judges it. What goes wrong is a failed check.
+pub fn examine(exam: &Exam, progress: &Progress) -> Result<(Vec<Check>, Booted)> {
+    let judge = format!("{} ({}), Linux {}", qemu::version()?, exam.accelerator.as_str(), exam.kernel.version);
+    let mut booted = Booted {
+        accelerator: exam.accelerator.as_str(),
+        why: exam.why.clone(),
+        kernel: exam.kernel.version.clone(),
+        to_init: None,
+        to_network: None,
+        to_ssh: None,
+        banner: None,
+        logs: Vec::new(),
+        commands: Vec::new(),
+    };
+    let mut checks = Vec::new();
+    if let Err(error) = first_boot(exam, &judge, &mut booted, &mut checks, progress) {
+        checks.push(Check::broken("boot", judge, &error));
+    }
+    Ok((checks, booted))
+}
+
+fn first_boot(
+    exam: &Exam,
+    judge: &str,
+    booted: &mut Booted,
+    checks: &mut Vec<Check>,
+    progress: &Progress,
+) -> Result<()> {
+    let key = Key::make()?;
+    let stage = progress.stage(format!("boot ({})", exam.accelerator.as_str()));
+    let started = Instant::now();
+    let (report, mut guest) = start(exam, &key, booted)?;
+    let seconds = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 100.0).round() / 100.0);
+    booted.to_init = seconds(report.to_init);
+    booted.to_network = seconds(report.to_network);
+    booted.to_ssh = seconds(report.to_ssh);
+    booted.banner = report.ssh_banner.clone();
+    stage.finish("");
+    checks.push(Check::passed("boot", judge, times(&report)).took(started.elapsed()));
+    if !exam.has_sshd {
+        let mut ready = Check::passed("serial", judge, format!("{READY:?} on the serial console"));
+        if !exam.checks.is_empty() {
+            ready.notes.push("the image has no SSH server: the spec's commands were not run".to_owned());
+        }
+        checks.push(ready);
+        return Ok(());
+    }
+
+    let login = Login { address: guest.ssh_address(), key: &key };
+    if !exam.checks.is_empty() {
+        checks.push(commands(exam, &login, booted, progress)?);
+    }
+    let mut state = writes(&login)?;
+    let keys = host_keys(&login)?;
+    checks.push(end(&login, &mut guest)?);
+    drop(guest);
+
+    let stage = progress.stage("boot a fresh copy");
+    let (_, guest) = start(exam, &key, booted)?;
+    let login = Login { address: guest.ssh_address(), key: &key };
+    let others = host_keys(&login)?;
+    stage.finish("");
+    let shared = keys.lines().filter(|key| others.lines().any(|other| other == *key));
+    state.extend(shared.map(|key| Finding {
+        place: "host keys".into(),
+        what: format!("two machines of this image have the same: {key}"),
+    }));
+    let said = "what is written is read back, what is removed stays away, two machines have their own host keys";
+    checks.push(Check::passed("state", "SSH", said).with_findings(state));
+    Ok(())
+}
+
+/// One boot of a fresh copy, up to its SSH server or to the end of its `/init`'s start.
+fn start(exam: &Exam, key: &Key, booted: &mut Booted) -> Result<(BootReport, Guest)> {
+    let log = exam.logs.join(match booted.logs.len() {
+        0 => "boot.log".to_owned(),
+        earlier => format!("boot-{}.log", earlier + 1),
+    });
+    let mut arguments = exam.arguments.clone();
+    arguments.push(authorized_key_argument(&key.line));
+    booted.logs.push(log.clone());
+    let expectations: &[&str] = if exam.has_sshd { &[] } else { &[READY] };
+    super::boot_and_keep(&BootRequest {
+        kernel: exam.kernel,
+        disks: &[Disk::kept_as_it_is(exam.image)],
+        arguments: &arguments,
+        expectations,
+        ssh: exam.has_sshd,
+        accelerator: exam.accelerator,
+        budget: DEFAULT_BUDGET,
+        log: log.clone(),
+    })
+    .with_context(|| format!("{} does not come up; its serial console is in {}", exam.name, log.display()))
+}
+
+/// `/init after 3.1 s, network after 5.0 s, ssh after 9.8 s`
+fn times(report: &BootReport) -> String {
+    let stages = [("/init", report.to_init), ("network", report.to_network), ("ssh", report.to_ssh)];
+    let said: Vec<String> =
+        stages.into_iter().filter_map(|(what, time)| Some(format!("{what} after {}", human_duration(time?)))).collect();
+    if said.is_empty() { "it came up".to_owned() } else { said.join(", ") }
+}
+
+/// The spec's own commands, in order.
+fn commands(exam: &Exam, login: &Login, booted: &mut Booted, progress: &Progress) -> Result<Check> {
+    let started = Instant::now();
+    let mut findings = Vec::new();
+    for check in exam.checks {
+        let stage = progress.stage(format!("in the guest: {}", check.run));
+        let budget = check.within.unwrap_or(COMMAND_BUDGET);
+        let begun = Instant::now();
+        let answer = login.run(&check.run, budget)?;
+        let wrong = wrong_with(&answer, check.prints.as_deref(), budget);
+        booted.commands.push(Command {
+            run: check.run.clone(),
+            passed: wrong.is_none(),
+            seconds: (begun.elapsed().as_secs_f64() * 100.0).round() / 100.0,
+            printed: answer.stdout.trim_end().to_owned(),
+        });
+        stage.finish(if wrong.is_none() { "" } else { "FAILED" });
+        findings.extend(wrong.map(|what| Finding { place: check.run.clone(), what }));
+    }
+    let count = exam.checks.len();
+    let said = match findings.len() {
+        0 => format!("{count} of the spec's commands did what they should"),
+        wrong => format!("{wrong} of the spec's {count} commands did not do what they should"),
+    };
+    Ok(Check::passed("commands", "SSH", said).with_findings(findings).took(started.elapsed()))
+}
+
+/// Why an answer is not the one that was wanted.
+fn wrong_with(answer: &Answer, wanted: Option<&str>, budget: Duration) -> Option<String> {
+    let said = || {
+        let all = [answer.stdout.trim(), answer.stderr.trim()].into_iter().filter(|text| !text.is_empty());
+        match all.collect::<Vec<_>>().join("\n") {
+            said if said.is_empty() => "it said nothing".to_owned(),
+            said => format!("it said: {said}"),
+        }
+    };
+    match (answer.status, wanted) {
+        _ if answer.timed_out => Some(format!("it did not end within {}; {}", human_duration(budget), said())),
+        (Some(0), Some(wanted)) if !answer.stdout.contains(wanted) => {
+            Some(format!("it did not print {wanted:?}; {}", said()))
+        }
+        (Some(0), _) => None,
+        (Some(status), _) => Some(format!("exit status {status}; {}", said())),
+        (None, _) => Some(format!("it was killed; {}", said())),
+    }
+}
+
+fn writes(login: &Login) -> Result<Vec<Finding>> {
+    let answer = login.run(WRITES, COMMAND_BUDGET)?;
+    let wrong = wrong_with(&answer, None, COMMAND_BUDGET);
+    Ok(wrong.map(|what| Finding { place: "writing".into(), what }).into_iter().collect())
+}
+
+fn host_keys(login: &Login) -> Result<String> {
+    let answer = login.run(HOST_KEYS, COMMAND_BUDGET)?;
+    anyhow::ensure!(
+        answer.succeeded() && !answer.stdout.trim().is_empty(),
+        "the guest shows no host keys: {}",
+        answer.stderr.trim()
+    );
+    Ok(answer.stdout)
+}
+
+/// Tells the machine to end, and waits for it.
+fn end(login: &Login, guest: &mut Guest) -> Result<Check> {
+    let started = Instant::now();
+    login.power_off(END_BUDGET)?;
+    guest.allow(END_BUDGET);
+    let check = match guest.wait_for_end() {
+        Ok(_) => Check::passed("power-off", "QEMU", format!("it ended after {}", human_duration(started.elapsed()))),
+        Err(error) => Check::broken("power-off", "QEMU", &error.into()),
+    };
+    Ok(check.took(started.elapsed()))
+}
+
+/// Removes the serial consoles of an earlier check.
+pub fn forget_logs(folder: &Path) {
+    for name in ["boot.log", "boot-2.log", "boot-3.log"] {
+        // One that is not there need not go.
+        let _ = fs::remove_file(folder.join(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_judged_by_status_and_words() {
+        let answer = |status, stdout: &str| Answer {
+            status,
+            timed_out: status.is_none(),
+            stdout: stdout.into(),
+            stderr: String::new(),
+        };
+        let budget = Duration::from_secs(5);
+        assert_eq!(wrong_with(&answer(Some(0), "v24.19.0\n"), Some("24.19"), budget), None);
+        let said = [
+            wrong_with(&answer(Some(0), "v22\n"), Some("v24"), budget),
+            wrong_with(&answer(Some(3), ""), None, budget),
+            wrong_with(&answer(None, "half"), None, budget),
+        ];
+        insta::assert_snapshot!(said.map(Option::unwrap).join("\n"), @r#"
+        it did not print "v24"; it said: v22
+        exit status 3; it said nothing
+        it did not end within 5.0 s; it said: half
+        "#);
+    }
+}

@@ -1,0 +1,149 @@
+//! Logging in to a guest: a key that is thrown away afterwards, and commands with a budget.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::filesystem::tool::{self, Tool};
+use crate::interrupt;
+
+const SSH: Tool = Tool { program: "ssh", package: "openssh-client" };
+const SSH_KEYGEN: Tool = Tool { program: "ssh-keygen", package: "openssh-client" };
+/// Seconds that the client waits for an answer of the server; emulated machines are slow.
+const CONNECT_TIMEOUT: &str = "ConnectTimeout=60";
+/// Our `/init` ends by SIGTERM; others bring a program.
+const POWER_OFF: &str = "sync; if grep -q '^init$' /proc/1/comm; then kill -TERM 1; else poweroff; fi";
+/// How often a running command is looked after.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A key pair for one machine's life.
+pub struct Key {
+    folder: TempDir,
+    /// Its line of `authorized_keys`.
+    pub line: String,
+}
+
+impl Key {
+    pub fn make() -> Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder for a key")?;
+        let path = folder.path().join("key");
+        let mut command = SSH_KEYGEN.command()?;
+        command.args(["-q", "-t", "ed25519", "-N", "", "-C", "throw-away", "-f"]).arg(&path);
+        tool::run(&mut command, &[])?;
+        let line = std::fs::read_to_string(path.with_extension("pub")).context("ssh-keygen wrote no public key")?;
+        Ok(Key { line, folder })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("key")
+    }
+}
+
+/// What a command in the guest came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// `None`: it did not end within its budget, or by a signal.
+    pub status: Option<i32>,
+    pub timed_out: bool,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Answer {
+    pub fn succeeded(&self) -> bool {
+        self.status == Some(0)
+    }
+}
+
+/// A way into a guest as root.
+pub struct Login<'a> {
+    pub address: SocketAddr,
+    pub key: &'a Key,
+}
+
+impl Login<'_> {
+    /// The client, ready for a command; without a configuration of the person who runs it, and without questions.
+    pub fn client(&self) -> Result<Command> {
+        let mut command = SSH.command()?;
+        command
+            .args(["-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"])
+            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes", "-o", CONNECT_TIMEOUT, "-i"])
+            .arg(self.key.path())
+            .args(["-p", &self.address.port().to_string(), "-l", "root", &self.address.ip().to_string()]);
+        Ok(command)
+    }
+
+    /// Tells the guest to end in order. The connection goes with the machine: how ssh ends says nothing.
+    pub fn power_off(&self, budget: Duration) -> Result<()> {
+        self.run(POWER_OFF, budget).map(drop)
+    }
+
+    /// Runs a shell command in the guest.
+    pub fn run(&self, command: &str, budget: Duration) -> Result<Answer> {
+        let mut client = self.client()?;
+        client.arg("--").arg(command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = Instant::now();
+        let mut child = client.spawn().context("cannot start ssh")?;
+        let _registered = interrupt::kill_on_interrupt(&child);
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        thread::scope(|scope| {
+            let stdout = scope.spawn(move || text(stdout));
+            let stderr = scope.spawn(move || text(stderr));
+            let status = loop {
+                if let Some(status) = child.try_wait().context("cannot wait for ssh")? {
+                    break Some(status);
+                }
+                if started.elapsed() >= budget {
+                    child.kill().context("cannot end ssh")?;
+                    child.wait().context("cannot wait for ssh")?;
+                    break None;
+                }
+                thread::sleep(PAUSE);
+            };
+            Ok(Answer {
+                status: status.and_then(|status| status.code()),
+                timed_out: status.is_none(),
+                stdout: stdout.join().unwrap_or_default(),
+                stderr: stderr.join().unwrap_or_default(),
+            })
+        })
+    }
+}
+
+fn text(stream: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(mut stream) = stream {
+        // What came until it broke is what there is.
+        let _ = stream.read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_private_and_goes_when_it_is_dropped() {
+        if SSH_KEYGEN.find().is_none() {
+            assert!(std::env::var_os("SNUG_TESTS_NO_SKIP").is_none(), "needs ssh-keygen");
+            eprintln!("SKIPPED: needs ssh-keygen");
+            return;
+        }
+        let key = Key::make().unwrap();
+        let path = key.path();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0);
+        assert!(key.line.starts_with("ssh-ed25519 "));
+        drop(key);
+        assert!(!path.exists());
+    }
+}

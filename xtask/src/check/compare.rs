@@ -1,0 +1,203 @@
+//! The tree that was meant against the image that was written, name by name.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::contents::{Contents, Record, What};
+use super::report::Finding;
+use crate::rootfs::tree::{Timestamp, TreePath};
+
+/// A part of what stands under a name, that a reader may be unable to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aspect {
+    Bodies,
+    Xattrs,
+    DeviceNumbers,
+    HardLinks,
+    Owners,
+    Modes,
+    Times,
+}
+
+impl fmt::Display for Aspect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Aspect::Bodies => "contents of files",
+            Aspect::Xattrs => "extended attributes",
+            Aspect::DeviceNumbers => "device numbers",
+            Aspect::HardLinks => "hard links",
+            Aspect::Owners => "owners",
+            Aspect::Modes => "modes",
+            Aspect::Times => "times",
+        })
+    }
+}
+
+/// Everything in which `found` differs from `meant`, in order of the names, but for what the reader could not see.
+pub fn differences(meant: &Contents, found: &Contents, unseen: &BTreeSet<Aspect>) -> Vec<Finding> {
+    let mut differences = Vec::new();
+    let names: BTreeSet<&TreePath> = meant.records.keys().chain(found.records.keys()).collect();
+    for path in names {
+        let mut say = |what: String| differences.push(Finding { place: path.to_string(), what });
+        match (meant.records.get(path), found.records.get(path)) {
+            (Some(meant), None) => say(format!("this {} is missing", meant.what.noun())),
+            (None, Some(found)) => say(format!("this {} does not belong here", found.what.noun())),
+            (Some(meant), Some(found)) => of_records(meant, found, unseen, &mut say),
+            (None, None) => {}
+        }
+    }
+    differences
+}
+
+fn of_records(meant: &Record, found: &Record, unseen: &BTreeSet<Aspect>, say: &mut dyn FnMut(String)) {
+    let sees = |aspect| !unseen.contains(&aspect);
+    of_kinds(&meant.what, &found.what, unseen, say);
+    if sees(Aspect::Modes) && meant.mode != found.mode {
+        say(format!("mode {:04o} instead of {:04o}", found.mode, meant.mode));
+    }
+    if sees(Aspect::Owners) && (meant.uid, meant.gid) != (found.uid, found.gid) {
+        say(format!("owner {}:{} instead of {}:{}", found.uid, found.gid, meant.uid, meant.gid));
+    }
+    if sees(Aspect::Times) && meant.mtime != found.mtime {
+        say(format!("modified at {} instead of {}", seconds(found.mtime), seconds(meant.mtime)));
+    }
+    if sees(Aspect::HardLinks) && meant.link_to != found.link_to {
+        let described = |link: &Option<TreePath>| match link {
+            Some(first) => format!("a hard link to {first}"),
+            None => "an inode of its own".to_owned(),
+        };
+        say(format!("{} instead of {}", described(&found.link_to), described(&meant.link_to)));
+    }
+    if sees(Aspect::Xattrs) {
+        of_xattrs(meant, found, say);
+    }
+}
+
+fn of_kinds(meant: &What, found: &What, unseen: &BTreeSet<Aspect>, say: &mut dyn FnMut(String)) {
+    let sees = |aspect| !unseen.contains(&aspect);
+    match (meant, found) {
+        (What::File { size: meant, .. }, What::File { size: found, .. }) if meant != found => {
+            say(format!("{found} bytes instead of {meant}"));
+        }
+        (What::File { digest: Some(meant), .. }, What::File { digest: Some(found), .. }) if meant != found => {
+            say(format!("its content is another: SHA-256 {found} instead of {meant}"));
+        }
+        // Both were to be read, and only what was meant has been: the reader says why.
+        (What::File { digest: Some(_), .. }, What::File { digest: None, .. }) if sees(Aspect::Bodies) => {
+            say("its content cannot be read".to_owned());
+        }
+        (What::File { .. }, What::File { .. }) | (What::Directory, What::Directory) => {}
+        (What::Symlink(meant), What::Symlink(found)) if meant != found => {
+            say(format!("it points to {} instead of {}", found.escape_ascii(), meant.escape_ascii()));
+        }
+        (What::CharacterDevice { major: meant_major, minor: meant_minor }, What::CharacterDevice { major, minor })
+        | (What::BlockDevice { major: meant_major, minor: meant_minor }, What::BlockDevice { major, minor })
+            if sees(Aspect::DeviceNumbers) && (meant_major, meant_minor) != (major, minor) =>
+        {
+            say(format!("device {major}:{minor} instead of {meant_major}:{meant_minor}"));
+        }
+        (meant, found) if meant.noun() != found.noun() => {
+            say(format!("a {} instead of a {}", found.noun(), meant.noun()));
+        }
+        _ => {}
+    }
+}
+
+fn of_xattrs(meant: &Record, found: &Record, say: &mut dyn FnMut(String)) {
+    let names: BTreeSet<&Box<[u8]>> = meant.xattrs.keys().chain(found.xattrs.keys()).collect();
+    for name in names {
+        let shown = name.escape_ascii();
+        match (meant.xattrs.get(name), found.xattrs.get(name)) {
+            (Some(_), None) => say(format!("the extended attribute {shown} is missing")),
+            (None, Some(_)) => say(format!("the extended attribute {shown} does not belong here")),
+            (meant, found) if meant != found => say(format!("the extended attribute {shown} has another value")),
+            _ => {}
+        }
+    }
+}
+
+fn seconds(time: Timestamp) -> String {
+    match time.nanoseconds {
+        0 => format!("@{}", time.seconds),
+        nanoseconds => format!("@{}.{nanoseconds:09}", time.seconds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contents::BodyDigest;
+    use super::*;
+
+    fn contents(records: &[(&str, Record)]) -> Contents {
+        let records = records.iter().map(|(path, record)| (TreePath::new(path).unwrap(), record.clone())).collect();
+        Contents { records }
+    }
+
+    fn file(size: u64, digest: u8) -> Record {
+        Record::new(What::File { size, digest: Some(BodyDigest([digest; 32])) }, 0o644)
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_named() {
+        let symlink = |target: &str| Record::new(What::Symlink(target.as_bytes().into()), 0o777);
+        let device = |minor| Record::new(What::CharacterDevice { major: 1, minor }, 0o600);
+        let with = |change: &dyn Fn(&mut Record)| {
+            let mut record = file(1, 1);
+            change(&mut record);
+            record
+        };
+        let xattr = |name: &str, value: &str| {
+            let (name, value) = (name.as_bytes().into(), value.as_bytes().into());
+            with(&|record| drop(record.xattrs.insert(Box::clone(&name), Box::clone(&value))))
+        };
+        let meant = contents(&[
+            ("a-content", file(1, 1)),
+            ("a-size", file(1, 1)),
+            ("gone", symlink("x")),
+            ("device", device(3)),
+            ("kind", file(1, 1)),
+            ("link", symlink("x")),
+            ("mode", file(1, 1)),
+            ("names", with(&|record| record.link_to = TreePath::new("mode").ok())),
+            ("owner", file(1, 1)),
+            ("same", file(1, 1)),
+            ("time", file(1, 1)),
+            ("unread", file(1, 1)),
+            ("xattr", xattr("user.a", "1")),
+            ("xattr-value", xattr("user.a", "1")),
+        ]);
+        let found = contents(&[
+            ("a-content", file(1, 2)),
+            ("a-size", file(2, 1)),
+            ("device", device(4)),
+            ("kind", device(3)),
+            ("link", symlink("y")),
+            ("mode", with(&|record| record.mode = 0o4755)),
+            ("names", file(1, 1)),
+            ("new", symlink("x")),
+            ("owner", with(&|record| record.gid = 7)),
+            ("same", file(1, 1)),
+            ("time", with(&|record| record.mtime = Timestamp { seconds: -1, nanoseconds: 5 })),
+            ("unread", with(&|record| record.what = What::File { size: 1, digest: None })),
+            ("xattr", xattr("user.b", "1")),
+            ("xattr-value", xattr("user.a", "2")),
+        ]);
+        let all = differences(&meant, &found, &BTreeSet::new());
+        insta::assert_snapshot!(all.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n"));
+        let unseen = [
+            Aspect::Xattrs,
+            Aspect::DeviceNumbers,
+            Aspect::HardLinks,
+            Aspect::Owners,
+            Aspect::Modes,
+            Aspect::Times,
+            Aspect::Bodies,
+        ];
+        let left = differences(&meant, &found, &unseen.into());
+        insta::assert_snapshot!(left.iter().map(|left| left.place.as_str()).collect::<Vec<_>>().join(" "), @"/a-content /a-size /gone /kind /link /new");
+        assert_eq!(differences(&meant, &meant, &BTreeSet::new()), []);
+    }
+}

@@ -1,0 +1,110 @@
+//! Is the image what its spec allows, and fit to be started on many machines?
+
+use std::time::Instant;
+
+use super::contents::{Contents, Record, What};
+use super::report::{Check, Finding};
+use crate::report::progress::human_bytes;
+use crate::rootfs::glob::Glob;
+use crate::rootfs::tree::TreePath;
+
+const QUESTION: &str = "fits";
+const JUDGE: &str = "the spec";
+
+/// What lets its holder into other places: files in which people and programs keep passwords and keys. Public halves of
+/// keys, and `authorized_keys`, are no secrets.
+const SECRETS: [(&str, &str); 10] = [
+    ("/etc/ssh/ssh_host_*_key", "an SSH host key: every machine must make its own"),
+    ("/**/.ssh/id_*", "a private SSH key"),
+    ("/**/.netrc", "a file of passwords"),
+    ("/**/.git-credentials", "git's passwords"),
+    ("/**/.docker/config.json", "a registry's login"),
+    ("/**/.config/containers/auth.json", "a registry's login"),
+    ("/**/.pypirc", "a package index's login"),
+    ("/**/.aws/credentials", "a cloud's login"),
+    ("/**/.gnupg/private-keys-v1.d/*", "a private key"),
+    ("/run/secrets/*", "a secret of the build"),
+];
+
+/// What there must be nothing of in an image: it is filled at boot.
+const EMPTY: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
+/// Files that are there and hold nothing, so that every machine gets its own.
+const BLANK: [&str; 2] = ["etc/machine-id", "etc/resolv.conf"];
+
+/// What the spec says about the size; in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowance {
+    pub size: u64,
+    pub max_size: Option<u64>,
+}
+
+/// Judges what was found in the image; `meant` is what the tree held.
+pub fn check(found: &Contents, meant: Option<&Contents>, placed: &[TreePath], allowance: Allowance) -> Check {
+    let started = Instant::now();
+    let mut findings = Vec::new();
+    let mut say = |place: String, what: String| findings.push(Finding { place, what });
+    if let Some(max) = allowance.max_size.filter(|max| allowance.size > *max) {
+        say("/".into(), format!("{} are more than max-size, {}", human_bytes(allowance.size), human_bytes(max)));
+    }
+    let get = |path: &str| TreePath::new(path).ok().and_then(|path| found.records.get(&path));
+    for path in BLANK {
+        if let Some(size) = get(path).map(Record::size).filter(|size| *size > 0) {
+            say(format!("/{path}"), format!("{size} bytes; it must be empty, so that every machine gets its own"));
+        }
+    }
+    let secrets = SECRETS.map(|(glob, what)| (Glob::new(glob).expect("the patterns written here are valid"), what));
+    for (path, record) in &found.records {
+        let top = path.components().next().unwrap_or_default();
+        // What the spec itself places there is meant to be there.
+        let is_placed = placed.iter().any(|placed| placed.is_within(path) || path.is_within(placed));
+        if path.depth() > 1 && EMPTY.iter().any(|name| name.as_bytes() == top) && !is_placed {
+            say(path.to_string(), "nothing may stand here: this folder is filled at boot".into());
+        }
+        if matches!(record.what, What::File { size: 1.., .. })
+            && path.as_bytes().strip_suffix(b".pub").is_none()
+            && let Some((_, what)) = secrets.iter().find(|(glob, _)| glob.matches(path, false))
+        {
+            say(path.to_string(), (*what).into());
+        }
+    }
+    let capabilities = found.capabilities();
+    let meant = meant.map(Contents::capabilities);
+    if meant.is_some_and(|meant| meant != capabilities) {
+        say("/".into(), format!("{capabilities} files with capabilities instead of {}", meant.unwrap_or_default()));
+    }
+    let said = match findings.len() {
+        0 => format!("no keys or secrets, no machine's identity, {capabilities} files with capabilities"),
+        count => format!("{count} things that must not be"),
+    };
+    Check::passed(QUESTION, JUDGE, said).with_findings(findings).took(started.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(names: &[(&str, u64)]) -> Contents {
+        let record = |size| Record::new(What::File { size, digest: None }, 0o644);
+        Contents { records: names.iter().map(|(path, size)| (TreePath::new(path).unwrap(), record(*size))).collect() }
+    }
+
+    #[test]
+    fn keys_secrets_and_identities_are_found() {
+        let found = contents(&[
+            ("dev/console", 0),
+            ("etc/machine-id", 33),
+            ("etc/resolv.conf", 0),
+            ("etc/ssh/ssh_host_ed25519_key", 400),
+            ("etc/ssh/ssh_host_ed25519_key.pub", 90),
+            ("home/node/.ssh/authorized_keys", 90),
+            ("home/node/.ssh/id_ed25519", 400),
+            ("home/node/.ssh/id_ed25519.pub", 90),
+            ("root/.netrc", 10),
+            ("run/left", 1),
+            ("srv/null", 0),
+        ]);
+        let placed = [TreePath::new("dev/console").unwrap()];
+        let check = check(&found, Some(&found), &placed, Allowance { size: 3 << 30, max_size: Some(1 << 30) });
+        insta::assert_snapshot!(check.findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n"));
+    }
+}

@@ -1,0 +1,247 @@
+//! Asking debugfs, which shares no code with our writer, about many inodes in a few runs.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::filesystem::tool::{self, Tool};
+use crate::rootfs::tree::Timestamp;
+
+pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
+
+/// debugfs with one image.
+pub struct Debugfs<'a> {
+    image: &'a Path,
+    folder: TempDir,
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub name: Vec<u8>,
+    pub inode: u32,
+    pub is_directory: bool,
+}
+
+/// What debugfs's `stat` says of an inode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// As debugfs calls it: `regular`, `directory`, `character special`.
+    pub kind: String,
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub size: u64,
+    pub mtime: Timestamp,
+    pub device: Option<(u32, u32)>,
+    /// The target of a symlink that lies in the inode itself.
+    pub target: Option<Vec<u8>>,
+    pub xattrs: Vec<String>,
+}
+
+impl<'a> Debugfs<'a> {
+    pub fn new(image: &'a Path) -> Result<Self> {
+        Ok(Debugfs { image, folder: tempfile::tempdir().context("cannot make a temporary folder")? })
+    }
+
+    /// The program and its version: `debugfs 1.47.0`.
+    pub fn name() -> Result<String> {
+        let output = DEBUGFS.command()?.arg("-V").output().context("cannot start debugfs")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok(said.split(" (").next().unwrap_or("debugfs").trim().to_owned())
+    }
+
+    /// What stands in each of these directories, `.` and `..` left out.
+    pub fn list(&self, directories: &[u32]) -> Result<Vec<Vec<Listed>>> {
+        let said = self.ask(directories, "ls -p")?;
+        said.into_iter().map(|listing| entries(&listing)).collect()
+    }
+
+    pub fn stat(&self, inodes: &[u32]) -> Result<Vec<Stat>> {
+        let said = self.ask(inodes, "stat")?;
+        inodes
+            .iter()
+            .zip(said)
+            .map(|(inode, said)| parse_stat(&said).with_context(|| format!("debugfs on inode {inode}")))
+            .collect()
+    }
+
+    /// Targets of symlinks that lie in blocks of their own; each inode with its length in bytes.
+    pub fn long_targets(&self, inodes: &[(u32, u64)]) -> Result<Vec<Vec<u8>>> {
+        let numbers: Vec<u32> = inodes.iter().map(|(inode, _)| *inode).collect();
+        let said = self.ask(&numbers, "cat")?;
+        let cut = |(mut target, (_, size)): (Vec<u8>, &(u32, u64))| {
+            target.truncate(usize::try_from(*size).unwrap_or(usize::MAX));
+            target
+        };
+        Ok(said.into_iter().zip(inodes).map(cut).collect())
+    }
+
+    /// Values of extended attributes, each by its inode and name.
+    pub fn xattrs(&self, wanted: &[(u32, String)]) -> Result<Vec<Vec<u8>>> {
+        let place = |index: usize| -> PathBuf { self.folder.path().join(format!("value-{index}")) };
+        let mut script = String::new();
+        for (index, (inode, name)) in wanted.iter().enumerate() {
+            writeln!(script, "ea_get -f {} <{inode}> {name}", place(index).display())?;
+        }
+        self.run(&script)?;
+        let value = |(index, (inode, name)): (usize, &(u32, String))| {
+            fs::read(place(index)).with_context(|| format!("debugfs gives no {name} of inode {inode}"))
+        };
+        wanted.iter().enumerate().map(value).collect()
+    }
+
+    /// The answers to one command on many inodes.
+    fn ask(&self, inodes: &[u32], command: &str) -> Result<Vec<Vec<u8>>> {
+        let mut script = String::new();
+        for inode in inodes {
+            writeln!(script, "{command} <{inode}>")?;
+        }
+        let said = self.run(&script)?;
+        // debugfs repeats each command before it answers.
+        let mut answers = Vec::with_capacity(inodes.len());
+        let mut rest = said.as_slice();
+        for (index, inode) in inodes.iter().enumerate() {
+            let echo = format!("debugfs: {command} <{inode}>\n");
+            let start = find(rest, echo.as_bytes()).with_context(|| format!("debugfs did not answer {echo:?}"))?;
+            rest = &rest[start + echo.len()..];
+            let end = match inodes.get(index + 1) {
+                Some(next) => find(rest, format!("debugfs: {command} <{next}>\n").as_bytes()).unwrap_or(rest.len()),
+                None => rest.len(),
+            };
+            answers.push(rest[..end].to_vec());
+            rest = &rest[end..];
+        }
+        Ok(answers)
+    }
+
+    fn run(&self, script: &str) -> Result<Vec<u8>> {
+        let path = self.folder.path().join("commands");
+        fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
+        let said = tool::run(DEBUGFS.command()?.arg("-f").arg(&path).arg(self.image), &[])?;
+        ensure!(script.is_empty() || !said.is_empty(), "debugfs cannot open the filesystem");
+        Ok(said)
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    // The answer sought is nearly always at the start, and else not far.
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// Lines of `ls -p`: `/INODE/MODE/UID/GID/NAME/SIZE/`, the mode in octal with the type.
+fn entries(listing: &[u8]) -> Result<Vec<Listed>> {
+    const TYPE: u32 = 0o170_000;
+    const DIRECTORY: u32 = 0o040_000;
+    let mut entries = Vec::new();
+    for line in listing.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let fields: Vec<&[u8]> = line.split(|&byte| byte == b'/').collect();
+        let [b"", inode, mode, _, _, name, ..] = fields[..] else {
+            bail!("debugfs lists {:?}", line.escape_ascii().to_string());
+        };
+        let inode: u32 = std::str::from_utf8(inode)?.parse().context("an inode's number")?;
+        let mode = u32::from_str_radix(std::str::from_utf8(mode)?, 8).context("a mode")?;
+        if inode != 0 && name != b"." && name != b".." {
+            entries.push(Listed { name: name.to_vec(), inode, is_directory: mode & TYPE == DIRECTORY });
+        }
+    }
+    Ok(entries)
+}
+
+fn parse_stat(said: &[u8]) -> Result<Stat> {
+    let text = String::from_utf8_lossy(said);
+    let after = |label: &str| {
+        let (_, rest) = text.split_once(label).with_context(|| format!("no {label:?} in {text:?}"))?;
+        Ok::<_, anyhow::Error>(rest.trim_start())
+    };
+    let number = |label: &str| -> Result<u64> {
+        let digits: String = after(label)?.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().with_context(|| format!("no number behind {label:?}"))
+    };
+    let (kind, _) = after("Type:")?.split_once("   ").context("a type")?;
+    let mode: String = after("Mode:")?.chars().take_while(char::is_ascii_digit).collect();
+    let size = number("Size:")?;
+    let target = find(said, b"Fast link dest: \"").map(|start| {
+        let target = &said[start + b"Fast link dest: \"".len()..];
+        target[..usize::try_from(size).unwrap_or(usize::MAX).min(target.len())].to_vec()
+    });
+    Ok(Stat {
+        kind: kind.trim().to_owned(),
+        mode: u16::from_str_radix(&mode, 8).context("a mode")? & 0o7777,
+        uid: u32::try_from(number("User:")?)?,
+        gid: u32::try_from(number("Group:")?)?,
+        size,
+        mtime: mtime(after(" mtime: 0x").or_else(|_| after("\nmtime: 0x"))?)?,
+        device: device(&text)?,
+        target,
+        xattrs: xattr_names(&text),
+    })
+}
+
+/// `SECONDS:EXTRA` in hexadecimal, or the seconds alone in an inode without room for more. The extra word's low two bits
+/// are bits 32 and 33 of the seconds, the rest nanoseconds (the kernel's Documentation/filesystems/ext4/inodes.rst).
+fn mtime(raw: &str) -> Result<Timestamp> {
+    let word = |text: &str| u32::from_str_radix(text, 16).with_context(|| format!("the time {raw:.20?}"));
+    let (seconds, rest) = raw.split_at_checked(8).context("a time")?;
+    let extra = match rest.strip_prefix(':') {
+        Some(rest) => word(rest.get(..8).context("a time")?)?,
+        None => 0,
+    };
+    let seconds = i64::from(word(seconds)? as i32) + (i64::from(extra & 3) << 32);
+    Ok(Timestamp { seconds, nanoseconds: extra >> 2 })
+}
+
+/// `Device major/minor number: 01:03 (hex 01:03)`; the first pair is decimal.
+fn device(text: &str) -> Result<Option<(u32, u32)>> {
+    let Some((_, rest)) = text.split_once("Device major/minor number: ") else { return Ok(None) };
+    let (major, rest) = rest.split_once(':').context("a device number")?;
+    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Ok(Some((major.parse().context("a major number")?, minor.parse().context("a minor number")?)))
+}
+
+/// Below `Extended attributes:`, lines of `  NAME (LENGTH) = VALUE`.
+fn xattr_names(text: &str) -> Vec<String> {
+    let Some((_, list)) = text.split_once("\nExtended attributes:\n") else { return Vec::new() };
+    let name = |line: &str| {
+        let name = line.strip_prefix("  ")?;
+        let end = name.find(" (")?;
+        Some(name[..end].to_owned())
+    };
+    list.lines().map_while(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_understood() {
+        let said = b"Inode: 12   Type: character special    Mode:  0666   Flags: 0x0\n\
+            Generation: 0    Version: 0x00000000:00000000\n\
+            User:     5   Group: 70000   Project:     0   Size: 0\n\
+            File ACL: 0\nLinks: 1   Blockcount: 0\n\
+            Fragment:  Address: 0    Number: 0    Size: 0\n \
+            ctime: 0x6b068902:00000000 -- Wed Nov 25 07:06:42 2026\n \
+            atime: 0x6b068902:00000000 -- Wed Nov 25 07:06:42 2026\n \
+            mtime: 0x00000001:00000015 -- Thu Jan  1 00:00:01 1970\n\
+            crtime: 0x6b068902:00000000 -- Wed Nov 25 07:06:42 2026\n\
+            Size of extra inode fields: 32\nExtended attributes:\n  user.note (3) = \"val\"\n  security.capability (20) = 01 00 00 02 \n\
+            Inode checksum: 0xed0e6fb4\nDevice major/minor number: 01:30 (hex 01:1e)\n";
+        let stat = parse_stat(said).unwrap();
+        assert_eq!(stat.kind, "character special");
+        assert_eq!((stat.mode, stat.uid, stat.gid, stat.device), (0o666, 5, 70000, Some((1, 30))));
+        assert_eq!(stat.mtime, Timestamp { seconds: 1 + (1 << 32), nanoseconds: 5 });
+        assert_eq!(stat.xattrs, ["user.note", "security.capability"]);
+    }
+
+    #[test]
+    fn listings_are_understood() {
+        let listing = b"/2/040755/0/0/.//\n/2/040755/0/0/..//\n/13/100644/0/0/a b/3/\n/0/000000/0/0/gone/0/\n";
+        let listed = Listed { name: b"a b".to_vec(), inode: 13, is_directory: false };
+        assert_eq!(entries(listing).unwrap(), [listed]);
+        assert!(entries(b"cannot read\n").is_err());
+    }
+}

@@ -1,0 +1,168 @@
+//! ext4 without privileges: debugfs tells every name and inode, ext4-view reads every byte of every file.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use super::Reading;
+use super::debugfs::{Debugfs, Stat};
+use crate::check::contents::{BodyDigest, Contents, Record, Unreadable, What};
+use crate::report::progress::Stage;
+use crate::rootfs::tree::TreePath;
+
+/// Inode of the root directory, and of lost+found, which is ext4's own.
+const ROOT: u32 = 2;
+const LOST_AND_FOUND: u32 = 11;
+/// Bodies are read in pieces of this size.
+const BUFFER: usize = 1 << 20;
+
+pub fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
+    let debugfs = Debugfs::new(image)?;
+    let names = names(&debugfs)?;
+    let mut inodes: Vec<u32> = names.values().copied().collect();
+    inodes.sort_unstable();
+    inodes.dedup();
+    let stats: HashMap<u32, Stat> = inodes.iter().copied().zip(debugfs.stat(&inodes)?).collect();
+    let targets = targets(&debugfs, &stats)?;
+    let xattrs = xattrs(&debugfs, &stats)?;
+
+    let mut contents = Contents::default();
+    let mut first_names: HashMap<u32, TreePath> = HashMap::new();
+    for (path, inode) in names {
+        let stat = &stats[&inode];
+        let what = what(stat, targets.get(&inode)).with_context(|| path.to_string())?;
+        let is_directory = what == What::Directory;
+        let record = Record {
+            what,
+            mode: stat.mode,
+            uid: stat.uid,
+            gid: stat.gid,
+            mtime: stat.mtime,
+            xattrs: xattrs.get(&inode).cloned().unwrap_or_default(),
+            link_to: first_names.get(&inode).filter(|_| !is_directory).cloned(),
+        };
+        first_names.entry(inode).or_insert_with(|| path.clone());
+        contents.records.insert(path, record);
+    }
+    let mut judge = Debugfs::name()?;
+    let mut unreadable = Vec::new();
+    if bodies {
+        unreadable = read_bodies(image, &mut contents, stage)?;
+        judge = format!("ext4-view, {judge}");
+    }
+    Ok(Reading::new(contents, unreadable, judge))
+}
+
+/// Every name with its inode, level by level.
+fn names(debugfs: &Debugfs) -> Result<BTreeMap<TreePath, u32>> {
+    let mut names = BTreeMap::from([(TreePath::root(), ROOT)]);
+    let mut directories = HashSet::from([ROOT]);
+    let mut level = vec![(TreePath::root(), ROOT)];
+    while !level.is_empty() {
+        let inodes: Vec<u32> = level.iter().map(|(_, inode)| *inode).collect();
+        let listings = debugfs.list(&inodes)?;
+        let folders = std::mem::take(&mut level);
+        for ((folder, _), listing) in folders.iter().zip(listings) {
+            for entry in listing.into_iter().filter(|entry| entry.inode != LOST_AND_FOUND) {
+                let path =
+                    folder.join(&entry.name).ok_or_else(|| anyhow!("{folder} holds a name that none may have"))?;
+                if entry.is_directory {
+                    ensure!(directories.insert(entry.inode), "{path} is a directory with a second name");
+                    level.push((path.clone(), entry.inode));
+                }
+                ensure!(!names.contains_key(&path), "{path} stands twice in its directory");
+                names.insert(path, entry.inode);
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn what(stat: &Stat, target: Option<&Vec<u8>>) -> Result<What> {
+    let device = || stat.device.context("a device without a number");
+    Ok(match stat.kind.as_str() {
+        "directory" => What::Directory,
+        "regular" => What::File { size: stat.size, digest: None },
+        "symlink" => What::Symlink(target.context("a symlink without a target")?.clone().into()),
+        "character special" => {
+            let (major, minor) = device()?;
+            What::CharacterDevice { major, minor }
+        }
+        "block special" => {
+            let (major, minor) = device()?;
+            What::BlockDevice { major, minor }
+        }
+        "FIFO" => What::Fifo,
+        "socket" => What::Socket,
+        other => bail!("an inode of the type {other:?}"),
+    })
+}
+
+fn targets(debugfs: &Debugfs, stats: &HashMap<u32, Stat>) -> Result<HashMap<u32, Vec<u8>>> {
+    let symlinks = stats.iter().filter(|(_, stat)| stat.kind == "symlink");
+    let (short, long): (Vec<_>, Vec<_>) = symlinks.partition(|(_, stat)| stat.target.is_some());
+    let mut long: Vec<(u32, u64)> = long.into_iter().map(|(inode, stat)| (*inode, stat.size)).collect();
+    long.sort_unstable();
+    let mut targets: HashMap<u32, Vec<u8>> =
+        short.into_iter().filter_map(|(inode, stat)| Some((*inode, stat.target.clone()?))).collect();
+    targets.extend(long.iter().map(|(inode, _)| *inode).zip(debugfs.long_targets(&long)?));
+    Ok(targets)
+}
+
+type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
+fn xattrs(debugfs: &Debugfs, stats: &HashMap<u32, Stat>) -> Result<HashMap<u32, Xattrs>> {
+    let mut wanted: Vec<(u32, String)> =
+        stats.iter().flat_map(|(inode, stat)| stat.xattrs.iter().map(move |name| (*inode, name.clone()))).collect();
+    wanted.sort_unstable();
+    let values = debugfs.xattrs(&wanted)?;
+    let mut xattrs: HashMap<u32, Xattrs> = HashMap::new();
+    for ((inode, name), value) in wanted.into_iter().zip(values) {
+        xattrs.entry(inode).or_default().insert(name.into_bytes().into(), value.into());
+    }
+    Ok(xattrs)
+}
+
+/// Puts the digests of all bodies in; what cannot be read is answered.
+fn read_bodies(image: &Path, contents: &mut Contents, stage: &Stage) -> Result<Vec<Unreadable>> {
+    let filesystem = ext4_view::Ext4::load_from_path(image)
+        .map_err(|error| anyhow!("ext4-view cannot open {}: {error}", image.display()))?;
+    let mut unreadable = Vec::new();
+    let mut digests: HashMap<TreePath, BodyDigest> = HashMap::new();
+    let mut buffer = vec![0; BUFFER];
+    for (path, record) in &mut contents.records {
+        let What::File { size, digest } = &mut record.what else { continue };
+        *digest = match &record.link_to {
+            Some(first) => digests.get(first).copied(),
+            None => match hash(&filesystem, path, &mut buffer) {
+                Ok(found) => Some(found),
+                Err(error) => {
+                    unreadable.push((path.clone(), error));
+                    None
+                }
+            },
+        };
+        if let Some(digest) = digest {
+            digests.insert(path.clone(), *digest);
+        }
+        stage.advance(*size);
+    }
+    Ok(unreadable)
+}
+
+fn hash(filesystem: &ext4_view::Ext4, path: &TreePath, buffer: &mut [u8]) -> io::Result<BodyDigest> {
+    let absolute = [b"/", path.as_bytes()].concat();
+    let refused = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
+    let absolute = ext4_view::Path::try_from(absolute.as_slice()).map_err(|error| refused(&error))?;
+    let mut file = filesystem.open(absolute).map_err(|error| refused(&error))?;
+    let mut hash = Sha256::new();
+    loop {
+        match file.read_bytes(buffer).map_err(|error| refused(&error))? {
+            0 => return Ok(BodyDigest(hash.finalize().into())),
+            length => hash.update(&buffer[..length]),
+        }
+    }
+}

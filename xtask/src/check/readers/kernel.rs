@@ -1,0 +1,75 @@
+//! The kernel reads: the image is mounted read-only, through a loop device, in a mount namespace of one thread. When the
+//! thread ends, or is killed with the program, the kernel takes mount and loop device away.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, thread};
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::Reading;
+use crate::check::contents::Contents;
+use crate::filesystem::FilesystemKind;
+use crate::report::progress::Stage;
+use crate::rootfs::disk::{self, Layout};
+use crate::rootfs::tree::TreePath;
+
+/// Folders that stand on every Linux; the thread sees the image in the place of the first of them that is there.
+const PLACES: [&str; 3] = ["/mnt", "/media", "/sys"];
+
+/// The kernel does not mount the image here, for a reason that need not be the image's.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel cannot mount it here: {0}")]
+pub struct CannotMount(String);
+
+pub fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
+    let image = image.canonicalize().with_context(|| format!("cannot find {}", image.display()))?;
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| read_apart(&image, kind, bodies, stage));
+        reader.join().unwrap_or_else(|_| bail!("the reader of the mounted image panicked"))
+    })
+}
+
+fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
+    let place = mount_apart(image, kind)?;
+    let mut tree = disk::walk(&place, &Layout::default())?;
+    if kind == FilesystemKind::Ext4 {
+        // ext4's own.
+        tree.remove(&TreePath::new("lost+found")?);
+    }
+    let (contents, unreadable) = Contents::of(&tree, bodies, |bytes| stage.advance(bytes));
+    Ok(Reading::new(contents, unreadable, name()?))
+}
+
+/// Mounts the image for this thread alone.
+fn mount_apart(image: &Path, kind: FilesystemKind) -> Result<PathBuf> {
+    let refused = |what: &str, error: nix::Error| CannotMount(format!("{what}: {error}"));
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| refused("no mount namespace", error))?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(|error| refused("mounts cannot be made private", error))?;
+    let place = PLACES.into_iter().map(PathBuf::from).find(|place| place.is_dir()).context("no folder to mount on")?;
+    let options = match kind {
+        // The journal is clean; replaying it would need a writable device.
+        FilesystemKind::Ext4 => "ro,nosuid,nodev,noexec,loop,noload",
+        FilesystemKind::Squashfs | FilesystemKind::Erofs => "ro,nosuid,nodev,noexec,loop",
+    };
+    let output = Command::new("mount")
+        .args(["-n", "-t", kind.as_str(), "-o", options])
+        .arg(image)
+        .arg(&place)
+        .env("LC_ALL", "C")
+        .output()
+        .map_err(|error| CannotMount(format!("mount does not run: {error}")))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(CannotMount(said.trim().replace('\n', " ")).into());
+    }
+    Ok(place)
+}
+
+fn name() -> Result<String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+    Ok(format!("mount by Linux {}", release.trim()))
+}

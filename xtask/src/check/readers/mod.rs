@@ -1,0 +1,99 @@
+//! Reading an image back by others than those who wrote it: the kernel's mount, or programs and libraries that need no
+//! privileges.
+
+mod debugfs;
+mod ext4;
+mod kernel;
+mod pseudo;
+mod squashfs;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+
+use super::compare::Aspect;
+use super::contents::{Contents, Unreadable};
+use super::report::Finding;
+use crate::filesystem::FilesystemKind;
+use crate::report::progress::Stage;
+
+/// Who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reader {
+    /// The kernel where it mounts the image here, else programs.
+    #[default]
+    Auto,
+    /// The kernel's own driver, mounted where nobody else sees it: needs root.
+    Kernel,
+    /// Programs and libraries: ext4-view and debugfs; unsquashfs and sqfs2tar.
+    Tools,
+}
+
+impl FromStr for Reader {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Reader::Auto),
+            "kernel" => Ok(Reader::Kernel),
+            "tools" => Ok(Reader::Tools),
+            _ => Err(format!("`{text}` is not one of auto, kernel, tools")),
+        }
+    }
+}
+
+/// What a reader saw of an image.
+#[derive(Debug)]
+pub struct Reading {
+    pub contents: Contents,
+    /// The reader, with its version.
+    pub judge: String,
+    /// What it cannot see, with the reason.
+    pub unseen: Vec<(Aspect, String)>,
+    /// Names whose content it could not read.
+    pub unreadable: Vec<Finding>,
+    /// What a person should know of how it was read.
+    pub notes: Vec<String>,
+}
+
+impl Reading {
+    fn new(contents: Contents, unreadable: Vec<Unreadable>, judge: String) -> Self {
+        let said = |(path, error): Unreadable| Finding {
+            place: path.to_string(),
+            what: format!("its content cannot be read: {error}"),
+        };
+        let unreadable = unreadable.into_iter().map(said).collect();
+        Reading { contents, judge, unseen: Vec::new(), unreadable, notes: Vec::new() }
+    }
+
+    pub fn unseen_aspects(&self) -> BTreeSet<Aspect> {
+        self.unseen.iter().map(|(aspect, _)| *aspect).collect()
+    }
+}
+
+/// Reads an image: every name and what stands under it, and with `bodies` every byte of every file.
+pub fn read(image: &Path, kind: FilesystemKind, reader: Reader, bodies: bool, stage: &Stage) -> Result<Reading> {
+    if reader == Reader::Tools || reader == Reader::Auto && !nix::unistd::Uid::effective().is_root() {
+        return by_tools(image, kind, bodies, stage);
+    }
+    match kernel::read(image, kind, bodies, stage) {
+        Err(error) if reader == Reader::Auto && error.is::<kernel::CannotMount>() => {
+            let mut reading = by_tools(image, kind, bodies, stage)?;
+            reading.notes.push(format!("{error:#}, so that programs read the image instead"));
+            Ok(reading)
+        }
+        other => other,
+    }
+}
+
+fn by_tools(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
+    match kind {
+        FilesystemKind::Ext4 => ext4::read(image, bodies, stage),
+        FilesystemKind::Squashfs => squashfs::read(image, bodies, stage),
+        FilesystemKind::Erofs => {
+            bail!("no program reads every name and byte of erofs here\nhint: check it as root, by the kernel's mount")
+        }
+    }
+}

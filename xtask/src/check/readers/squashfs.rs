@@ -1,0 +1,105 @@
+//! squashfs without privileges: unsquashfs tells every name and byte, sqfs2tar the extended attributes. They are two
+//! projects' readers, and each is another than the writer that wrote with the other.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Reading, pseudo};
+use crate::check::compare::Aspect;
+use crate::check::contents::Contents;
+use crate::filesystem::tool::Tool;
+use crate::report::progress::Stage;
+use crate::rootfs::tar;
+
+pub const UNSQUASHFS: Tool = Tool { program: "unsquashfs", package: "squashfs-tools" };
+const SQFS2TAR: Tool = Tool { program: "sqfs2tar", package: "squashfs-tools-ng" };
+
+/// Where the superblock says where the table of extended attributes lies, and what says that there is none (the kernel's
+/// `fs/squashfs/squashfs_fs.h`).
+const XATTR_TABLE: u64 = 56;
+const NO_TABLE: u64 = u64::MAX;
+
+pub fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
+    let mut command = UNSQUASHFS.command()?;
+    command.args(["-no-progress", "-quiet", "-pf", "/dev/stdout"]).arg(image);
+    let mut contents =
+        streamed(command, |stream| pseudo::read(&mut BufReader::new(stream), bodies, |bytes| stage.advance(bytes)))?;
+    let mut judge = unsquashfs_name()?;
+    let mut unseen = Vec::new();
+    if has_xattrs(image)? {
+        match SQFS2TAR.find() {
+            Some(_) => {
+                read_xattrs(image, &mut contents)?;
+                judge += ", sqfs2tar";
+            }
+            None => unseen.push((Aspect::Xattrs, format!("needs sqfs2tar (apt-get install {})", SQFS2TAR.package))),
+        }
+    }
+    Ok(Reading { unseen, ..Reading::new(contents, Vec::new(), judge) })
+}
+
+/// Runs a program whose standard output is read to its end by `consume`.
+fn streamed<T>(mut command: Command, consume: impl FnOnce(&mut dyn Read) -> Result<T>) -> Result<T> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {name}"))?;
+    let mut output = child.stdout.take().expect("a pipe was asked for");
+    let mut errors = child.stderr.take().expect("a pipe was asked for");
+    let (consumed, said) = std::thread::scope(|scope| {
+        let said = scope.spawn(move || {
+            let mut said = Vec::new();
+            let _ = errors.read_to_end(&mut said);
+            String::from_utf8_lossy(&said).trim().to_owned()
+        });
+        let consumed = consume(&mut output);
+        drop(output);
+        (consumed, said.join().unwrap_or_default())
+    });
+    let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
+    match consumed {
+        Ok(value) => {
+            ensure!(status.success(), "{name} failed with {status}: {said}");
+            Ok(value)
+        }
+        // The program's own words explain more than what became of its output.
+        Err(error) if !status.success() && !said.is_empty() => Err(error.context(said)),
+        Err(error) => Err(error),
+    }
+}
+
+fn has_xattrs(image: &Path) -> Result<bool> {
+    let mut table = [0; 8];
+    File::open(image)?.read_exact_at(&mut table, XATTR_TABLE).context("cannot read the superblock")?;
+    Ok(u64::from_le_bytes(table) != NO_TABLE)
+}
+
+fn read_xattrs(image: &Path, contents: &mut Contents) -> Result<()> {
+    let mut command = SQFS2TAR.command()?;
+    command.args(["--root-becomes", "."]).arg(image);
+    // Bodies are no matter here.
+    let nowhere = File::options().write(true).open("/dev/null")?;
+    let tree = streamed(command, |stream| {
+        tar::read_stream(stream, nowhere, &tar::Limits::default(), &mut |_| {}).context("the stream of sqfs2tar")
+    })?;
+    let mut xattrs: BTreeMap<_, _> = tree.entries().map(|entry| (entry.path.clone(), &entry.inode.xattrs)).collect();
+    for (path, record) in &mut contents.records {
+        record.xattrs = xattrs.remove(path).cloned().unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn unsquashfs_name() -> Result<String> {
+    let output = UNSQUASHFS.command()?.arg("-version").output().context("cannot start unsquashfs")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(said.split(" (").next().unwrap_or("unsquashfs").replace(" version", ""))
+}

@@ -1,0 +1,207 @@
+//! `check`: is an image what it should be?
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::load_images;
+use crate::artifact::{MANIFEST_FILE, Manifest};
+use crate::cache::Cache;
+use crate::check::boot::{self, Booted, Exam, Kernel, Wanted};
+use crate::check::contents::Contents;
+use crate::check::{Check, CheckReport, Depth, Reader, Subject, prove};
+use crate::image::Order;
+use crate::needs::{self, Work};
+use crate::plan::PlanError;
+use crate::report::failure;
+use crate::report::progress::Progress;
+use crate::rootfs::tar;
+use crate::rootfs::tree::TreePath;
+use crate::spec::ImageSet;
+use crate::workspace::Workspace;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Images to check, as they were built last
+    #[arg(required_unless_present = "all", value_name = "NAME")]
+    names: Vec<String>,
+    /// Check every image that has been built
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// Leave the content of files and the image's digest out
+    #[arg(long)]
+    quick: bool,
+    /// Start the image in QEMU and try it, too
+    #[arg(long)]
+    boot: bool,
+    /// What runs the machine: kvm, tcg (emulation), or auto
+    #[arg(long, value_name = "ACCELERATOR", default_value = "auto", requires = "boot")]
+    accel: Wanted,
+    /// Who reads the image back: kernel (its own driver; needs root), tools, or auto
+    #[arg(long, value_name = "READER", default_value = "auto")]
+    reader: Reader,
+    /// Folder of results [default: target/images]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Folder of image specs [default: the workspace's images/]
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Checks one image after the other; all of them, whatever becomes of the first.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let set = load_images(&workspace, arguments.images.as_ref())?;
+    let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
+    let names = match arguments.all {
+        true => built(&set, &output),
+        false => arguments.names.clone(),
+    };
+    let cache = Cache::open()?;
+    let progress = Progress::on_stderr();
+    let depth = if arguments.quick { Depth::Quick } else { Depth::Full };
+    let mut reports = Vec::new();
+    for name in &names {
+        let built = Built::find(&set, name, &output)?;
+        let progress = progress.for_image(name);
+        if let Some(note) = built.staleness(&set) {
+            progress.note(format!("{name}: {note}"));
+        }
+        let (mut checks, found) = prove(built.subject(&set, &cache, depth)?, depth, arguments.reader, &progress);
+        let mut booted = None;
+        if arguments.boot {
+            let (more, how) = built.boot(&set, &cache, found.as_ref(), arguments.accel, &progress)?;
+            checks.extend(more);
+            booted = how;
+        }
+        let report = CheckReport::new(name, built.image, built.manifest.filesystem.kind(), checks);
+        reports.push(CheckReport { boot: booted, ..report });
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&reports)?);
+    } else {
+        for report in &reports {
+            println!("{}: {} {}", report.name, report.image.display(), if report.passed { "passes" } else { "FAILS" });
+            print!("{}", report.as_text());
+        }
+    }
+    let passed = reports.iter().all(|report| report.passed);
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(failure::CHECK_FAILED) })
+}
+
+/// The images with a manifest in the folder of results.
+fn built(set: &ImageSet, output: &std::path::Path) -> Vec<String> {
+    set.names().filter(|name| output.join(name).join(MANIFEST_FILE).is_file()).map(ToOwned::to_owned).collect()
+}
+
+/// An image in the folder of results.
+pub struct Built {
+    pub name: String,
+    pub image: PathBuf,
+    pub manifest: Manifest,
+}
+
+impl Built {
+    /// The image that was built last under this name.
+    pub fn find(set: &ImageSet, name: &str, output: &std::path::Path) -> Result<Self> {
+        set.get(name)?;
+        let folder = output.join(name);
+        let Some(manifest) = Manifest::read(&folder.join(MANIFEST_FILE)) else {
+            bail!(PlanError(format!(
+                "{name} has not been built in {}\nhint: cargo xtask image {name}",
+                output.display()
+            )));
+        };
+        let image = folder.join(&manifest.file);
+        if !image.is_file() {
+            bail!(PlanError(format!("{} is gone\nhint: cargo xtask image {name}", image.display())));
+        }
+        Ok(Built { name: name.to_owned(), image, manifest })
+    }
+
+    /// What to tell where the spec has moved on since the image was built.
+    fn staleness(&self, set: &ImageSet) -> Option<String> {
+        let order = Order::new(set, &self.name, Some(self.manifest.filesystem.kind())).ok()?;
+        let fingerprint = order.fingerprint().ok()?;
+        (fingerprint != self.manifest.fingerprint).then(|| "its inputs have changed since it was built".to_owned())
+    }
+
+    /// The image with what it is held against.
+    fn subject(&self, set: &ImageSet, cache: &Cache, depth: Depth) -> Result<Subject<'_>> {
+        let resolved = set.resolve(&self.name)?;
+        let mut placed: Vec<TreePath> = Vec::new();
+        for spec in resolved.ancestors.iter().copied().chain([resolved.spec]) {
+            placed.extend(spec.files.iter().map(|file| file.to.clone()));
+            placed.extend(spec.devices.iter().map(|device| device.path.clone()));
+        }
+        Ok(Subject {
+            image: &self.image,
+            manifest: &self.manifest,
+            meant: self.meant(cache, depth)?,
+            placed,
+            max_size: resolved.spec.sizing.max_size,
+        })
+    }
+
+    /// Starts the image and tries it. `found` is what was read of it.
+    fn boot(
+        &self,
+        set: &ImageSet,
+        cache: &Cache,
+        found: Option<&Contents>,
+        wanted: Wanted,
+        progress: &Progress,
+    ) -> Result<(Vec<Check>, Option<Booted>)> {
+        needs::require(&[Work::Boot])?;
+        let has = |path: &str| {
+            let path = TreePath::new(path).expect("the paths written here are clean");
+            // What cannot be read is better tried than left out.
+            found.is_none_or(|found| found.records.contains_key(&path))
+        };
+        if !has("init") {
+            return Ok((vec![Check::skipped("boot", "the image has no /init")], None));
+        }
+        let boot = set.resolve(&self.name)?.boot;
+        let stage = progress.stage("get a kernel");
+        let kernel = Kernel::fetch(cache.root())?;
+        stage.finish(&kernel.version);
+        let (accelerator, why) = boot::choose(wanted, &kernel, cache, progress)?;
+        let logs = self.image.parent().context("an image has a folder")?;
+        boot::forget_logs(logs);
+        let exam = Exam {
+            name: &self.name,
+            image: &self.image,
+            kernel: &kernel,
+            accelerator,
+            why,
+            arguments: boot.arguments.clone(),
+            checks: &boot.checks,
+            has_sshd: has("usr/sbin/sshd"),
+            logs,
+        };
+        let (checks, booted) = boot::examine(&exam, progress)?;
+        Ok((checks, Some(booted)))
+    }
+
+    /// The tree as it was read when the image was written.
+    fn meant(&self, cache: &Cache, depth: Depth) -> Result<Result<Contents, String>> {
+        let path = cache.tree(&self.name, &self.manifest.tree.fingerprint);
+        if !path.is_file() {
+            let name = &self.name;
+            return Ok(Err(format!("the tree it was made from is no longer in the cache; cargo xtask image {name}")));
+        }
+        let tree = tar::read_file(File::open(&path)?, &tar::Limits::default(), &mut |_| {})
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let (contents, unreadable) = Contents::of(&tree, depth == Depth::Full, |_| {});
+        if let Some((path, error)) = unreadable.into_iter().next() {
+            bail!("cannot read {path} of the cached tree: {error}");
+        }
+        Ok(Ok(contents))
+    }
+}
