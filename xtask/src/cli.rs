@@ -26,6 +26,8 @@ enum Verb {
     Export(commands::export::Arguments),
     /// Prove that images are what they should be
     Check(commands::check::Arguments),
+    /// Start an image as a machine, and look around in it
+    Boot(commands::boot::Arguments),
     /// Show the images of this workspace
     List(commands::list::Arguments),
     /// Run the checks and tests of this workspace
@@ -50,6 +52,7 @@ pub fn main() -> ExitCode {
         Verb::Pack(arguments) => commands::pack::run(arguments),
         Verb::Export(arguments) => commands::export::run(arguments),
         Verb::Check(arguments) => commands::check::run(arguments),
+        Verb::Boot(arguments) => commands::boot::run(arguments),
         Verb::List(arguments) => commands::list::run(arguments),
         Verb::Test(arguments) => commands::test::run(arguments),
         Verb::Tools(arguments) => commands::tools::run(arguments),

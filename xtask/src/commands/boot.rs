@@ -1,0 +1,171 @@
+//! `boot`: an image as a running machine, for a person to look around in.
+
+use std::io::{IsTerminal, stderr, stdin};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::check::Built;
+use super::load_images;
+use crate::artifact::Partial;
+use crate::cache::Cache;
+use crate::check::boot::{
+    self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, Wanted, initramfs, kernel_arguments,
+    on_terminal, ssh,
+};
+use crate::needs::{self, Work};
+use crate::plan::PlanError;
+use crate::report::progress::{Progress, human_bytes};
+use crate::workspace::Workspace;
+
+/// Has `/init` keep a shell on the console: nobody is asked for a password who may write the kernel's command line.
+const CONSOLE_SHELL: &str = "snug.console=shell";
+/// How long a machine has to end by itself after the SSH session.
+const END_BUDGET: Duration = Duration::from_secs(45);
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Image to start, as it was built last
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Log in by SSH with a throw-away key instead of showing the console
+    #[arg(long)]
+    ssh: bool,
+    /// Keep what the machine writes in FILE, a copy of the image made at its first use; else it is forgotten
+    #[arg(long, value_name = "FILE")]
+    persist: Option<PathBuf>,
+    /// What runs the machine: kvm, tcg (emulation), or auto
+    #[arg(long, value_name = "ACCELERATOR", default_value = "auto")]
+    accel: Wanted,
+    /// Folder of results [default: target/images]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Folder of image specs [default: the workspace's images/]
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Command to run by SSH instead of a shell
+    #[arg(last = true, requires = "ssh", value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let interactive = stdin().is_terminal() && stderr().is_terminal();
+    if !interactive && arguments.command.is_empty() {
+        bail!(PlanError(
+            "a machine's console needs a terminal, and standard input is none\n\
+             hint: run one command with `--ssh -- COMMAND`, or judge the image with `check NAME --boot`"
+                .to_owned()
+        ));
+    }
+    let workspace = Workspace::find()?;
+    let set = load_images(&workspace, arguments.images.as_ref())?;
+    let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
+    let built = Built::find(&set, &arguments.name, &output)?;
+    let spec = set.resolve(&arguments.name)?.boot;
+    needs::require(&[Work::Boot])?;
+    let cache = Cache::open()?;
+    let progress = Progress::on_stderr();
+    let stage = progress.stage("get a kernel");
+    let kernel = Kernel::fetch(cache.root())?;
+    stage.finish(&kernel.version);
+    let (accelerator, why) = boot::choose(arguments.accel, &kernel, &cache, &progress)?;
+    progress.note(format!("{}: by {} ({why})", arguments.name, accelerator.as_str()));
+    let disk = match &arguments.persist {
+        Some(file) => Disk::written(kept(&built.image, file, &progress)?),
+        None => Disk::kept_as_it_is(&built.image),
+    };
+    match arguments.ssh {
+        true => by_ssh(disk, &kernel, accelerator, &spec.arguments, &arguments.command, &progress),
+        false => on_console(disk, &kernel, accelerator, &spec.arguments, &progress),
+    }
+}
+
+/// The copy of the image that keeps what is written, made where there is none yet.
+fn kept<'a>(image: &Path, file: &'a Path, progress: &Progress) -> Result<&'a Path> {
+    if !file.exists() {
+        let stage = progress.stage(format!("copy the image to {}", file.display()));
+        let partial = Partial::begin(file)?;
+        // Holes stay holes.
+        let status = std::process::Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto"])
+            .args([image, partial.path()])
+            .status()
+            .context("cannot run cp")?;
+        if !status.success() {
+            bail!("cannot copy {} ({status})", image.display());
+        }
+        partial.publish()?;
+        stage.finish(&human_bytes(std::fs::metadata(file)?.len()));
+    }
+    Ok(file)
+}
+
+fn on_console(
+    disk: Disk,
+    kernel: &Kernel,
+    accelerator: Accelerator,
+    more: &[String],
+    progress: &Progress,
+) -> Result<ExitCode> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
+    let initramfs = folder.path().join("initramfs.cpio");
+    initramfs::write(kernel, &initramfs)?;
+    let mut words = more.to_vec();
+    words.push(CONSOLE_SHELL.to_owned());
+    progress.note("Ctrl-A X ends the machine at once; `kill -TERM 1` in it ends it in order");
+    let status = on_terminal(&Machine {
+        kernel: &kernel.image,
+        initramfs: Some(&initramfs),
+        disks: &[disk],
+        arguments: &kernel_arguments(&words),
+        accelerator,
+        log: &folder.path().join("serial.log"),
+        budget: DEFAULT_BUDGET,
+    })?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn by_ssh(
+    disk: Disk,
+    kernel: &Kernel,
+    accelerator: Accelerator,
+    more: &[String],
+    command: &[String],
+    progress: &Progress,
+) -> Result<ExitCode> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder for the console")?;
+    let key = ssh::Key::make()?;
+    let mut words = more.to_vec();
+    words.push(boot::authorized_key_argument(&key.line));
+    let stage = progress.stage("boot");
+    let (report, mut guest) = boot::boot_and_keep(&BootRequest {
+        kernel,
+        disks: &[disk],
+        arguments: &words,
+        expectations: &[],
+        ssh: true,
+        accelerator,
+        budget: DEFAULT_BUDGET,
+        log: folder.path().join("serial.log"),
+    })?;
+    stage.finish(&report.ssh_banner.unwrap_or_default());
+    let login = ssh::Login { address: guest.ssh_address(), key: &key };
+    let mut client = login.client()?;
+    if command.is_empty() {
+        client.arg("-t");
+    }
+    let status = client.arg("--").args(command).stdin(Stdio::inherit()).status().context("cannot run ssh")?;
+    // In order where it can, for what is kept is written out then; it is killed otherwise.
+    let stage = progress.stage("end the machine");
+    login.power_off(END_BUDGET)?;
+    guest.allow(END_BUDGET);
+    match guest.wait_for_end() {
+        Ok(_) => stage.finish(""),
+        Err(error) => progress.note(format!("warning: it was ended by force: {error}")),
+    }
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
