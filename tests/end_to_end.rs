@@ -3,9 +3,11 @@
 mod boot;
 mod broken_specs;
 mod check;
+mod chromium;
 mod determinism;
 mod edges;
 mod hostile_builds;
+mod images;
 mod openclaw;
 mod pack;
 mod small_specs;

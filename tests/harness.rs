@@ -1,8 +1,9 @@
 //! What every end-to-end test needs: the built command, tools that may be missing, folders that go away.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The workspace's root.
 pub fn workspace() -> &'static Path {
@@ -50,16 +51,24 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
-/// The openclaw image as ext4, built by the real command where it is not up to date. Where this host cannot build it,
-/// the test must return, as with [`have`].
+/// The openclaw image, as with [`image`].
 #[track_caller]
 pub fn openclaw_image() -> Option<PathBuf> {
+    image("openclaw")
+}
+
+/// An image of this workspace as ext4, built by the real command where it is not up to date. Where this host cannot
+/// build it, the test must return, as with [`have`].
+#[track_caller]
+pub fn image(name: &str) -> Option<PathBuf> {
     if !have(&["mmdebstrap", "newuidmap"]) {
         return None;
     }
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let image = BUILT.get_or_init(|| {
-        let output = succeed(xtask().args(["image", "openclaw", "--json"]));
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    // Held while it builds: a test that wants the same image waits for it. What a failed build left is good.
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let image = built.entry(name.to_owned()).or_insert_with(|| {
+        let output = succeed(xtask().args(["image", name, "--json"]));
         let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
         PathBuf::from(rows[0]["image"].as_str().expect("the image's path"))
     });
