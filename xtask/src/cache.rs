@@ -119,6 +119,11 @@ impl Cache {
         })
     }
 
+    /// Is there a work folder of this name? Those of killed runs are gone after [`Self::sweep`].
+    pub fn holds_work(&self, name: &str) -> bool {
+        self.work().join(name).is_dir()
+    }
+
     /// Removes the work of runs that were killed.
     pub fn sweep(&self) -> Result<()> {
         for entry in fs::read_dir(self.work())? {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -25,11 +25,13 @@ pub fn hold_if_interrupted() {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Victim {
     Child(i32),
     /// With how it is removed.
     Path(PathBuf, fn(&Path) -> Result<()>),
+    /// Something that another program holds, and how it is told to let go.
+    Elsewhere(Arc<dyn Fn() + Send + Sync>),
 }
 
 /// How often, and after which pause each, the removal of something is tried.
@@ -58,6 +60,9 @@ fn clear_up() {
         }
     }
     for victim in victims.values() {
+        if let Victim::Elsewhere(let_go) = victim {
+            let_go();
+        }
         if let Victim::Path(path, remove) = victim {
             // Processes that were killed may write for a moment yet. What cannot be removed now is removed by the next
             // run.
@@ -96,6 +101,11 @@ pub fn remove_on_interrupt(path: &Path, remove: fn(&Path) -> Result<()>) -> Regi
 /// Has `child` killed if a signal comes.
 pub fn kill_on_interrupt(child: &Child) -> Registered {
     register(Victim::Child(child.id() as i32))
+}
+
+/// Has `let_go` called if a signal comes, once the children are killed.
+pub fn do_on_interrupt(let_go: impl Fn() + Send + Sync + 'static) -> Registered {
+    register(Victim::Elsewhere(Arc::new(let_go)))
 }
 
 fn register(victim: Victim) -> Registered {

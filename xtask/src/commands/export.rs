@@ -13,9 +13,10 @@ use super::load_images;
 use crate::artifact::Partial;
 use crate::assemble::Assembly;
 use crate::cache::Cache;
-use crate::engine::builtin::Builtin;
+use crate::engine::choose::{Choice, Engines};
 use crate::image::Order;
 use crate::report::progress::{Progress, human_bytes};
+use crate::spec::model::EngineKind;
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -29,6 +30,9 @@ pub struct Arguments {
     /// Folder of image specs [default: the workspace's images/]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// What runs the steps: builtin, docker or podman [default: SNUG_ENGINE, the spec's, or the first that works here]
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<EngineKind>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,9 +44,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let order = Order::new(&set, &arguments.name, None)?;
     let cache = Cache::open()?;
     cache.sweep()?;
-    let engine = Builtin::new(cache.clone());
-    let assembly = Assembly { cache: &cache, engine: &engine, refresh: false, keep: false };
-    let tree = assembly.tree(&order.chain, &Progress::on_stderr().for_image(&arguments.name))?;
+    let Choice { engine, reason } = Engines::new(&cache)?.choose(arguments.engine, order.spec.engine)?;
+    let progress = Progress::on_stderr().for_image(&arguments.name);
+    progress.note(format!("{}: engine {}, {reason}", arguments.name, engine.kind()));
+    let assembly = Assembly { cache: &cache, engine: &*engine, refresh: false, keep: false };
+    let tree = assembly.tree(&order.chain, &progress)?;
     if arguments.output.as_os_str() == "-" {
         io::copy(&mut File::open(&tree)?, &mut io::stdout().lock()).context("cannot write to standard output")?;
         return Ok(ExitCode::SUCCESS);

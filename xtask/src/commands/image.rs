@@ -4,19 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::load_images;
 use crate::assemble::Assembly;
 use crate::cache::Cache;
-use crate::engine::Engine;
-use crate::engine::builtin::Builtin;
+use crate::engine::choose::{Choice, Engines};
 use crate::filesystem::FilesystemKind;
 use crate::image::{Order, Outcome};
 use crate::needs::Work;
-use crate::plan::PlanError;
 use crate::report::failure;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
@@ -37,7 +35,7 @@ pub struct Arguments {
     /// Filesystem type, whatever the spec says: ext4, squashfs or erofs
     #[arg(long, value_name = "TYPE")]
     filesystem: Option<FilesystemKind>,
-    /// What runs the steps: builtin
+    /// What runs the steps: builtin, docker or podman [default: SNUG_ENGINE, the spec's, or the first that works here]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<EngineKind>,
     /// Folder of results, one folder an image in it [default: target/images]
@@ -75,8 +73,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         false => orders.into_iter().map(|order| order.map(Ok)).collect::<Result<_>>()?,
     };
     let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
+    let cache = Cache::open()?;
+    let engines = Engines::new(&cache)?;
     if arguments.dry_run {
-        return describe(&names, &orders, &output, arguments.json);
+        return describe(&names, &orders, &engines, &output, &arguments);
     }
     if arguments.setup {
         let mut works: Vec<Work> = orders.iter().flatten().flat_map(Work::of).collect();
@@ -84,38 +84,40 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         works.dedup();
         setup::prepare(&works)?;
     }
-    let cache = Cache::open()?;
     cache.sweep()?;
-    let engine = Builtin::new(cache.clone());
-    engine.probe().context("the builtin engine cannot work here")?;
-    let assembly = Assembly { cache: &cache, engine: &engine, refresh: arguments.refresh, keep: arguments.keep };
     let progress = Progress::on_stderr();
 
     let mut results = Vec::new();
     for (name, order) in names.iter().zip(orders) {
         let progress = progress.for_image(name);
         let started = Instant::now();
+        let mut choice = None;
         let outcome = order.and_then(|order| {
             for note in &order.notes {
                 progress.note(format!("{name}: {note}"));
             }
-            order.fill(&assembly, &output, &progress)
+            let Choice { engine, reason } = choice.insert(engines.choose(arguments.engine, order.spec.engine)?);
+            progress.note(format!("{name}: engine {}, {reason}", engine.kind()));
+            let (refresh, keep) = (arguments.refresh, arguments.keep);
+            order.fill(&Assembly { cache: &cache, engine: &**engine, refresh, keep }, &output, &progress)
         });
         if let Err(error) = &outcome {
             failure::say(error);
         }
-        results.push((name.as_str(), outcome, started.elapsed()));
+        results.push((name.as_str(), outcome, choice, started.elapsed()));
     }
     if arguments.json {
-        let rows: Vec<Value> =
-            results.iter().map(|(name, outcome, time)| as_json(name, outcome, time.as_secs_f64())).collect();
+        let rows: Vec<Value> = results
+            .iter()
+            .map(|(name, outcome, choice, time)| as_json(name, outcome, choice.as_ref(), time.as_secs_f64()))
+            .collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
         let rows: Vec<_> =
-            results.iter().map(|(name, outcome, time)| as_row(name, outcome, &human_duration(*time))).collect();
+            results.iter().map(|(name, outcome, _, time)| as_row(name, outcome, &human_duration(*time))).collect();
         print!("{}", table::columns(["image", "state", "size", "on disk", "rule", "time", "file"], &rows));
     }
-    let failed = results.iter().find_map(|(_, outcome, _)| outcome.as_ref().err());
+    let failed = results.iter().find_map(|(_, outcome, ..)| outcome.as_ref().err());
     Ok(failed.map_or(ExitCode::SUCCESS, failure::exit_code))
 }
 
@@ -136,20 +138,18 @@ fn names(arguments: &Arguments, set: &ImageSet) -> Result<Vec<String>> {
 }
 
 fn order<'set>(set: &'set ImageSet, name: &str, arguments: &Arguments) -> Result<Order<'set>> {
-    let order = Order::new(set, name, arguments.filesystem)?;
-    let engine = arguments.engine.or(order.spec.engine).unwrap_or(EngineKind::Builtin);
-    if engine != EngineKind::Builtin {
-        bail!(PlanError(format!("{name}: the engine {engine} is not built yet\nhint: leave it to `builtin`")));
-    }
-    Ok(order)
+    Order::new(set, name, arguments.filesystem)
 }
 
-fn as_json(name: &str, outcome: &Result<Outcome>, seconds: f64) -> Value {
+fn as_json(name: &str, outcome: &Result<Outcome>, choice: Option<&Choice>, seconds: f64) -> Value {
     let mut row = match outcome {
         Ok(outcome) => serde_json::to_value(outcome).unwrap_or_default(),
         Err(error) => json!({ "state": "failed", "error": format!("{error:#}") }),
     };
     row["name"] = name.into();
+    if let Some(Choice { engine, reason }) = choice {
+        row["engine"] = json!({ "name": engine.kind(), "reason": reason });
+    }
     row["seconds"] = ((seconds * 10.0).round() / 10.0).into();
     row
 }
@@ -182,7 +182,13 @@ fn allocated(image: &Path) -> String {
 }
 
 /// `--dry-run`: the plan, for a person or a program.
-fn describe(names: &[String], orders: &[Result<Order>], output: &Path, as_data: bool) -> Result<ExitCode> {
+fn describe(
+    names: &[String],
+    orders: &[Result<Order>],
+    engines: &Engines,
+    output: &Path,
+    arguments: &Arguments,
+) -> Result<ExitCode> {
     let mut rows = Vec::new();
     let mut text = String::new();
     for (name, order) in names.iter().zip(orders) {
@@ -197,6 +203,15 @@ fn describe(names: &[String], orders: &[Result<Order>], output: &Path, as_data: 
         let image = order.image(output);
         let file = image.as_ref().map(|path| path.display().to_string());
         text += &format!("{name}: {}\n", file.as_deref().unwrap_or("a base without an image of its own"));
+        let choice = engines.choose(arguments.engine, order.spec.engine);
+        let engine = match &choice {
+            Ok(Choice { engine, reason }) => json!({ "name": engine.kind(), "reason": reason }),
+            Err(error) => json!({ "error": format!("{error:#}") }),
+        };
+        text += &match &choice {
+            Ok(Choice { engine, reason }) => format!("  engine {}, {reason}\n", engine.kind()),
+            Err(error) => format!("  engine: {error:#}\n"),
+        };
         let mut trees = Vec::new();
         for link in &order.chain {
             let plan = &link.plan;
@@ -204,10 +219,15 @@ fn describe(names: &[String], orders: &[Result<Order>], output: &Path, as_data: 
             for step in &plan.steps {
                 text += &format!("    {}  ({})\n", step.describe(), step.place);
             }
+            let script = choice.as_ref().ok().and_then(|choice| choice.engine.script(plan));
+            for line in script.iter().flat_map(|script| script.lines()) {
+                text += &format!("      | {line}\n");
+            }
             trees.push(json!({
                 "name": plan.name,
                 "base": plan.base.describe(),
                 "fingerprint": plan.fingerprint,
+                "dockerfile": script,
                 "steps": plan.steps.iter().map(|step| json!({ "step": step.describe(), "place": step.place })).collect::<Vec<_>>(),
             }));
         }
@@ -220,13 +240,14 @@ fn describe(names: &[String], orders: &[Result<Order>], output: &Path, as_data: 
         rows.push(json!({
             "name": name,
             "image": file,
+            "engine": engine,
             "filesystem": order.filesystem,
             "sizing": order.sizing,
             "fingerprint": order.fingerprint()?,
             "trees": trees,
         }));
     }
-    if as_data {
+    if arguments.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
         print!("{text}");

@@ -13,6 +13,7 @@ use crate::namespace::{self, Action, Enter, Job, Program};
 use crate::plan::{BuildPlan, StepAction};
 use crate::report::progress::Progress;
 use crate::rootfs::tar::{self, TarOptions};
+use crate::spec::model::EngineKind;
 
 /// Name of the machine while steps run, where the spec gives none.
 const BUILD_HOSTNAME: &str = "localhost";
@@ -28,8 +29,8 @@ impl Builtin {
 }
 
 impl Engine for Builtin {
-    fn name(&self) -> &'static str {
-        "builtin"
+    fn kind(&self) -> EngineKind {
+        EngineKind::Builtin
     }
 
     fn probe(&self) -> Result<()> {

@@ -17,7 +17,7 @@ const ALWAYS: [(&str, &str); 6] = [
 ];
 
 /// Variables of the caller that a step sees: how to reach the network from here. Both spellings are in use.
-const PASSED: [&str; 8] =
+pub const PASSED: [&str; 8] =
     ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"];
 
 /// Variables by which programs are told of a certificate bundle.

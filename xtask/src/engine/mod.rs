@@ -1,6 +1,8 @@
 //! Turns a [`BuildPlan`] into the tar stream of a root filesystem. Knows nothing of filesystems.
 
 pub mod builtin;
+pub mod choose;
+pub mod container;
 pub(crate) mod environment;
 mod files;
 mod install;
@@ -14,6 +16,8 @@ use anyhow::Result;
 
 use crate::plan::BuildPlan;
 use crate::report::progress::Progress;
+use crate::rootfs::tree::RootTree;
+use crate::spec::model::EngineKind;
 
 pub use files::{apply_attributes, file_tree};
 
@@ -21,9 +25,8 @@ pub use files::{apply_attributes, file_tree};
 pub const LAST_LINES: usize = 40;
 
 /// One way to run the steps of a plan.
-pub trait Engine {
-    /// The engine's name on the command line.
-    fn name(&self) -> &'static str;
+pub trait Engine: Send + Sync {
+    fn kind(&self) -> EngineKind;
 
     /// Can it work here? The error says why not and what to do.
     fn probe(&self) -> Result<()>;
@@ -38,6 +41,16 @@ pub trait Engine {
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()>;
+
+    /// Puts right what the way of the tree through the engine has done to it, before anything else looks at it.
+    fn mend(&self, _tree: &mut RootTree, _base: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// The plan in the engine's own words, where it has any.
+    fn script(&self, _plan: &BuildPlan) -> Option<String> {
+        None
+    }
 }
 
 /// A step that failed, as it is shown to a person.

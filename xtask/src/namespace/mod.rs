@@ -23,6 +23,7 @@ use crate::interrupt;
 
 pub use idmap::probe;
 pub use inside::main as inside_main;
+pub use mounts::{POLICY_PATH, POLICY_SCRIPT};
 
 /// The hidden verb under which the tool starts itself again.
 pub const VERB: &str = "__namespace";

@@ -162,33 +162,35 @@ pub(super) fn detach_all() -> Result<()> {
     detach(&MOUNTED.map(PathBuf::from))
 }
 
-/// Debian's word that no service may be started (policy-rc.d, /usr/share/doc/init-system-helpers): package scripts would
-/// otherwise start daemons on the host's network.
+/// Debian's word that no service may be started (policy-rc.d, /usr/share/doc/init-system-helpers), as a path from the
+/// root: package scripts would otherwise start daemons on the host's network.
+pub const POLICY_PATH: &str = "usr/sbin/policy-rc.d";
+/// 101: action forbidden by policy.
+pub const POLICY_SCRIPT: &str = "#!/bin/sh\nexit 101\n";
+
+/// The policy while it lies in an entered root.
 #[derive(Default)]
 pub(super) struct QuietServices {
     laid: bool,
 }
 
 impl QuietServices {
-    const PATH: &str = "/usr/sbin/policy-rc.d";
-    /// 101: action forbidden by policy.
-    const SCRIPT: &str = "#!/bin/sh\nexit 101\n";
-
     /// Forbids services in the entered root, unless it has a policy of its own.
     pub(super) fn lay() -> Result<Self> {
-        let path = Path::new(Self::PATH);
-        let wanted = path.parent().is_some_and(Path::is_dir) && fs::symlink_metadata(path).is_err();
+        let path = Path::new("/").join(POLICY_PATH);
+        let wanted = path.parent().is_some_and(Path::is_dir) && fs::symlink_metadata(&path).is_err();
         if wanted {
-            fs::write(path, Self::SCRIPT)
-                .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))?;
+            fs::write(&path, POLICY_SCRIPT)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))?;
         }
         Ok(QuietServices { laid: wanted })
     }
 
     /// Takes the policy away, unless a step made it its own.
     pub(super) fn lift(&self) -> Result<()> {
-        if self.laid && fs::read(Self::PATH).is_ok_and(|text| text == Self::SCRIPT.as_bytes()) {
-            fs::remove_file(Self::PATH)?;
+        let path = Path::new("/").join(POLICY_PATH);
+        if self.laid && fs::read(&path).is_ok_and(|text| text == POLICY_SCRIPT.as_bytes()) {
+            fs::remove_file(path)?;
         }
         Ok(())
     }

@@ -303,7 +303,7 @@ impl Tolerance {
 }
 
 /// What turns a plan into a root filesystem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
     Builtin,

@@ -26,7 +26,7 @@ mod write;
 pub use error::{EntryName, TarError};
 pub use limits::Limits;
 pub use read::{read_file, read_stream};
-pub use write::{TarOptions, write};
+pub use write::{TarOptions, write, write_some};
 
 #[cfg(test)]
 mod tests;

@@ -38,10 +38,22 @@ impl TarOptions {
 ///
 /// A path that is not UTF-8 is written byte for byte, as GNU tar does, without `hdrcharset=BINARY`, which it warns of.
 pub fn write(tree: &RootTree, out: impl Write, options: TarOptions, progress: &mut dyn FnMut(u64)) -> io::Result<()> {
+    write_some(tree, out, options, progress, &|_| true)
+}
+
+/// As [`write`], with only the entries that `wanted` wants: a tar to be added to a root. Where the first name of an inode
+/// is not wanted, the others must not be.
+pub fn write_some(
+    tree: &RootTree,
+    out: impl Write,
+    options: TarOptions,
+    progress: &mut dyn FnMut(u64),
+    wanted: &dyn Fn(&Entry) -> bool,
+) -> io::Result<()> {
     let mut writer =
         Writer { out, buffer: Vec::with_capacity(BUFFER), written: 0, bodies: tree.bodies(), options, progress };
     for entry in tree.entries() {
-        if entry.inode.kind != Kind::Socket {
+        if entry.inode.kind != Kind::Socket && wanted(&entry) {
             writer.entry(&entry)?;
         }
     }

@@ -1,0 +1,105 @@
+//! Which engine runs the steps: what the person asks for, else the first that can work here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+
+use super::Engine;
+use super::builtin::Builtin;
+use super::container::Container;
+use crate::cache::Cache;
+use crate::plan::PlanError;
+use crate::spec::model::EngineKind;
+
+/// Names an engine for every image that the command line does not.
+const VARIABLE: &str = "SNUG_ENGINE";
+
+/// In the order in which they are tried where nobody asks for one.
+const PREFERENCE: [EngineKind; 3] = [EngineKind::Builtin, EngineKind::Docker, EngineKind::Podman];
+
+/// An engine that can work here, and why it was taken.
+#[derive(Clone)]
+pub struct Choice {
+    pub engine: Arc<dyn Engine>,
+    /// For people: `--engine asks for it`.
+    pub reason: String,
+}
+
+/// The engines of this host. Each is probed once, when it is first thought of.
+pub struct Engines {
+    cache: Cache,
+    /// What SNUG_ENGINE asks for.
+    variable: Option<EngineKind>,
+    probed: Mutex<BTreeMap<EngineKind, Probed>>,
+}
+
+#[derive(Clone)]
+struct Probed {
+    engine: Arc<dyn Engine>,
+    /// Why it cannot work here, and what to do.
+    lack: Option<String>,
+}
+
+impl Engines {
+    pub fn new(cache: &Cache) -> Result<Self> {
+        let variable = match std::env::var(VARIABLE) {
+            Ok(text) if !text.is_empty() => {
+                Some(text.parse().map_err(|error| PlanError(format!("{VARIABLE}: {error}")))?)
+            }
+            _ => None,
+        };
+        Ok(Engines { cache: cache.clone(), variable, probed: Mutex::default() })
+    }
+
+    /// The engine for one image: the command line's, else SNUG_ENGINE's, else the spec's, else the first that works.
+    /// One that was asked for and cannot work here is an error: what somebody asks for has a reason.
+    pub fn choose(&self, command_line: Option<EngineKind>, spec: Option<EngineKind>) -> Result<Choice> {
+        let asked = [(command_line, "--engine"), (self.variable, VARIABLE), (spec, "the spec")];
+        if let Some((kind, who)) = asked.into_iter().find_map(|(kind, who)| Some((kind?, who))) {
+            let Probed { engine, lack } = self.probe(kind);
+            return match lack {
+                None => Ok(Choice { engine, reason: format!("{who} asks for it") }),
+                Some(lack) => Err(anyhow::anyhow!(lack))
+                    .with_context(|| format!("{who} asks for the engine {kind}, which cannot work here")),
+            };
+        }
+        let mut lacks = Vec::new();
+        for kind in PREFERENCE {
+            let Probed { engine, lack } = self.probe(kind);
+            let Some(lack) = lack else { return Ok(Choice { engine, reason: found(&lacks) }) };
+            lacks.push((kind, lack));
+        }
+        let lacks: Vec<String> = lacks.iter().map(|(kind, lack)| format!("{kind}: {lack}")).collect();
+        bail!("no engine can work here\n{}", lacks.join("\n"))
+    }
+
+    fn probe(&self, kind: EngineKind) -> Probed {
+        let mut probed = self.probed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        probed
+            .entry(kind)
+            .or_insert_with(|| {
+                let engine = engine(kind, &self.cache);
+                let lack = engine.probe().err().map(|error| format!("{error:#}"));
+                Probed { engine, lack }
+            })
+            .clone()
+    }
+}
+
+/// The engine of this name, whether or not it can work here.
+pub fn engine(kind: EngineKind, cache: &Cache) -> Arc<dyn Engine> {
+    match kind {
+        EngineKind::Builtin => Arc::new(Builtin::new(cache.clone())),
+        EngineKind::Docker | EngineKind::Podman => Arc::new(Container::new(kind, cache.clone())),
+    }
+}
+
+fn found(lacks: &[(EngineKind, String)]) -> String {
+    if lacks.is_empty() {
+        return "the default".to_owned();
+    }
+    let lacks: Vec<String> =
+        lacks.iter().map(|(kind, lack)| format!("{kind}: {}", lack.lines().next().unwrap_or_default())).collect();
+    format!("the first that can work here ({})", lacks.join("; "))
+}

@@ -1,0 +1,162 @@
+//! The engines `docker` and `podman`: the steps as a Dockerfile, built by the command of that name.
+//!
+//! The commands, not a socket's API: they know contexts, DOCKER_HOST and how to log in, and so a remote daemon builds as
+//! well. For its sake nothing of the host is mounted: base, files and certificates travel as streams and as a context.
+
+mod cli;
+mod context;
+mod dockerfile;
+mod leavings;
+mod mend;
+mod output;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use self::cli::Cli;
+use self::leavings::Leavings;
+use self::output::Watch;
+use super::{Engine, environment};
+use crate::cache::Cache;
+use crate::namespace::POLICY_PATH;
+use crate::plan::BuildPlan;
+use crate::report::progress::{Progress, human_bytes};
+use crate::rootfs::tar::{self, TarOptions};
+use crate::rootfs::tree::{Inode, Kind, RootTree, TreePath};
+use crate::spec::model::EngineKind;
+
+/// What the commands' tar readers are sure to know: times as they are, holes as zeros.
+const TRANSPORT: TarOptions = TarOptions { sparse: false, plain_times: false };
+
+pub struct Container {
+    cli: Cli,
+    cache: Cache,
+}
+
+impl Container {
+    pub fn new(kind: EngineKind, cache: Cache) -> Self {
+        Container { cli: Cli::new(kind), cache }
+    }
+
+    /// Makes an image of the base's tree, which everything else is built on and labelled by.
+    fn import(&self, base: &Path, leavings: &Leavings, progress: &Progress) -> Result<RootTree> {
+        let stage = progress.stage(format!("hand the base to {}", self.cli));
+        let base = read(base)?;
+        let mut sent = base.clone();
+        make_mount_points(&mut sent);
+        self.cli.import(leavings, |stdin| tar::write(&sent, stdin, TRANSPORT, &mut |bytes| stage.advance_to(bytes)))?;
+        let bytes = stage.bytes();
+        stage.finish(&human_bytes(bytes));
+        Ok(base)
+    }
+
+    fn export(
+        &self,
+        leavings: &Leavings,
+        progress: &Progress,
+        consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+    ) -> Result<()> {
+        let stage = progress.stage(format!("collect the tree from {}", self.cli));
+        self.cli.export(leavings, |stdout| {
+            consume(&mut Metered { stream: stdout, advance: &mut |bytes| stage.advance(bytes) })
+        })?;
+        let bytes = stage.bytes();
+        stage.finish(&human_bytes(bytes));
+        Ok(())
+    }
+}
+
+impl Engine for Container {
+    fn kind(&self) -> EngineKind {
+        self.cli.kind()
+    }
+
+    fn probe(&self) -> Result<()> {
+        self.cli.probe()
+    }
+
+    fn script(&self, plan: &BuildPlan) -> Option<String> {
+        let trust = environment::ca_bundle().is_some();
+        Some(dockerfile::write(plan, "BASE", dockerfile::Extras { trust, quiet: true }))
+    }
+
+    fn build(
+        &self,
+        plan: &BuildPlan,
+        base: &Path,
+        keep: bool,
+        progress: &Progress,
+        consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+    ) -> Result<()> {
+        leavings::sweep(&self.cli, &self.cache)?;
+        let mut work = self.cache.work_folder(&plan.name)?;
+        let mut leavings = Leavings::begin(&self.cli, &self.cache, work.path());
+        let base = self.import(base, &leavings, progress)?;
+        let extras = dockerfile::Extras { trust: environment::ca_bundle().is_some(), quiet: wants_policy(&base) };
+        let folder = context::stage(plan, &leavings.base_image(), extras, work.path(), progress)?;
+        let built = self.cli.build(&folder, &leavings, keep, Watch::new(plan, self.cli.kind(), progress));
+        if built.is_err() && keep {
+            work.keep();
+            leavings.keep();
+            progress.note(format!("the build context as it failed: {}", folder.display()));
+            progress.note(format!("what {} holds of it: {}", self.cli, leavings.query()));
+        }
+        built?;
+        self.cli.create(&leavings)?;
+        self.export(&leavings, progress, consume)
+    }
+
+    fn mend(&self, tree: &mut RootTree, base: &Path) -> Result<()> {
+        mend::mend(tree, &read(base)?, self.cli.kind()).context("cannot put right what the export lost")
+    }
+}
+
+fn read(base: &Path) -> Result<RootTree> {
+    let file = File::open(base).with_context(|| format!("cannot open {}", base.display()))?;
+    tar::read_file(file, &tar::Limits::default(), &mut |_| {})
+        .with_context(|| format!("cannot read {}", base.display()))
+}
+
+/// Folders that steps find as the builtin engine has them: there, and empty.
+fn make_mount_points(tree: &mut RootTree) {
+    for (name, mode) in [("dev", 0o755), ("proc", 0o555), ("sys", 0o555), ("run", 0o755), ("tmp", 0o1777)] {
+        let path = TreePath::new(name).expect("the paths written here are clean");
+        tree.remove(&path);
+        tree.insert(path, Inode::directory(mode)).expect("the root is a directory and the name is free");
+    }
+    let lock = TreePath::new("run/lock").expect("the paths written here are clean");
+    tree.insert(lock, Inode::directory(0o1777)).expect("/run was just made");
+}
+
+/// Does Debian's word against services have a place in this root, and none stands there?
+fn wants_policy(base: &RootTree) -> bool {
+    let policy = TreePath::new(POLICY_PATH).expect("the paths written here are clean");
+    let Some(folder) = policy.parent().and_then(|folder| base.resolve(&folder)) else { return false };
+    base.get(&folder).is_some_and(Inode::is_directory)
+        && folder.join(policy.name()).is_some_and(|path| base.get(&path).is_none())
+}
+
+/// A stream whose bytes are counted.
+struct Metered<'a> {
+    stream: &'a mut dyn Read,
+    advance: &'a mut dyn FnMut(u64),
+}
+
+impl Read for Metered<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        (self.advance)(count as u64);
+        Ok(count)
+    }
+}
+
+/// The content of a file, if that is what stands at `path`.
+fn text_at(tree: &RootTree, path: &TreePath) -> Option<Vec<u8>> {
+    match &tree.get(path)?.kind {
+        Kind::File(body) => tree.bodies().read_to_vec(body).ok(),
+        _ => None,
+    }
+}

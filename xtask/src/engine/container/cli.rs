@@ -1,0 +1,301 @@
+//! The commands `docker` and `podman`: what is asked of them, and what they say when they cannot.
+
+use std::fmt;
+use std::io::{self, PipeReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::super::environment::PASSED;
+use super::leavings::Leavings;
+use super::output::Watch;
+use crate::interrupt;
+use crate::spec::model::{EngineKind, Platform};
+
+/// Fewer ids than this cannot hold Debian's `nobody` (65534).
+const ENOUGH_IDS: u64 = 65_535;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cli(EngineKind);
+
+impl fmt::Display for Cli {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Cli {
+    pub fn new(kind: EngineKind) -> Self {
+        Cli(kind)
+    }
+
+    pub fn kind(self) -> EngineKind {
+        self.0
+    }
+
+    pub fn is_docker(self) -> bool {
+        self.0 == EngineKind::Docker
+    }
+
+    /// The command with the caller's environment, in which contexts and remote daemons are named.
+    fn command(self) -> Command {
+        let mut command = Command::new(self.0.as_str());
+        // The classic builder needs no plugin, and every daemon has it. What the commands say is understood below.
+        command.env("DOCKER_BUILDKIT", "0").env("LC_ALL", "C").stdin(Stdio::null());
+        // Ctrl-C is for the tool, which ends its children and then clears up after them.
+        command.process_group(0);
+        // SAFETY: prctl(2) is async-signal-safe and touches no memory of the parent.
+        unsafe {
+            command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGTERM)?));
+        }
+        command
+    }
+
+    /// Runs the command to its end: what it printed, or an error with what it said.
+    pub fn ask(self, arguments: &[&str]) -> Result<String> {
+        let output = self.command().args(arguments).output().with_context(|| format!("cannot run {self}"))?;
+        if !output.status.success() {
+            bail!("{self} {}: {}", arguments[0], said(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Can it build here? The error says why not and what to do.
+    pub fn probe(self) -> Result<()> {
+        match self.0 {
+            EngineKind::Podman => self.probe_podman(),
+            _ => self.probe_docker(),
+        }
+    }
+
+    fn probe_docker(self) -> Result<()> {
+        let output = match self.command().args(["version", "--format", "{{json .Server}}"]).output() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("there is no docker command\nhint: apt-get install docker.io, or use another engine")
+            }
+            output => output.context("cannot run docker")?,
+        };
+        if !output.status.success() {
+            let said = said(&output.stderr);
+            bail!("{}", why_unreachable(&said));
+        }
+        let server: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        require_platform(server["Os"].as_str(), server["Arch"].as_str())
+    }
+
+    fn probe_podman(self) -> Result<()> {
+        let output = match self.command().args(["info", "--format", "json"]).output() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("there is no podman command\nhint: apt-get install podman, or use another engine")
+            }
+            output => output.context("cannot run podman")?,
+        };
+        if !output.status.success() {
+            bail!("podman cannot work here: {}", said(&output.stderr));
+        }
+        let about: Value = serde_json::from_slice(&output.stdout).context("podman info gives no JSON")?;
+        let host = &about["host"];
+        require_platform(host["os"].as_str(), host["arch"].as_str())?;
+        let rootless = host["security"]["rootless"].as_bool().unwrap_or(false);
+        if rootless && ids(&host["idMappings"]["uidmap"]).min(ids(&host["idMappings"]["gidmap"])) < ENOUGH_IDS {
+            bail!(
+                "podman has no {ENOUGH_IDS} subordinate ids here, so the image's users cannot be told apart\n\
+                 hint: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 \"$USER\", then: podman system migrate"
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes an image of the tar that `write` writes.
+    pub fn import(self, leavings: &Leavings, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        let mut command = self.command();
+        command.arg("import");
+        for label in leavings.labels() {
+            command.args(["--change", &format!("LABEL {label}")]);
+        }
+        command.args(["-", &leavings.base_image()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = Running::start(&mut command)?;
+        let written = child.child.stdin.take().map(|mut stdin| write(&mut stdin));
+        child.end().with_context(|| format!("{self} does not take the base"))?;
+        // Where the command failed, its own words count more than the pipe that it closed.
+        written.transpose().context("cannot hand the base over")?;
+        Ok(())
+    }
+
+    /// Builds the image of the context in `folder`.
+    pub fn build(self, folder: &Path, leavings: &Leavings, keep: bool, watch: Watch) -> Result<()> {
+        let mut command = self.command();
+        command.args(["build", "--network", "host", "--no-cache", "--tag", &leavings.image()]);
+        if keep {
+            command.arg("--rm=false");
+        } else {
+            command.arg("--force-rm");
+        }
+        if !self.is_docker() {
+            // One layer for all steps: there is nothing to gain from the others. The base is here and nowhere else.
+            command.args(["--isolation", "chroot", "--layers=false", "--pull=never"]);
+        }
+        for name in PASSED.iter().filter(|name| std::env::var_os(name).is_some()) {
+            // Without a value it is taken from the environment: proxies may hold a password.
+            command.args(["--build-arg", name]);
+        }
+        command.arg(folder);
+        // docker tells the steps' output (standard output) from its own errors; podman's steps use both.
+        let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+        match self.is_docker() {
+            true => command.stdout(writer).stderr(Stdio::piped()),
+            false => command.stdout(writer.try_clone()?).stderr(writer),
+        };
+        let child = Running::start(&mut command)?;
+        // The command holds the pipe's writing end open as well.
+        drop(command);
+        child.watched(reader, watch)
+    }
+
+    /// Makes a container of the built image; it is never run.
+    pub fn create(self, leavings: &Leavings) -> Result<()> {
+        self.ask(&["create", "--name", &leavings.container(), &leavings.image(), "/bin/true"]).map(drop)
+    }
+
+    /// Hands the container's tree as a tar stream to `consume`, which reads it to its end.
+    pub fn export(self, leavings: &Leavings, consume: impl FnOnce(&mut ChildStdout) -> Result<()>) -> Result<()> {
+        let mut command = self.command();
+        command.args(["export", &leavings.container()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = Running::start(&mut command)?;
+        let mut stdout = child.child.stdout.take().context("the export has no output")?;
+        let consumed = consume(&mut stdout);
+        drop(stdout);
+        let ended = child.end().with_context(|| format!("{self} does not give the tree"));
+        // A stream cut short is an error of the reader's as well, and the command knows why.
+        match consumed {
+            Err(error) if ended.is_ok() => Err(error),
+            _ => ended,
+        }
+    }
+}
+
+/// Where a daemon cannot be reached, what to do about it.
+fn why_unreachable(said: &str) -> String {
+    let hint = if said.contains("permission denied") {
+        "hint: members of the group docker may use the daemon (it makes them as good as root): \
+         sudo usermod --append --groups docker \"$USER\", then log in again"
+    } else {
+        "hint: start it (sudo systemctl start docker), or name another by DOCKER_HOST or docker context use"
+    };
+    format!("the docker daemon cannot be reached: {said}\n{hint}")
+}
+
+fn require_platform(os: Option<&str>, architecture: Option<&str>) -> Result<()> {
+    let host = Platform::host().context("this machine is neither amd64 nor arm64")?;
+    let there = format!("{}/{}", os.unwrap_or_default(), architecture.unwrap_or_default());
+    if there != host.to_string() {
+        bail!("its machine is {there}, and images are built for {host}\nhint: name a daemon on such a machine");
+    }
+    Ok(())
+}
+
+/// How many ids a map of podman's has.
+fn ids(map: &Value) -> u64 {
+    map.as_array().into_iter().flatten().filter_map(|range| range["size"].as_u64()).sum()
+}
+
+/// What a command said on standard error, in one piece.
+fn said(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !is_notice(line)).collect();
+    lines.join("\n").trim().to_owned()
+}
+
+/// docker's own advertisement for its other builder.
+fn is_notice(line: &str) -> bool {
+    ["DEPRECATED: The legacy builder", "BuildKit is currently disabled", "environment-variable.", "Install the buildx"]
+        .iter()
+        .any(|notice| line.trim_start().starts_with(notice))
+}
+
+/// A command under way; it is killed when this is dropped before its end.
+struct Running {
+    name: String,
+    child: Child,
+    _registered: interrupt::Registered,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command.spawn().with_context(|| format!("cannot run {name}"))?;
+        let registered = interrupt::kill_on_interrupt(&child);
+        Ok(Running { name, child, _registered: registered })
+    }
+
+    /// Waits, and makes an error of a failure with what was said.
+    fn end(mut self) -> Result<()> {
+        let mut stderr = Vec::new();
+        if let Some(mut stream) = self.child.stderr.take() {
+            stream.read_to_end(&mut stderr)?;
+        }
+        let status = self.child.wait()?;
+        interrupt::hold_if_interrupted();
+        if !status.success() {
+            bail!("{} failed ({status}): {}", self.name, said(&stderr));
+        }
+        Ok(())
+    }
+
+    /// Follows a build to its end.
+    fn watched(mut self, reader: PipeReader, mut watch: Watch) -> Result<()> {
+        let stderr = self.child.stderr.take();
+        let errors = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            stderr.map(|mut stream| stream.read_to_end(&mut text));
+            text
+        });
+        watch.follow(reader);
+        let errors = errors.join().unwrap_or_default();
+        let status = self.child.wait()?;
+        interrupt::hold_if_interrupted();
+        if status.success() {
+            watch.succeeded();
+            return Ok(());
+        }
+        Err(watch.failed(&said(&errors)))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_out_of_reach_comes_with_what_to_do() {
+        let denied = "permission denied while trying to connect to the docker API at unix:///run/docker.sock";
+        assert!(why_unreachable(denied).contains("--groups docker"));
+        let absent = "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?";
+        assert!(why_unreachable(absent).contains("DOCKER_HOST"));
+        assert!(require_platform(Some("linux"), Some("s390x")).unwrap_err().to_string().contains("linux/s390x"));
+    }
+
+    #[test]
+    fn what_docker_says_of_its_builders_is_no_error() {
+        let stderr =
+            b"DEPRECATED: The legacy builder is deprecated and will be removed in a future release.\n            \
+            BuildKit is currently disabled; enable it by removing the DOCKER_BUILDKIT=0\n            \
+            environment-variable.\n\nno space left on device\n";
+        assert_eq!(said(stderr), "no space left on device");
+    }
+}

@@ -1,0 +1,126 @@
+//! A plan's steps as a Dockerfile, the same for docker and podman.
+
+use std::fmt::Write;
+
+use serde_json::json;
+
+use super::super::environment;
+use super::super::install::install_command;
+use crate::namespace::{CA_BUNDLE, POLICY_PATH};
+use crate::plan::{BuildPlan, StepAction};
+
+/// Names in the build context.
+pub const CERTIFICATES: &str = "ca.crt";
+pub const POLICY: &str = "policy-rc.d";
+
+/// What a build has beside its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extras {
+    /// The host's certificates are in the context.
+    pub trust: bool,
+    /// So is Debian's word against starting services.
+    pub quiet: bool,
+}
+
+/// The tar of a step's files, in the context.
+pub fn files_of(step: usize) -> String {
+    format!("files-{step}.tar")
+}
+
+/// What the script of a step begins with: builders echo it, and by it a step is known (see [`step_in`]).
+fn mark(step: usize) -> String {
+    format!(": step {step};")
+}
+
+/// Which step of the plan a builder's line announces.
+pub fn step_in(line: &str) -> Option<usize> {
+    let number = |after: &str, before: char| -> Option<usize> {
+        let rest = &line[line.find(after)? + after.len()..];
+        rest[..rest.find(before)?].parse().ok()
+    };
+    number(": step ", ';').or_else(|| number("ADD files-", '.'))
+}
+
+/// Gives a step the environment of every engine, and no more: engines add variables of their own, and this shell would
+/// count as one around the step's. The arguments are
+/// `NAME=VALUE` words, `--`, and the step's command.
+const ENVIRONMENT: &str =
+    "unset HOSTNAME container SHLVL; until [ \"$1\" = -- ]; do export \"$1\"; shift; done; shift; exec \"$@\"";
+
+/// Writes the Dockerfile of `plan`, on an image of its base's tree.
+///
+/// Certificates lie below /run, as with the builtin engine: all there is left behind when the tree is normalised.
+pub fn write(plan: &BuildPlan, base: &str, extras: Extras) -> String {
+    let mut text = format!("# {}: {}\nFROM {base}\n", plan.name, plan.base.describe());
+    if extras.trust {
+        line(&mut text, format_args!("COPY {CERTIFICATES} {CA_BUNDLE}"));
+    }
+    if extras.quiet {
+        line(&mut text, format_args!("COPY {POLICY} /{POLICY_PATH}"));
+    }
+    for (index, step) in plan.steps.iter().enumerate() {
+        line(&mut text, format_args!("\n# {}", one_line(&format!("{}: {}", step.place, step.describe()))));
+        let (command, caches) = match &step.action {
+            StepAction::Files(_) => {
+                line(&mut text, format_args!("ADD {} /", files_of(index)));
+                continue;
+            }
+            StepAction::Install { manager, packages } => (install_command(*manager, packages), true),
+            StepAction::Shell(command) => (["/bin/sh", "-e", "-c", command].map(Into::into).into(), false),
+        };
+        let mut words =
+            vec!["/bin/sh".to_owned(), "-c".into(), format!("{} {ENVIRONMENT}", mark(index)), "step".into()];
+        let environment = environment::of_step(&step.environment, extras.trust, caches);
+        // The way to the network is the daemon's or comes as a build argument, never in a file.
+        let own = environment.into_iter().filter(|(name, _)| {
+            step.environment.iter().any(|(given, _)| given == name) || !environment::PASSED.contains(&name.as_str())
+        });
+        words.extend(own.map(|(name, value)| format!("{name}={value}")));
+        words.push("--".into());
+        words.extend(command);
+        line(&mut text, format_args!("RUN {}", json!(words)));
+    }
+    text
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments) {
+    writeln!(text, "{line}").expect("a string takes all that is written");
+}
+
+/// A comment ends with its line.
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{PackageManager, PlannedBase, Step};
+
+    #[test]
+    fn steps_are_found_again_in_what_the_builders_echo() {
+        let step = |action| Step {
+            action,
+            place: "images/x/image.toml:7".into(),
+            environment: vec![("GREETING".into(), "a \"b\"\n$c".into())],
+        };
+        let plan = BuildPlan {
+            name: "x".into(),
+            base: PlannedBase::Tar { path: "base.tar".into(), sha256: "00".into() },
+            steps: vec![
+                step(StepAction::Install { manager: PackageManager::Npm, packages: vec!["openclaw@1".into()] }),
+                step(StepAction::Files(Vec::new())),
+                step(StepAction::Shell("echo one\necho \"two\"".into())),
+            ],
+            hostname: None,
+            fingerprint: String::new(),
+        };
+        let text = write(&plan, "snug:base", Extras { trust: true, quiet: true });
+        insta::assert_snapshot!(text);
+        let steps: Vec<usize> = text.lines().filter_map(step_in).collect();
+        assert_eq!(steps, [0, 1, 2]);
+        assert_eq!(step_in("Step 4/7 : RUN [\"/bin/sh\",\"-c\",\": step 12; unset\"]"), Some(12));
+        assert_eq!(step_in("#8 [4/7] ADD files-3.tar /"), Some(3));
+        assert_eq!(step_in("Step 1/7 : FROM snug:base"), None);
+    }
+}

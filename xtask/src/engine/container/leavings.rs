@@ -1,0 +1,147 @@
+//! What a build leaves with docker or podman, and how it goes: images, containers, all named or labelled by the build's
+//! work folder, so that what a killed run left is found by the next one.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::cli::Cli;
+use crate::cache::Cache;
+use crate::interrupt::{self, Registered};
+
+/// Label with the name of the build's work folder.
+const WORK_LABEL: &str = "snug.work";
+/// Label that tells the builds of one cache from those of others on the same daemon.
+const CACHE_LABEL: &str = "snug.cache";
+/// Repository of all images made here.
+const REPOSITORY: &str = "localhost/snug";
+
+/// Everything that one build has with the engine; it goes when this is dropped, or on an interrupt.
+pub struct Leavings {
+    cli: Cli,
+    work: String,
+    cache: String,
+    registered: Registered,
+    keep: bool,
+}
+
+impl Leavings {
+    pub fn begin(cli: &Cli, cache: &Cache, work: &Path) -> Self {
+        let (cli, work, cache) = (*cli, name_of(work), cache_id(cache));
+        let doomed = work.clone();
+        let registered = interrupt::do_on_interrupt(move || remove(cli, &doomed));
+        Leavings { cli, work, cache, registered, keep: false }
+    }
+
+    pub fn base_image(&self) -> String {
+        base_image(&self.work)
+    }
+
+    pub fn image(&self) -> String {
+        image(&self.work)
+    }
+
+    pub fn container(&self) -> String {
+        container(&self.work)
+    }
+
+    /// On the base, and so on every image and container that is made of it.
+    pub fn labels(&self) -> [String; 2] {
+        [format!("{WORK_LABEL}={}", self.work), format!("{CACHE_LABEL}={}", self.cache)]
+    }
+
+    /// The command by which a person finds what is left.
+    pub fn query(&self) -> String {
+        match self.cli.is_docker() {
+            true => format!("docker ps --all --filter label={WORK_LABEL}={}", self.work),
+            false => "podman ps --all --external".to_owned(),
+        }
+    }
+
+    /// Leaves everything until the next run.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Leavings {
+    fn drop(&mut self) {
+        if !self.keep {
+            remove(self.cli, &self.work);
+        }
+        self.registered.forget();
+    }
+}
+
+fn base_image(work: &str) -> String {
+    format!("{REPOSITORY}:{work}-base")
+}
+
+fn image(work: &str) -> String {
+    format!("{REPOSITORY}:{work}")
+}
+
+fn container(work: &str) -> String {
+    format!("snug-{work}")
+}
+
+fn name_of(work: &Path) -> String {
+    work.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Differs between machines and users that share a daemon.
+fn cache_id(cache: &Cache) -> String {
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    (machine, host, cache.root()).hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Removes what is there of a build; what cannot be removed now goes with the next run.
+fn remove(cli: Cli, work: &str) {
+    let label = format!("label={WORK_LABEL}={work}");
+    let mut containers = listed(cli, &["ps", "--all", "--quiet", "--filter", &label]);
+    if !cli.is_docker() {
+        // The container of a build that was killed is the builder's, and has no labels: it is known by its image.
+        let all = listed(cli, &["ps", "--all", "--external", "--format", "{{.ID}} {{.Image}}"]);
+        let images = [base_image(work), image(work)];
+        containers.extend(all.iter().filter_map(|line| {
+            let (id, image) = line.split_once(' ')?;
+            images.iter().any(|own| own == image).then(|| id.to_owned())
+        }));
+    }
+    for container in containers {
+        let _ = cli.ask(&["rm", "--force", &container]);
+    }
+    // By name first: an image with a name is no refuse yet.
+    let _ = cli.ask(&["rmi", "--force", &image(work)]);
+    let _ = cli.ask(&["rmi", "--force", &base_image(work)]);
+    let _ = cli.ask(&["image", "prune", "--force", "--filter", &label]);
+}
+
+/// Removes what killed runs of this cache left: their work folders are gone, or about to be.
+pub fn sweep(cli: &Cli, cache: &Cache) -> Result<()> {
+    let own = format!("label={CACHE_LABEL}={}", cache_id(cache));
+    let mut images = listed(*cli, &["images", "--all", "--quiet", "--filter", &own]);
+    images.sort();
+    images.dedup();
+    let format = format!("{{{{index .Config.Labels \"{WORK_LABEL}\"}}}}");
+    let mut works: Vec<String> = images
+        .iter()
+        .filter_map(|image| cli.ask(&["image", "inspect", "--format", &format, image]).ok())
+        .filter(|work| !work.is_empty())
+        .collect();
+    works.sort();
+    works.dedup();
+    for work in works.iter().filter(|work| !cache.holds_work(work)) {
+        remove(*cli, work);
+    }
+    Ok(())
+}
+
+/// The lines of an answer; none where there is no answer.
+fn listed(cli: Cli, arguments: &[&str]) -> Vec<String> {
+    cli.ask(arguments).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
+}

@@ -1,0 +1,183 @@
+//! What a builder prints: which step runs, what the step says, and how it failed.
+
+use std::io::{BufRead, BufReader, PipeReader};
+
+use anyhow::Error;
+
+use super::super::{StepFailed, Tail};
+use super::dockerfile::step_in;
+use crate::plan::BuildPlan;
+use crate::report::progress::{Progress, Stage};
+use crate::spec::model::EngineKind;
+
+/// Before the number of an exit status, as the classic builder, buildah and BuildKit say it.
+const STATUS: [&str; 3] = ["returned a non-zero code: ", "exit status ", "exit code: "];
+
+/// How lines begin that builders add to what steps say.
+const CHATTER: [&str; 6] = [
+    " ---> ",
+    "--> ",
+    "Removing intermediate container ",
+    "Sending build context ",
+    "COMMIT ",
+    "subprocess exited with status ",
+];
+
+/// Shows a build on the screen, step by step.
+pub struct Watch<'a> {
+    plan: &'a BuildPlan,
+    engine: EngineKind,
+    progress: &'a Progress,
+    step: Option<usize>,
+    stage: Option<Stage>,
+    tail: Tail,
+    /// The builder's own last words, from which on it repeats the step, line breaks and all.
+    verdict: Option<String>,
+}
+
+/// A line of a builder.
+#[derive(Debug, PartialEq, Eq)]
+enum Line<'a> {
+    /// The builder begins this step of the plan.
+    Step(usize),
+    /// It says something of its own.
+    Chatter,
+    /// It gives up.
+    Verdict(&'a str),
+    Output(&'a str),
+}
+
+impl<'a> Watch<'a> {
+    pub fn new(plan: &'a BuildPlan, engine: EngineKind, progress: &'a Progress) -> Self {
+        Watch { plan, engine, progress, step: None, stage: None, tail: Tail::default(), verdict: None }
+    }
+
+    /// Reads to the end of the output.
+    pub fn follow(&mut self, output: PipeReader) {
+        let mut lines = BufReader::new(output);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            let text = without_colours(&String::from_utf8_lossy(&line));
+            match (parse(text.trim_end()), &mut self.verdict) {
+                (Line::Step(step), _) => self.begin(step),
+                (Line::Verdict(text), verdict) => *verdict = Some(text.to_owned()),
+                (Line::Output(text), Some(verdict)) => verdict.extend(["\n", text]),
+                (Line::Chatter, _) => {}
+                (Line::Output(text), None) => {
+                    self.tail.push(text);
+                    if let Some(stage) = &self.stage {
+                        stage.detail(text);
+                    }
+                }
+            }
+            line.clear();
+        }
+    }
+
+    fn begin(&mut self, step: usize) {
+        if self.step == Some(step) {
+            return;
+        }
+        self.succeeded();
+        let title = self.plan.steps.get(step).map(|step| step.describe()).unwrap_or_default();
+        (self.step, self.stage) = (Some(step), Some(self.progress.stage(title)));
+        self.tail.take();
+        self.verdict = None;
+    }
+
+    /// The step under way came to its end.
+    pub fn succeeded(&mut self) {
+        if let Some(stage) = self.stage.take() {
+            stage.finish("");
+        }
+    }
+
+    /// The build failed: in a step, or before there was one. `said` is what the builder said elsewhere.
+    pub fn failed(mut self, said: &str) -> Error {
+        self.stage = None;
+        let verdict = format!("{}\n{said}", self.verdict.unwrap_or_default());
+        let verdict = verdict.trim();
+        let mut last_lines = self.tail.take();
+        let Some(step) = self.step.and_then(|step| self.plan.steps.get(step)) else {
+            return anyhow::anyhow!("{} build failed: {}\n{verdict}", self.engine, last_lines.join("\n"));
+        };
+        let status = status_in(verdict);
+        if status.is_none() {
+            last_lines.extend(verdict.lines().map(ToOwned::to_owned));
+        }
+        StepFailed { what: step.describe(), place: step.place.clone(), status, last_lines }.into()
+    }
+}
+
+fn parse(line: &str) -> Line<'_> {
+    if let Some(number) = line.strip_prefix("Step ").or_else(|| line.strip_prefix("STEP "))
+        && number.starts_with(|first: char| first.is_ascii_digit())
+    {
+        return step_in(line).map_or(Line::Chatter, Line::Step);
+    }
+    if CHATTER.iter().any(|start| line.starts_with(start)) {
+        return Line::Chatter;
+    }
+    if line.starts_with("Error: building at STEP ") {
+        return Line::Verdict(line);
+    }
+    Line::Output(line)
+}
+
+/// The exit status that a verdict ends with.
+fn status_in(verdict: &str) -> Option<i32> {
+    let after = STATUS.iter().filter_map(|words| Some(verdict.rfind(words)? + words.len())).max()?;
+    let digits: String = verdict[after..].chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+/// docker shows a step's standard error in red, terminal or not (ECMA-48, "select graphic rendition").
+fn without_colours(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(start) = rest.find("\u{1b}[") {
+        plain.push_str(&rest[..start]);
+        let sequence = &rest[start + 2..];
+        let end = sequence.find(|c: char| !(c.is_ascii_digit() || c == ';')).unwrap_or(sequence.len());
+        rest = match sequence[end..].strip_prefix('m') {
+            Some(rest) => rest,
+            None => {
+                plain.push_str("\u{1b}[");
+                sequence
+            }
+        };
+    }
+    plain.push_str(rest);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builders_lines_are_told_from_the_steps_own() {
+        assert_eq!(parse("Step 5/9 : RUN [\"/bin/sh\",\"-c\",\": step 2; unset\"]"), Line::Step(2));
+        assert_eq!(parse("STEP 5/9: ADD files-1.tar /"), Line::Step(1));
+        assert_eq!(parse("Step 1/9 : FROM localhost/snug:x-base"), Line::Chatter);
+        assert_eq!(parse("Step by step we go"), Line::Output("Step by step we go"));
+        assert_eq!(parse(" ---> Running in 13a38997df2d"), Line::Chatter);
+        let verdict = "Error: building at STEP \"RUN …\": while running runtime: exit status 7";
+        assert_eq!(parse(verdict), Line::Verdict(verdict));
+        assert_eq!(parse("subprocess exited with status 7"), Line::Chatter);
+        assert_eq!(parse("Error: no such thing"), Line::Output("Error: no such thing"));
+    }
+
+    #[test]
+    fn the_status_is_found_in_every_builders_words() {
+        assert_eq!(status_in("The command '/bin/sh -c exit status 3' returned a non-zero code: 7"), Some(7));
+        assert_eq!(status_in("Error: building at STEP \"RUN [exit 5]\": exit status 9"), Some(9));
+        assert_eq!(status_in("process \"/bin/sh -c x\" did not complete successfully: exit code: 127"), Some(127));
+        assert_eq!(status_in("no space left on device"), None);
+    }
+
+    #[test]
+    fn colours_go_and_brackets_stay() {
+        assert_eq!(without_colours("\u{1b}[91mred\u{1b}[0m plain \u{1b}[2K["), "red plain \u{1b}[2K[");
+    }
+}
