@@ -4,6 +4,7 @@ mod body;
 pub mod capabilities;
 pub mod disk;
 pub mod glob;
+pub mod layers;
 pub mod normalise;
 mod path;
 pub mod tar;

@@ -25,7 +25,7 @@ mod write;
 
 pub use error::{EntryName, TarError};
 pub use limits::Limits;
-pub use read::{read_file, read_stream};
+pub use read::{Change, Counts, read_file, read_layer, read_stream};
 pub use write::{TarOptions, write, write_some};
 
 #[cfg(test)]

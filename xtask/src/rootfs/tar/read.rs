@@ -57,9 +57,66 @@ pub fn read_stream(
     Ok(reader.tree)
 }
 
+/// What one entry of a layer says. Layers are changes to a tree that only who applies them has: a hard link's target, a
+/// parent directory or what a whiteout hides may stand in a layer below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Put {
+        path: TreePath,
+        inode: Inode,
+    },
+    Link {
+        path: TreePath,
+        target: TreePath,
+        /// Content that came with this name, for all names of the inode.
+        body: Option<Body>,
+    },
+}
+
+impl Change {
+    pub fn path(&self) -> &TreePath {
+        match self {
+            Change::Put { path, .. } | Change::Link { path, .. } => path,
+        }
+    }
+}
+
+/// What was read so far, counted against [`Limits`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    pub entries: u64,
+    pub data_bytes: u64,
+    pub metadata_bytes: u64,
+}
+
+/// Reads a layer from a pipe, as [`read_stream`] does a tree, and answers its changes in the archive's order. `counts`
+/// goes on from the layers before.
+///
+/// A layer is believed less strictly, as container engines do: absolute names are relative to the root, and the end
+/// marker may be missing, because a digest proves that the layer is whole.
+pub fn read_layer(
+    input: impl Read,
+    spool: File,
+    limits: &Limits,
+    counts: &mut Counts,
+) -> Result<Vec<Change>, TarError> {
+    let nothing = RootTree::new(BodySource::new(Vec::new()));
+    let mut reader = Reader::new(StreamInput::new(input, spool)?, nothing, limits);
+    reader.layer = Some(Vec::new());
+    reader.counts = *counts;
+    let result = reader.read(&mut |_| {});
+    reader.input.drain();
+    result?;
+    reader.input.flush()?;
+    *counts = reader.counts;
+    Ok(reader.layer.unwrap_or_default())
+}
+
 struct Reader<'a, I> {
     input: I,
     tree: RootTree,
+    /// Where this is a layer, its changes so far; the tree stays empty then.
+    layer: Option<Vec<Change>>,
     limits: &'a Limits,
     /// What `g` headers said for all that follows.
     globals: Records,
@@ -67,9 +124,7 @@ struct Reader<'a, I> {
     next: Announced,
     /// The name of the last header, for errors about what follows it.
     last: Vec<u8>,
-    entries: u64,
-    data_bytes: u64,
-    metadata_bytes: u64,
+    counts: Counts,
 }
 
 /// Extended headers that wait for their entry.
@@ -85,7 +140,7 @@ struct Announced {
 impl<'a, I: Input> Reader<'a, I> {
     fn new(input: I, tree: RootTree, limits: &'a Limits) -> Self {
         let (globals, next) = (Records::default(), Announced::default());
-        Reader { input, tree, limits, globals, next, last: Vec::new(), entries: 0, data_bytes: 0, metadata_bytes: 0 }
+        Reader { input, tree, layer: None, limits, globals, next, last: Vec::new(), counts: Counts::default() }
     }
 
     fn read(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), TarError> {
@@ -106,7 +161,7 @@ impl<'a, I: Input> Reader<'a, I> {
     fn recognise(&mut self) -> Result<(), TarError> {
         let start = self.input.peek(BLOCK)?;
         if start.is_empty() {
-            return Err(TarError::Empty);
+            return if self.layer.is_some() { Ok(()) } else { Err(TarError::Empty) };
         }
         for (magic, format, command, sample) in COMPRESSED {
             if start.starts_with(magic) {
@@ -125,6 +180,7 @@ impl<'a, I: Input> Reader<'a, I> {
         let missing_end = |last: &[u8], offset| TarError::MissingEnd { offset, after: EntryName::new(last) };
         let mut block = [0; BLOCK];
         match self.input.read(&mut block)? {
+            0 if self.layer.is_some() => return Ok(None),
             0 => return Err(missing_end(&self.last, offset)),
             BLOCK => {}
             _ => return Err(TarError::TruncatedHeader { offset }),
@@ -134,6 +190,7 @@ impl<'a, I: Input> Reader<'a, I> {
             return match self.input.read(&mut block)? {
                 BLOCK if Header(block).is_zero() => Ok(None),
                 BLOCK => Err(TarError::LoneZeroBlock { offset }),
+                0 if self.layer.is_some() => Ok(None),
                 _ => Err(missing_end(&self.last, offset)),
             };
         }
@@ -171,7 +228,7 @@ impl<'a, I: Input> Reader<'a, I> {
         if member.name.is_empty() {
             return Err(TarError::EmptyName { offset: self.input.offset() - BLOCK_U64 });
         }
-        if member.name[0] == b'/' {
+        if member.name[0] == b'/' && self.layer.is_none() {
             return Err(TarError::AbsoluteName { entry: entry() });
         }
         let path = TreePath::new(&member.name).map_err(|reason| TarError::Path { entry: entry(), reason })?;
@@ -269,7 +326,7 @@ impl<'a, I: Input> Reader<'a, I> {
         let entry = || EntryName::new(&member.name);
         let raw = member.link_name();
         let name = || EntryName::new(raw);
-        if raw.first() == Some(&b'/') {
+        if raw.first() == Some(&b'/') && self.layer.is_none() {
             return Err(TarError::AbsoluteLink { entry: entry(), target: name() });
         }
         let bad_path = |reason| TarError::LinkPath { entry: entry(), target: name(), reason };
@@ -278,6 +335,13 @@ impl<'a, I: Input> Reader<'a, I> {
             return Err(TarError::HardLinkToItself { entry: entry() });
         }
         self.charge_entry(path.as_bytes().len() as u64)?;
+        if self.layer.is_some() {
+            self.charge(target.as_bytes().len() as u64)?;
+            let has_data = member.stored > 0 && self.hard_link_has_data(member)?;
+            let body = if has_data { Some(self.body(member)?) } else { None };
+            self.layer.get_or_insert_default().push(Change::Link { path, target, body });
+            return Ok(());
+        }
         let slots = self.tree.inode_slots();
         self.tree.link(path.clone(), &target)?;
         self.charge_implied(&path, slots)?;
@@ -377,9 +441,9 @@ impl<'a, I: Input> Reader<'a, I> {
 
     fn keep(&mut self, member: &Member, stored: u64) -> Result<u64, TarError> {
         let max = self.limits.data_bytes;
-        let total = self.data_bytes.checked_add(stored).filter(|&total| total <= max);
+        let total = self.counts.data_bytes.checked_add(stored).filter(|&total| total <= max);
         let too_much = || TarError::TooMuch { entry: EntryName::new(&member.name), what: "bytes of data", max };
-        self.data_bytes = total.ok_or_else(too_much)?;
+        self.counts.data_bytes = total.ok_or_else(too_much)?;
         match self.input.keep(stored)? {
             Kept::At(source) => {
                 self.input.skip(padding(stored))?;
@@ -461,6 +525,10 @@ impl<'a, I: Input> Reader<'a, I> {
     fn insert(&mut self, path: TreePath, inode: Inode) -> Result<(), TarError> {
         let target = if let Kind::Symlink(target) = &inode.kind { target.len() } else { 0 };
         self.charge_entry((path.as_bytes().len() + target) as u64)?;
+        if let Some(changes) = &mut self.layer {
+            changes.push(Change::Put { path, inode });
+            return Ok(());
+        }
         let slots = self.tree.inode_slots();
         let deepest = path.clone();
         self.tree.insert(path, inode)?;
@@ -468,7 +536,7 @@ impl<'a, I: Input> Reader<'a, I> {
     }
 
     fn charge_entry(&mut self, bytes: u64) -> Result<(), TarError> {
-        self.entries += 1;
+        self.counts.entries += 1;
         self.charge_slots()?;
         self.charge(NAME_COST + bytes)
     }
@@ -482,7 +550,7 @@ impl<'a, I: Input> Reader<'a, I> {
 
     fn charge_slots(&self) -> Result<(), TarError> {
         let max = self.limits.entries as u64;
-        if self.entries.max(self.tree.inode_slots() as u64) <= max {
+        if self.counts.entries.max(self.tree.inode_slots() as u64) <= max {
             return Ok(());
         }
         Err(TarError::TooMuch { entry: EntryName::new(&self.last), what: "entries", max })
@@ -490,8 +558,8 @@ impl<'a, I: Input> Reader<'a, I> {
 
     fn charge(&mut self, bytes: u64) -> Result<(), TarError> {
         let max = self.limits.metadata_bytes;
-        self.metadata_bytes += bytes;
-        if self.metadata_bytes <= max {
+        self.counts.metadata_bytes += bytes;
+        if self.counts.metadata_bytes <= max {
             return Ok(());
         }
         Err(TarError::TooMuch { entry: EntryName::new(&self.last), what: "bytes of names and attributes", max })
