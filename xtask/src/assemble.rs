@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::bootstrap::{self, Bootstrap};
 use crate::cache::Cache;
 use crate::engine::{Engine, apply_attributes};
+use crate::oci::{self, Resolution};
 use crate::plan::{BuildPlan, PlannedBase, all_files};
 use crate::report::progress::Progress;
 use crate::rootfs::glob::{self, Glob};
@@ -48,6 +49,7 @@ impl Assembly<'_> {
                 self.tree(ancestors, &progress.for_image(&ancestors.last().context("no parent")?.plan.name))?
             }
             PlannedBase::Tar { path, .. } => path.clone(),
+            PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
             PlannedBase::Debian { suite, variant, fingerprint } => {
                 self.debian(suite, variant, fingerprint, progress)?
             }
@@ -75,6 +77,21 @@ impl Assembly<'_> {
                 let tree = self.read(stream)?;
                 self.store(&tree, &wanted)
             })?;
+            self.cache.drop_older_trees(&name, &wanted)?;
+        }
+        Ok(wanted)
+    }
+
+    /// The merged layers of a registry's image, stored as one tar: what engines start from, whichever they are.
+    fn oci(&self, resolution: &Resolution, progress: &Progress) -> Result<PathBuf> {
+        let name = resolution.tree_name()?;
+        let wanted = self.cache.tree(&name, &resolution.manifest.hex());
+        let _lock = self.lock(&name, progress)?;
+        if !wanted.exists() || self.refresh {
+            let spool =
+                tempfile::tempfile_in(self.cache.trees()).context("cannot make a temporary file in the cache")?;
+            let tree = oci::fetch(self.cache, resolution, progress)?.tree(spool, progress)?;
+            self.store(&tree, &wanted)?;
             self.cache.drop_older_trees(&name, &wanted)?;
         }
         Ok(wanted)

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::artifact::{Manifest, Partial, TreeSummary, manifest_beside};
 use crate::assemble::{Assembly, Link};
 use crate::filesystem::{self, Census, Filesystem, FilesystemKind};
-use crate::plan::{self, BuildPlan, PlanError, hash_file, hex};
+use crate::oci::{Resolution, Resolver};
+use crate::plan::{self, BuildPlan, PlanError, PlannedBase, hash_file, hex};
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::tar;
 use crate::rootfs::tree::{Kind, RootTree};
@@ -55,16 +56,17 @@ pub enum Outcome {
 }
 
 impl<'set> Order<'set> {
-    /// Decides everything for the image `name`; `kind` overrides the spec's filesystem.
-    pub fn new(set: &'set ImageSet, name: &str, kind: Option<FilesystemKind>) -> Result<Self> {
+    /// Decides everything for the image `name`; `kind` overrides the spec's filesystem, `resolver` says what references
+    /// to registries mean.
+    pub fn new(set: &'set ImageSet, name: &str, kind: Option<FilesystemKind>, resolver: &Resolver) -> Result<Self> {
         let resolved = set.resolve(name)?;
+        let platform = Platform::host().context("this machine is neither amd64 nor arm64")?;
         let mut chain: Vec<Link> = Vec::new();
         for spec in resolved.ancestors.iter().rev().copied().chain([resolved.spec]) {
-            let plan = plan::plan(spec, chain.last().map(|link| &link.plan))?;
+            let plan = plan::plan(spec, chain.last().map(|link| &link.plan), platform, resolver)?;
             chain.push(Link { spec, plan });
         }
         let spec = resolved.spec;
-        let platform = Platform::host().context("this machine is neither amd64 nor arm64")?;
         if let Some(other) = spec.platforms.first().filter(|_| !spec.platforms.contains(&platform)) {
             bail!(PlanError(format!("{name} is for {other}, and building for another platform is not built yet")));
         }
@@ -78,6 +80,14 @@ impl<'set> Order<'set> {
 
     pub fn plan(&self) -> &BuildPlan {
         &self.chain.last().expect("a chain ends with its image").plan
+    }
+
+    /// The image of a registry that everything stands on, where it does.
+    pub fn oci(&self) -> Option<&Resolution> {
+        match &self.chain.first()?.plan.base {
+            PlannedBase::Oci(resolution) => Some(resolution),
+            _ => None,
+        }
     }
 
     /// The image file in the folder of results.
@@ -125,6 +135,7 @@ impl<'set> Order<'set> {
             filesystem: filesystem.clone(),
             fingerprint,
             sha256,
+            oci: self.oci().cloned(),
             tree: summary(&tree, self.plan()),
             census,
         };

@@ -15,6 +15,7 @@ pub mod image;
 pub mod interrupt;
 pub mod namespace;
 pub mod needs;
+pub mod oci;
 pub mod plan;
 pub mod report;
 pub mod rootfs;

@@ -12,6 +12,8 @@ pub enum Work {
     /// The engine of our own.
     Builtin,
     DebianBase,
+    /// An image of a registry as a base.
+    OciBase,
     Ext4,
     /// ext4 by `writer = "mke2fs"` or `"loop"`.
     Mke2fs,
@@ -39,9 +41,10 @@ const fn need(package: &'static str, proofs: &'static [&'static str], purpose: &
 }
 
 impl Work {
-    pub const ALL: [Work; 8] = [
+    pub const ALL: [Work; 9] = [
         Work::Builtin,
         Work::DebianBase,
+        Work::OciBase,
         Work::Ext4,
         Work::Mke2fs,
         Work::Squashfs,
@@ -55,6 +58,7 @@ impl Work {
         match self {
             Work::Builtin => "engine builtin",
             Work::DebianBase => "base debian",
+            Work::OciBase => "base oci",
             Work::Ext4 => "filesystem ext4",
             Work::Mke2fs => "filesystem ext4 by mke2fs",
             Work::Squashfs => "filesystem squashfs",
@@ -82,6 +86,7 @@ impl Work {
                     ]
                 }
             }
+            Work::OciBase => const { &[need("skopeo", &["skopeo"], "get images from registries")] },
             // Written by the tool itself.
             Work::Ext4 => &[],
             Work::Mke2fs => const { &[need("e2fsprogs", &["mke2fs"], "write ext4 by mke2fs")] },
@@ -114,6 +119,7 @@ impl Work {
                         need("cpio", &["cpio"], "judge initramfs archives"),
                         need("acl", &["setfacl"], "judge access control lists"),
                         need("python3", &["python3"], "judge tar archives"),
+                        need("zstd", &["zstd"], "make layers to test on"),
                         need("shellcheck", &["shellcheck"], "judge the images' scripts"),
                     ]
                 }
@@ -126,6 +132,9 @@ impl Work {
         let mut works = vec![Work::Builtin];
         if order.chain.iter().any(|link| matches!(link.plan.base, PlannedBase::Debian { .. })) {
             works.push(Work::DebianBase);
+        }
+        if order.chain.iter().any(|link| matches!(link.plan.base, PlannedBase::Oci(_))) {
+            works.push(Work::OciBase);
         }
         works.extend(order.filesystem.as_ref().and_then(Work::of_filesystem));
         works

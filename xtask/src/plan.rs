@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::oci::{Resolution, Resolver};
 use crate::rootfs::tree::Timestamp;
-use crate::spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, SourcePath};
+use crate::spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, Platform, SourcePath};
 
 /// Part of every fingerprint: raised when a tree of the same spec would come out otherwise than before.
 const TREE_FORMAT: u32 = 1;
@@ -45,6 +46,8 @@ pub enum PlannedBase {
         variant: String,
         fingerprint: String,
     },
+    /// An image of a registry.
+    Oci(Resolution),
     /// A tar of the user's.
     Tar {
         path: PathBuf,
@@ -58,10 +61,12 @@ pub enum PlannedBase {
 }
 
 impl PlannedBase {
-    fn fingerprint(&self) -> &str {
+    fn fingerprint(&self) -> String {
         match self {
-            PlannedBase::Debian { fingerprint, .. } | PlannedBase::Image { fingerprint, .. } => fingerprint,
-            PlannedBase::Tar { sha256, .. } => sha256,
+            PlannedBase::Debian { fingerprint, .. } | PlannedBase::Image { fingerprint, .. } => fingerprint.clone(),
+            // How its layers are merged is part of what it is.
+            PlannedBase::Oci(resolution) => format!("oci {TREE_FORMAT} {}", resolution.manifest),
+            PlannedBase::Tar { sha256, .. } => sha256.clone(),
         }
     }
 
@@ -69,6 +74,7 @@ impl PlannedBase {
     pub fn describe(&self) -> String {
         match self {
             PlannedBase::Debian { suite, variant, .. } => format!("Debian {suite}, {variant}"),
+            PlannedBase::Oci(resolution) => resolution.describe(),
             PlannedBase::Tar { path, .. } => format!("tar {}", path.display()),
             PlannedBase::Image { name, .. } => format!("image {name}"),
         }
@@ -139,12 +145,18 @@ fn in_short(text: &str) -> String {
     }
 }
 
-/// Plans the tree of `spec`; `parent` is the plan of the image it is based on, where it is.
+/// Plans the tree of `spec` for `platform`; `parent` is the plan of the image it is based on, where it is. `resolver`
+/// says what references to registries mean.
 ///
 /// Refuses what the spec may say but no engine can do yet.
-pub fn plan(spec: &ImageSpec, parent: Option<&BuildPlan>) -> Result<BuildPlan> {
+pub fn plan(
+    spec: &ImageSpec,
+    parent: Option<&BuildPlan>,
+    platform: Platform,
+    resolver: &Resolver,
+) -> Result<BuildPlan> {
     refuse_unbuilt(spec)?;
-    let base = plan_base(spec, parent)?;
+    let base = plan_base(spec, parent, platform, resolver)?;
     let steps = plan_steps(spec);
     let mut hash = Sha256::new();
     // The name and the filesystem do not change the tree.
@@ -175,9 +187,6 @@ fn refuse_unbuilt(spec: &ImageSpec) -> Result<()> {
     let refuse = |what: &str, line: usize| -> Result<()> {
         bail!(PlanError(format!("{}:{line}: {what} is not built yet", spec.document.path.display())))
     };
-    if let Base::Oci { .. } = spec.base.value {
-        refuse("an `oci` base", spec.base.line)?;
-    }
     if let Base::Debian { snapshot: Some(_), .. } = spec.base.value {
         refuse("`snapshot` of a Debian base", spec.base.line)?;
     }
@@ -190,7 +199,12 @@ fn refuse_unbuilt(spec: &ImageSpec) -> Result<()> {
     Ok(())
 }
 
-fn plan_base(spec: &ImageSpec, parent: Option<&BuildPlan>) -> Result<PlannedBase> {
+fn plan_base(
+    spec: &ImageSpec,
+    parent: Option<&BuildPlan>,
+    platform: Platform,
+    resolver: &Resolver,
+) -> Result<PlannedBase> {
     Ok(match &spec.base.value {
         Base::Debian { suite, variant, .. } => {
             let variant = variant.clone().unwrap_or_else(|| DEFAULT_VARIANT.to_owned());
@@ -216,7 +230,12 @@ fn plan_base(spec: &ImageSpec, parent: Option<&BuildPlan>) -> Result<PlannedBase
             let parent = parent.with_context(|| format!("the plan of {name} is missing"))?;
             PlannedBase::Image { name: name.clone(), fingerprint: parent.fingerprint.clone() }
         }
-        Base::Oci { .. } => bail!(PlanError("an `oci` base is not built yet".to_owned())),
+        Base::Oci { reference } => {
+            let resolution = resolver
+                .resolve(reference, platform)
+                .with_context(|| format!("{}:{}: base {reference}", spec.document.path.display(), spec.base.line))?;
+            PlannedBase::Oci(resolution)
+        }
     })
 }
 

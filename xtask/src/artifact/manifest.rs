@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Partial;
 use crate::filesystem::{Census, Filesystem};
+use crate::oci::Resolution;
 
 /// Name of the manifest, beside its image.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -32,6 +33,9 @@ pub struct Manifest {
     pub fingerprint: String,
     /// SHA-256 of the image file.
     pub sha256: String,
+    /// The image of a registry that this one stands on, with what its tag meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<Resolution>,
     pub tree: TreeSummary,
     pub census: Census,
 }

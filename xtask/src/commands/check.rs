@@ -15,6 +15,7 @@ use crate::check::contents::Contents;
 use crate::check::{Check, CheckReport, Depth, Reader, Subject, prove};
 use crate::image::Order;
 use crate::needs::{self, Work};
+use crate::oci::Resolver;
 use crate::plan::PlanError;
 use crate::report::failure;
 use crate::report::progress::Progress;
@@ -127,7 +128,7 @@ impl Built {
 
     /// What to tell where the spec has moved on since the image was built.
     fn staleness(&self, set: &ImageSet) -> Option<String> {
-        let order = Order::new(set, &self.name, Some(self.manifest.filesystem.kind())).ok()?;
+        let order = Order::new(set, &self.name, Some(self.manifest.filesystem.kind()), &Resolver::from_cache()).ok()?;
         let fingerprint = order.fingerprint().ok()?;
         (fingerprint != self.manifest.fingerprint).then(|| "its inputs have changed since it was built".to_owned())
     }

@@ -15,6 +15,7 @@ use crate::assemble::Assembly;
 use crate::cache::Cache;
 use crate::engine::choose::{Choice, Engines};
 use crate::image::Order;
+use crate::oci::Resolver;
 use crate::report::progress::{Progress, human_bytes};
 use crate::spec::model::EngineKind;
 use crate::workspace::Workspace;
@@ -41,11 +42,11 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let set = load_images(&workspace, arguments.images.as_ref())?;
-    let order = Order::new(&set, &arguments.name, None)?;
+    let progress = Progress::on_stderr().for_image(&arguments.name);
+    let order = Order::new(&set, &arguments.name, None, &Resolver::new(false, progress.clone()))?;
     let cache = Cache::open()?;
     cache.sweep()?;
     let Choice { engine, reason } = Engines::new(&cache)?.choose(arguments.engine, order.spec.engine)?;
-    let progress = Progress::on_stderr().for_image(&arguments.name);
     progress.note(format!("{}: engine {}, {reason}", arguments.name, engine.kind()));
     let assembly = Assembly { cache: &cache, engine: &*engine, refresh: false, keep: false };
     let tree = assembly.tree(&order.chain, &progress)?;

@@ -15,13 +15,14 @@ use crate::engine::choose::{Choice, Engines};
 use crate::filesystem::FilesystemKind;
 use crate::image::{Order, Outcome};
 use crate::needs::Work;
+use crate::oci::Resolver;
 use crate::report::failure;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
 use crate::setup;
 use crate::size::Rule;
 use crate::spec::ImageSet;
-use crate::spec::model::EngineKind;
+use crate::spec::model::{Base, EngineKind};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -66,7 +67,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let set = load_images(&workspace, arguments.images.as_ref())?;
     let names = names(&arguments, &set)?;
-    let orders = names.iter().map(|name| order(&set, name, &arguments)).collect::<Vec<_>>();
+    let progress = Progress::on_stderr();
+    // A plan names its base by digest, so what asks registries must be there before it.
+    if arguments.setup && !arguments.dry_run && names.iter().any(|name| stands_on_registry(&set, name)) {
+        setup::prepare(&[Work::OciBase])?;
+    }
+    let resolver = Resolver::new(arguments.refresh, progress.clone());
+    let orders = names.iter().map(|name| order(&set, name, &arguments, &resolver)).collect::<Vec<_>>();
     // What was asked for by name must make sense as a whole before any of it is begun.
     let orders = match arguments.all {
         true => orders,
@@ -85,7 +92,6 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         setup::prepare(&works)?;
     }
     cache.sweep()?;
-    let progress = Progress::on_stderr();
 
     let mut results = Vec::new();
     for (name, order) in names.iter().zip(orders) {
@@ -137,8 +143,14 @@ fn names(arguments: &Arguments, set: &ImageSet) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn order<'set>(set: &'set ImageSet, name: &str, arguments: &Arguments) -> Result<Order<'set>> {
-    Order::new(set, name, arguments.filesystem)
+fn stands_on_registry(set: &ImageSet, name: &str) -> bool {
+    let chain =
+        set.resolve(name).map(|resolved| resolved.ancestors.into_iter().chain([resolved.spec]).collect::<Vec<_>>());
+    chain.is_ok_and(|specs| specs.iter().any(|spec| matches!(spec.base.value, Base::Oci { .. })))
+}
+
+fn order<'set>(set: &'set ImageSet, name: &str, arguments: &Arguments, resolver: &Resolver) -> Result<Order<'set>> {
+    Order::new(set, name, arguments.filesystem, resolver)
 }
 
 fn as_json(name: &str, outcome: &Result<Outcome>, choice: Option<&Choice>, seconds: f64) -> Value {
@@ -241,6 +253,7 @@ fn describe(
             "name": name,
             "image": file,
             "engine": engine,
+            "oci": order.oci(),
             "filesystem": order.filesystem,
             "sizing": order.sizing,
             "fingerprint": order.fingerprint()?,

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::filesystem::Filesystem;
 use crate::rootfs::capabilities::Capabilities;
@@ -341,7 +341,7 @@ impl FromStr for EngineKind {
 }
 
 /// What an image runs on, named as OCI names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Platform {
     #[serde(rename = "linux/amd64")]
     Amd64,

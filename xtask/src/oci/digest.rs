@@ -1,0 +1,74 @@
+//! Digests, by which registries name contents.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use crate::plan::hex;
+
+/// Written before the digits; the one algorithm that every registry has.
+const ALGORITHM: &str = "sha256:";
+
+/// A SHA-256, written `sha256:` and 64 lower-case hexadecimal digits (OCI image-spec, descriptor.md, "Digests").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Digest(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// The digest that a hash has come to.
+    pub fn finish(hash: sha2::Sha256) -> Self {
+        Digest(hash.finalize().into())
+    }
+
+    /// The digits alone.
+    pub fn hex(&self) -> String {
+        hex(&self.0)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{ALGORITHM}{}", self.hex())
+    }
+}
+
+impl FromStr for Digest {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let digits = text.strip_prefix(ALGORITHM)?;
+            let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            if digits.len() != 64 || !digits.bytes().all(plain) {
+                return None;
+            }
+            let mut bytes = [0; 32];
+            for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+                *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
+            }
+            Some(Digest(bytes))
+        };
+        parse().ok_or_else(|| format!("`{text}` is not a SHA-256 digest"))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.to_string()
+    }
+}
