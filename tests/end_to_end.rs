@@ -10,5 +10,6 @@ mod hostile_builds;
 mod images;
 mod openclaw;
 mod pack;
+mod registry;
 mod small_specs;
 mod tools;

@@ -120,6 +120,12 @@ impl Work {
                         need("acl", &["setfacl"], "judge access control lists"),
                         need("python3", &["python3"], "judge tar archives"),
                         need("zstd", &["zstd"], "make layers to test on"),
+                        need("docker-registry", &["docker-registry"], "serve images to test on"),
+                        need("apache2-utils", &["htpasswd"], "give the registry a login"),
+                        need("qemu-utils", &["qemu-img"], "unpack a real Alpine"),
+                        need("python3-pip", &["pip", "pip3"], "get a real Alpine"),
+                        need("openssl", &["openssl"], "sign packages to test on"),
+                        need("podman", &["podman"], "judge merged layers"),
                         need("shellcheck", &["shellcheck"], "judge the images' scripts"),
                     ]
                 }

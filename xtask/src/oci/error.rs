@@ -58,7 +58,7 @@ pub enum OciError {
     #[error("{reference}: the image has {count} {what}, more than {max}")]
     TooMuch { reference: String, what: &'static str, count: u64, max: u64 },
     #[error("{reference}: layer {number} of {count}, {digest}")]
-    Layer { reference: String, number: usize, count: usize, digest: Digest, source: LayerError },
+    Layer { reference: String, number: usize, count: usize, digest: Digest, source: Box<LayerError> },
     #[error("{reference}: layer {digest} unpacks to {found}, and the image's configuration says {expected}")]
     WrongContent { reference: String, digest: Digest, expected: Digest, found: Digest },
 }

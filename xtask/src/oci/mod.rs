@@ -269,7 +269,7 @@ impl Image {
                 number: at + 1,
                 count,
                 digest,
-                source,
+                source: Box::new(source),
             })?;
             let found = unpacked.digest();
             if found != *expected {

@@ -145,12 +145,17 @@ fn translate(complaints: &str, reference: &Reference) -> OciError {
     OciError::Failed { reference: reference_text, registry, said }
 }
 
-/// The two digests of skopeo's complaint about a blob.
+/// The two digests, expected and found, of skopeo's complaint about a blob.
 fn mismatch(said: &str) -> Option<(Digest, Digest)> {
-    let (_, rest) = said.split_once("Digest did not match, expected ")?;
-    let (expected, found) = rest.split_once(", got ")?;
-    let found = found.split(|ch: char| !ch.is_ascii_alphanumeric() && ch != ':').next()?;
-    Some((expected.parse().ok()?, found.parse().ok()?))
+    let digests: Vec<Digest> = said
+        .split(|ch: char| !ch.is_ascii_alphanumeric() && ch != ':')
+        .filter_map(|word| word.trim_end_matches(':').parse().ok())
+        .collect();
+    match digests.as_slice() {
+        [.., expected, found] if said.contains("Digest did not match, expected ") => Some((*expected, *found)),
+        [.., found, expected] if said.contains(" does not match expected ") => Some((*expected, *found)),
+        _ => None,
+    }
 }
 
 /// The message of the last line, without the dress of a log: `time="…" level=fatal msg="…"`.
@@ -212,6 +217,10 @@ mod tests {
         let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
         let damaged =
             error(&format!("writing blob: happened during read: Digest did not match, expected {one}, got {two}"));
+        assert!(matches!(damaged, OciError::Damaged { expected, found, .. } if expected == one && found == two));
+        let damaged = error(&format!(
+            "reading config blob {one}: Download config.json digest {two} does not match expected {one}"
+        ));
         assert!(matches!(damaged, OciError::Damaged { expected, found, .. } if expected == one && found == two));
         let other = error("received unexpected HTTP status: 500 Internal Server Error");
         assert_eq!(
