@@ -32,6 +32,8 @@ pub struct PlanError(pub String);
 pub struct BuildPlan {
     pub name: String,
     pub base: PlannedBase,
+    /// What installs system packages.
+    pub system: PackageManager,
     pub steps: Vec<Step>,
     pub hostname: Option<String>,
     /// SHA-256 over every input of the tree, the base's included, as hex.
@@ -106,6 +108,9 @@ pub enum StepAction {
 #[serde(rename_all = "lowercase")]
 pub enum PackageManager {
     Apt,
+    Apk,
+    /// The base's own, apt or apk: what a tar or a registry's image has is known once the step runs in it.
+    System,
     Npm,
     Pip,
 }
@@ -114,6 +119,8 @@ impl PackageManager {
     pub fn as_str(self) -> &'static str {
         match self {
             PackageManager::Apt => "apt",
+            PackageManager::Apk => "apk",
+            PackageManager::System => "packages",
             PackageManager::Npm => "npm",
             PackageManager::Pip => "pip",
         }
@@ -157,7 +164,12 @@ pub fn plan(
 ) -> Result<BuildPlan> {
     refuse_unbuilt(spec)?;
     let base = plan_base(spec, parent, platform, resolver)?;
-    let steps = plan_steps(spec);
+    let system = match &base {
+        PlannedBase::Debian { .. } => PackageManager::Apt,
+        PlannedBase::Oci(_) | PlannedBase::Tar { .. } => PackageManager::System,
+        PlannedBase::Image { .. } => parent.map_or(PackageManager::System, |parent| parent.system),
+    };
+    let steps = plan_steps(spec, system);
     let mut hash = Sha256::new();
     // The name and the filesystem do not change the tree.
     let mut tree_inputs = spec.clone();
@@ -177,6 +189,7 @@ pub fn plan(
     Ok(BuildPlan {
         name: spec.name.clone(),
         base,
+        system,
         steps,
         hostname: spec.hostname.clone(),
         fingerprint: hex(&hash.finalize()),
@@ -239,7 +252,7 @@ fn plan_base(
     })
 }
 
-fn plan_steps(spec: &ImageSpec) -> Vec<Step> {
+fn plan_steps(spec: &ImageSpec, system: PackageManager) -> Vec<Step> {
     let environment: Vec<_> = spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     let step = |action, line: usize| Step {
         action,
@@ -247,7 +260,7 @@ fn plan_steps(spec: &ImageSpec) -> Vec<Step> {
         environment: environment.clone(),
     };
     let managers = [
-        (PackageManager::Apt, &spec.packages.system),
+        (system, &spec.packages.system),
         (PackageManager::Npm, &spec.packages.npm),
         (PackageManager::Pip, &spec.packages.pip),
     ];

@@ -36,7 +36,8 @@ const CA_BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
 /// Package managers whose downloads are kept between builds.
-pub const CACHED_MANAGERS: [PackageManager; 3] = [PackageManager::Apt, PackageManager::Npm, PackageManager::Pip];
+pub const CACHED_MANAGERS: [PackageManager; 4] =
+    [PackageManager::Apt, PackageManager::Apk, PackageManager::Npm, PackageManager::Pip];
 
 /// The host's certificates: a company's own authority is among them, and the image's network is the host's.
 pub fn ca_bundle() -> Option<PathBuf> {

@@ -5,16 +5,18 @@ use crate::plan::PackageManager;
 
 /// The command that installs packages, as a shell script with the packages as its arguments.
 pub fn install_command(manager: PackageManager, packages: &[String]) -> Vec<String> {
-    let cache = format!("{CACHES}/{}", manager.as_str());
     let script = match manager {
-        // Downloads stay in the mounted cache, where apt verifies them again before it uses them.
-        PackageManager::Apt => format!(
-            "mkdir -p {cache}/partial\n\
-             options='-q -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 -o APT::Keep-Downloaded-Packages=true'\n\
-             options=\"$options -o Dir::Cache::Archives={cache}\"\n\
-             [ -z \"$SSL_CERT_FILE\" ] || options=\"$options -o Acquire::https::CAInfo=$SSL_CERT_FILE\"\n\
-             apt-get $options update\n\
-             apt-get $options install -y --no-install-recommends -- \"$@\"\n"
+        PackageManager::Apt => apt_script(),
+        PackageManager::Apk => apk_script(),
+        PackageManager::System => format!(
+            "if command -v apt-get >/dev/null; then\n{}\
+             elif command -v apk >/dev/null; then\n{}\
+             else\n\
+             echo 'the base has neither apt-get nor apk, which alone can install the packages of a spec' >&2\n\
+             exit 1\n\
+             fi\n",
+            apt_script(),
+            apk_script()
         ),
         PackageManager::Npm => "npm install --global --no-fund --no-audit --no-update-notifier -- \"$@\"\n".to_owned(),
         PackageManager::Pip => PIP_SCRIPT.to_owned(),
@@ -24,22 +26,47 @@ pub fn install_command(manager: PackageManager, packages: &[String]) -> Vec<Stri
     command
 }
 
-/// Debian's Python refuses pip's packages unless told twice, and pip itself is a tool of the build: where the image has
-/// none, it is there for this step only.
+/// Downloads stay in the mounted cache, where apt verifies them again before it uses them.
+fn apt_script() -> String {
+    let cache = format!("{CACHES}/{}", PackageManager::Apt.as_str());
+    format!(
+        "mkdir -p {cache}/partial\n\
+         options='-q -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 -o APT::Keep-Downloaded-Packages=true'\n\
+         options=\"$options -o Dir::Cache::Archives={cache}\"\n\
+         [ -z \"$SSL_CERT_FILE\" ] || options=\"$options -o Acquire::https::CAInfo=$SSL_CERT_FILE\"\n\
+         apt-get $options update\n\
+         apt-get $options install -y --no-install-recommends -- \"$@\"\n"
+    )
+}
+
+/// apk, too, verifies what it takes from its cache. It trusts what OpenSSL does, and so SSL_CERT_FILE.
+fn apk_script() -> String {
+    let cache = format!("{CACHES}/{}", PackageManager::Apk.as_str());
+    format!("mkdir -p {cache}\napk --cache-dir {cache} --no-progress --update-cache add -- \"$@\"\n")
+}
+
+/// The Pythons of Debian and Alpine refuse pip's packages unless told twice, and pip itself is a tool of the build: where
+/// the image has none, it is there for this step only.
 const PIP_SCRIPT: &str = r#"
 if ! command -v python3 >/dev/null; then
     echo "pip packages need python3 in the image: add it to the system packages" >&2
     exit 1
 fi
 borrowed=
-if ! python3 -m pip --version >/dev/null 2>&1; then
+if python3 -m pip --version >/dev/null 2>&1; then
+    :
+elif command -v apk >/dev/null; then
+    apk --no-progress --no-cache add --virtual .pip-of-the-build py3-pip
+    borrowed=apk
+else
     apt-mark showmanual python3 | grep -q . || apt-mark manual python3 >/dev/null
     apt-get -q -o Dpkg::Use-Pty=0 update
     apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends python3-pip
-    borrowed=1
+    borrowed=apt
 fi
 python3 -m pip install --break-system-packages --root-user-action=ignore -- "$@"
-if [ -n "$borrowed" ]; then
-    apt-get -q -o Dpkg::Use-Pty=0 purge -y --auto-remove python3-pip
-fi
+case $borrowed in
+    apt) apt-get -q -o Dpkg::Use-Pty=0 purge -y --auto-remove python3-pip ;;
+    apk) apk --no-progress del .pip-of-the-build ;;
+esac
 "#;

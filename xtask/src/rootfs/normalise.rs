@@ -18,7 +18,7 @@ pub struct Normalise<'a> {
 const EMPTIED: [(&str, u16); 5] = [("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
 
 /// Leftovers of container engines, package managers and `openssh-server`'s postinst.
-const LEFTOVERS: [&str; 27] = [
+const LEFTOVERS: [&str; 29] = [
     "/.dockerenv",
     // Every machine must make keys of its own.
     "/etc/ssh/ssh_host_*",
@@ -41,6 +41,8 @@ const LEFTOVERS: [&str; 27] = [
     "/var/cache/apt/pkgcache.bin",
     "/var/cache/apt/srcpkgcache.bin",
     "/var/cache/apk/*",
+    "/lib/apk/db/lock",
+    "/usr/lib/apk/db/lock",
     // Holds inode numbers and times of the machine that built it.
     "/var/cache/ldconfig/aux-cache",
     // Logs of the build.

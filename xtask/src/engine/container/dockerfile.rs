@@ -107,6 +107,7 @@ mod tests {
         let plan = BuildPlan {
             name: "x".into(),
             base: PlannedBase::Tar { path: "base.tar".into(), sha256: "00".into() },
+            system: PackageManager::Apt,
             steps: vec![
                 step(StepAction::Install { manager: PackageManager::Npm, packages: vec!["openclaw@1".into()] }),
                 step(StepAction::Files(Vec::new())),
