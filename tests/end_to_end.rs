@@ -13,3 +13,4 @@ mod pack;
 mod registry;
 mod small_specs;
 mod tools;
+mod verity;

@@ -3,14 +3,16 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::artifact::verity::{self, Verity};
 use crate::artifact::{Manifest, Partial, TreeSummary, manifest_beside};
 use crate::assemble::{Assembly, Link};
-use crate::filesystem::{self, Census, Filesystem, FilesystemKind};
+use crate::filesystem::{self, Census, Filesystem, FilesystemKind, Part};
 use crate::oci::{Resolution, Resolver};
 use crate::plan::{self, BuildPlan, PlanError, PlannedBase, hash_file, hex};
 use crate::report::progress::{Progress, human_bytes};
@@ -23,6 +25,23 @@ use crate::spec::{ImageSet, ImageSpec};
 /// Part of every image's fingerprint: raised when the same tree would come out as other bytes than before.
 const IMAGE_FORMAT: u32 = 1;
 
+/// A type of image as the command line names it: `erofs`, or `squashfs+verity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedType {
+    pub kind: FilesystemKind,
+    /// Seal it with dm-verity, whatever the spec says.
+    pub verity: bool,
+}
+
+impl FromStr for NamedType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, verity) = text.strip_suffix("+verity").map_or((text, false), |kind| (kind, true));
+        kind.parse().map(|kind| NamedType { kind, verity })
+    }
+}
+
 /// One image to be built, with all that is decided before anything runs.
 #[derive(Debug, Clone)]
 pub struct Order<'set> {
@@ -31,6 +50,8 @@ pub struct Order<'set> {
     pub chain: Vec<Link<'set>>,
     /// `None`: a base; its tree is made and no image.
     pub filesystem: Option<Filesystem>,
+    /// Seal the image with dm-verity.
+    pub verity: bool,
     pub sizing: SizePolicy,
     pub platform: Platform,
     /// What to tell the person who asked.
@@ -56,9 +77,9 @@ pub enum Outcome {
 }
 
 impl<'set> Order<'set> {
-    /// Decides everything for the image `name`; `kind` overrides the spec's filesystem, `resolver` says what references
+    /// Decides everything for the image `name`; `named` overrides the spec's filesystem, `resolver` says what references
     /// to registries mean.
-    pub fn new(set: &'set ImageSet, name: &str, kind: Option<FilesystemKind>, resolver: &Resolver) -> Result<Self> {
+    pub fn new(set: &'set ImageSet, name: &str, named: Option<NamedType>, resolver: &Resolver) -> Result<Self> {
         let resolved = set.resolve(name)?;
         let platform = Platform::host().context("this machine is neither amd64 nor arm64")?;
         let mut chain: Vec<Link> = Vec::new();
@@ -70,12 +91,16 @@ impl<'set> Order<'set> {
         if let Some(other) = spec.platforms.first().filter(|_| !spec.platforms.contains(&platform)) {
             bail!(PlanError(format!("{name} is for {other}, and building for another platform is not built yet")));
         }
-        if spec.verity || spec.overlay.is_some() {
-            bail!(PlanError(format!("{name}: `verity` and `overlay` are not built yet")));
+        if spec.overlay.is_some() {
+            bail!(PlanError(format!("{name}: `overlay` is not built yet")));
         }
         let mut notes = Vec::new();
-        let filesystem = choose_filesystem(spec, kind, &mut notes)?;
-        Ok(Order { spec, chain, filesystem, sizing: spec.sizing.clone(), platform, notes })
+        let filesystem = choose_filesystem(spec, named.map(|named| named.kind), &mut notes)?;
+        let verity = spec.verity || named.is_some_and(|named| named.verity);
+        if verity && matches!(filesystem, Some(Filesystem::Ext4(_))) {
+            notes.push("an ext4 sealed with dm-verity is read-only: it cannot be grown or written to any more".into());
+        }
+        Ok(Order { spec, chain, filesystem, verity, sizing: spec.sizing.clone(), platform, notes })
     }
 
     pub fn plan(&self) -> &BuildPlan {
@@ -100,7 +125,7 @@ impl<'set> Order<'set> {
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(format!("image {IMAGE_FORMAT} {} {}\n", self.platform, self.plan().fingerprint));
-        hash.update(serde_json::to_vec(&(&self.filesystem, &self.sizing))?);
+        hash.update(serde_json::to_vec(&(&self.filesystem, self.verity, &self.sizing))?);
         Ok(hex(&hash.finalize()))
     }
 
@@ -121,7 +146,8 @@ impl<'set> Order<'set> {
         let tree = tar::read_file(File::open(&tree)?, &tar::Limits::default(), &mut |_| {})
             .with_context(|| format!("cannot read the finished tree {}", tree.display()))?;
 
-        let (partial, census) = write(&tree, filesystem, &self.sizing, &image, progress)?;
+        let Written { partial, census, verity } =
+            write(&tree, filesystem, self.verity, &self.sizing, &image, progress)?;
         let stage = progress.stage("hash the image");
         let sha256 = hash_file(partial.path())?;
         stage.finish("");
@@ -138,6 +164,7 @@ impl<'set> Order<'set> {
             oci: self.oci().cloned(),
             tree: summary(&tree, self.plan()),
             census,
+            verity,
         };
         // Between the two steps the old manifest would speak of the new image.
         let place = manifest_beside(&image);
@@ -150,18 +177,27 @@ impl<'set> Order<'set> {
     }
 }
 
-/// Writes a tree as an image beside `place`, to be published there.
+/// An image that is written and not yet published.
+pub struct Written {
+    pub partial: Partial,
+    pub census: Census,
+    /// How to open it, where it is sealed.
+    pub verity: Option<Verity>,
+}
+
+/// Writes a tree as an image beside `place`, to be published there; `seal` closes it with dm-verity.
 pub fn write(
     tree: &RootTree,
     filesystem: &Filesystem,
+    seal: bool,
     sizing: &SizePolicy,
     place: &Path,
     progress: &Progress,
-) -> Result<(Partial, Census)> {
+) -> Result<Written> {
     let writer = filesystem::writer(filesystem)?;
     let partial = Partial::begin(place)?;
     let stage = progress.stage(format!("write {}", filesystem.kind()));
-    let census = writer
+    let mut census = writer
         .write(tree, sizing, partial.path(), &stage)
         .map_err(|error| partial.explain(error))
         .with_context(|| format!("cannot write the {} image", filesystem.kind()))?;
@@ -169,7 +205,28 @@ pub fn write(
     for omitted in &census.omitted {
         progress.note(format!("warning: {omitted}"));
     }
-    Ok((partial, census))
+    let verity = match seal {
+        true => Some(seal_image(tree, &partial, &mut census, progress)?),
+        false => None,
+    };
+    Ok(Written { partial, census, verity })
+}
+
+fn seal_image(tree: &RootTree, partial: &Partial, census: &mut Census, progress: &Progress) -> Result<Verity> {
+    let stage = progress.stage("seal with dm-verity");
+    stage.expect_bytes(census.size);
+    let verity = verity::seal(partial.path(), &verity::Seed::of(tree), &stage)
+        .map_err(|error| partial.explain(error))
+        .context("cannot seal the image")?;
+    stage.finish(&format!("root hash {}", verity.root_hash));
+    let padding = verity.hash_offset - census.size;
+    for (name, bytes) in [("padding to a block", padding), ("verity hash tree", verity.hash_bytes)] {
+        if bytes > 0 {
+            census.parts.push(Part { name: name.into(), bytes });
+            census.size += bytes;
+        }
+    }
+    Ok(verity)
 }
 
 /// The manifest of an image that needs no building.

@@ -112,6 +112,7 @@ impl Work {
                 const {
                     &[
                         need("squashfs-tools-ng", &["tar2sqfs"], "write squashfs the first way"),
+                        need("cryptsetup-bin", &["veritysetup"], "judge dm-verity"),
                         need("attr", &["getfattr"], "judge extended attributes"),
                         need("libcap2-bin", &["setcap"], "judge file capabilities"),
                         need("libarchive-tools", &["bsdtar"], "judge tar archives"),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::Partial;
+use super::{Partial, Verity};
 use crate::filesystem::{Census, Filesystem};
 use crate::oci::Resolution;
 
@@ -38,6 +38,9 @@ pub struct Manifest {
     pub oci: Option<Resolution>,
     pub tree: TreeSummary,
     pub census: Census,
+    /// How to open the image, where it is sealed with dm-verity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verity: Option<Verity>,
 }
 
 /// The tree in numbers.

@@ -2,6 +2,8 @@
 
 mod manifest;
 mod partial;
+pub mod verity;
 
 pub use manifest::{MANIFEST_FILE, Manifest, TreeSummary, manifest_beside};
 pub use partial::Partial;
+pub use verity::Verity;

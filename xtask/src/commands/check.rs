@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::check::boot::{self, Booted, Exam, Kernel, Wanted};
 use crate::check::contents::Contents;
 use crate::check::{Check, CheckReport, Depth, Reader, Subject, prove};
-use crate::image::Order;
+use crate::image::{NamedType, Order};
 use crate::needs::{self, Work};
 use crate::oci::Resolver;
 use crate::plan::PlanError;
@@ -128,7 +128,8 @@ impl Built {
 
     /// What to tell where the spec has moved on since the image was built.
     fn staleness(&self, set: &ImageSet) -> Option<String> {
-        let order = Order::new(set, &self.name, Some(self.manifest.filesystem.kind()), &Resolver::from_cache()).ok()?;
+        let named = NamedType { kind: self.manifest.filesystem.kind(), verity: self.manifest.verity.is_some() };
+        let order = Order::new(set, &self.name, Some(named), &Resolver::from_cache()).ok()?;
         let fingerprint = order.fingerprint().ok()?;
         (fingerprint != self.manifest.fingerprint).then(|| "its inputs have changed since it was built".to_owned())
     }

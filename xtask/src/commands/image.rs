@@ -12,8 +12,7 @@ use super::load_images;
 use crate::assemble::Assembly;
 use crate::cache::Cache;
 use crate::engine::choose::{Choice, Engines};
-use crate::filesystem::FilesystemKind;
-use crate::image::{Order, Outcome};
+use crate::image::{NamedType, Order, Outcome};
 use crate::needs::Work;
 use crate::oci::Resolver;
 use crate::report::failure;
@@ -33,9 +32,9 @@ pub struct Arguments {
     /// Build every image that has a filesystem
     #[arg(long, conflicts_with = "names")]
     all: bool,
-    /// Filesystem type, whatever the spec says: ext4, squashfs or erofs
+    /// Filesystem type, whatever the spec says: ext4, squashfs or erofs; sealed with dm-verity as squashfs+verity
     #[arg(long, value_name = "TYPE")]
-    filesystem: Option<FilesystemKind>,
+    filesystem: Option<NamedType>,
     /// What runs the steps: builtin, docker or podman [default: SNUG_ENGINE, the spec's, or the first that works here]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<EngineKind>,
@@ -244,7 +243,8 @@ fn describe(
             }));
         }
         if let Some(filesystem) = &order.filesystem {
-            text += &format!("  as {}\n", filesystem.kind());
+            text +=
+                &format!("  as {}{}\n", filesystem.kind(), if order.verity { ", sealed with dm-verity" } else { "" });
         }
         for note in &order.notes {
             text += &format!("  {note}\n");
@@ -255,6 +255,7 @@ fn describe(
             "engine": engine,
             "oci": order.oci(),
             "filesystem": order.filesystem,
+            "verity": order.verity,
             "sizing": order.sizing,
             "fingerprint": order.fingerprint()?,
             "trees": trees,

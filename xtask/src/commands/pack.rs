@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::filesystem::{Census, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
-use crate::image;
+use crate::image::{self, NamedType, Written};
 use crate::plan::PlanError;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::table;
@@ -27,9 +27,9 @@ pub struct Arguments {
     /// Image file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Filesystem type [default: as the output is called, else ext4]
+    /// Filesystem type, or squashfs+verity and the like [default: as the output is called, else ext4]
     #[arg(long, value_name = "TYPE")]
-    filesystem: Option<FilesystemKind>,
+    filesystem: Option<NamedType>,
     /// Smallest size of an ext4 image, such as 256MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     min_size: Option<u64>,
@@ -70,16 +70,22 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let clamp_mtime = Timestamp::source_date_epoch();
         normalise(&mut tree, &Normalise { hostname: None, clamp_mtime });
     }
-    let (partial, census) = image::write(&tree, &filesystem, &sizing, &arguments.output, &progress)?;
+    let verity = arguments.filesystem.is_some_and(|named| named.verity);
+    let Written { partial, census, verity } =
+        image::write(&tree, &filesystem, verity, &sizing, &arguments.output, &progress)?;
     let image = partial.publish()?;
     if arguments.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&json!({ "image": image, "filesystem": filesystem, "census": census }))?
-        );
+        let mut about = json!({ "image": image, "filesystem": filesystem, "census": census });
+        if let Some(verity) = &verity {
+            about["verity"] = serde_json::to_value(verity)?;
+        }
+        println!("{}", serde_json::to_string_pretty(&about)?);
     } else {
         println!("{}: {}, {} bytes, by {}", image.display(), filesystem.kind(), census.size, census.writer);
         print!("{}", parts(&census));
+        if let Some(verity) = &verity {
+            print!("{}", verity.lines());
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -92,7 +98,7 @@ fn parts(census: &Census) -> String {
 
 fn filesystem(arguments: &Arguments) -> Result<Filesystem> {
     let by_name = arguments.output.extension().and_then(|extension| extension.to_str()?.parse().ok());
-    let kind = arguments.filesystem.or(by_name).unwrap_or(FilesystemKind::Ext4);
+    let kind = arguments.filesystem.map(|named| named.kind).or(by_name).unwrap_or(FilesystemKind::Ext4);
     if kind == FilesystemKind::Ext4 {
         return Ok(Filesystem::Ext4(Ext4Options {
             journal: !arguments.no_journal,

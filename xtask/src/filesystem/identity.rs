@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::filesystem::Ext4Options;
+use crate::plan::hex;
 use crate::rootfs::tree::{Inode, Kind, RootTree};
 
 /// Names the derivation, so that a later one cannot yield the same UUID for other bytes.
@@ -24,24 +25,48 @@ impl Identity {
         digest.update([u8::from(options.journal), options.reserved_percent]);
         digest.update(options.growth.unwrap_or(0).to_le_bytes());
         bytes(&mut digest, options.label.as_deref().unwrap_or_default().as_bytes());
-        for entry in tree.entries() {
-            bytes(&mut digest, entry.path.as_bytes());
-            match entry.hard_link_to {
-                Some(first) => {
-                    digest.update(b"=");
-                    bytes(&mut digest, first.as_bytes());
-                }
-                None => header(&mut digest, entry.inode),
-            }
-        }
+        headers(&mut digest, tree);
         let digest: [u8; 32] = digest.finalize().into();
         let (mut uuid, mut hash_seed) = ([0; 16], [0; 16]);
         uuid.copy_from_slice(&digest[..16]);
         hash_seed.copy_from_slice(&digest[16..]);
-        // RFC 9562: version 8, made by a rule of one's own.
-        uuid[6] = uuid[6] & 0x0f | 0x80;
-        uuid[8] = uuid[8] & 0x3f | 0x80;
-        Identity { uuid: options.uuid.unwrap_or(uuid), hash_seed }
+        Identity { uuid: options.uuid.unwrap_or(own_uuid(uuid)), hash_seed }
+    }
+}
+
+/// 32 bytes for `purpose` that are the same whenever the same is written: from the entries' headers and `options`.
+/// Bodies do not take part.
+pub fn seed(purpose: &str, options: &[u8], tree: &RootTree) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    bytes(&mut digest, purpose.as_bytes());
+    bytes(&mut digest, options);
+    headers(&mut digest, tree);
+    digest.finalize().into()
+}
+
+/// A UUID of these bytes. RFC 9562: version 8, made by a rule of one's own.
+pub fn own_uuid(mut uuid: [u8; 16]) -> [u8; 16] {
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+/// A UUID in the groups of RFC 9562.
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let digits = hex(uuid);
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+}
+
+fn headers(digest: &mut Sha256, tree: &RootTree) {
+    for entry in tree.entries() {
+        bytes(digest, entry.path.as_bytes());
+        match entry.hard_link_to {
+            Some(first) => {
+                digest.update(b"=");
+                bytes(digest, first.as_bytes());
+            }
+            None => header(digest, entry.inode),
+        }
     }
 }
 

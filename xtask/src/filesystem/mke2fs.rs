@@ -26,8 +26,9 @@ use self::laid::InNamespace;
 pub use self::laid::Laid;
 pub use self::loop_mount::{LoopWriter, VERB as LOOP_VERB, inside_main as loop_main};
 use self::superblock::Superblock;
+use crate::filesystem::identity::{Identity, uuid_text};
 use crate::filesystem::tool::{self, Tool};
-use crate::filesystem::{Census, Ext4Options, FilesystemWriter, Part, identity, image_time};
+use crate::filesystem::{Census, Ext4Options, FilesystemWriter, Part, image_time};
 use crate::report::progress::Stage;
 use crate::rootfs::tree::RootTree;
 use crate::size::{self, BLOCK_SIZE, Demand, SizeDecision, SizePolicy};
@@ -124,11 +125,11 @@ struct Settings {
 
 impl Settings {
     fn new(tree: &RootTree, options: &Ext4Options) -> Self {
-        let identity = identity::Identity::new(tree, options);
+        let identity = Identity::new(tree, options);
         Settings {
             options: options.clone(),
-            uuid: hyphenated(identity.uuid),
-            hash_seed: hyphenated(identity.hash_seed),
+            uuid: uuid_text(&identity.uuid),
+            hash_seed: uuid_text(&identity.hash_seed),
             // Zero means "now" to libext2fs, which reads the variable as unsigned.
             time: image_time(tree).clamp(1, u32::MAX.into()).to_string(),
         }
@@ -167,11 +168,6 @@ impl Settings {
     fn freeze(&self, command: &mut Command) {
         command.env("E2FSPROGS_FAKE_TIME", &self.time).env("SOURCE_DATE_EPOCH", &self.time);
     }
-}
-
-fn hyphenated(uuid: [u8; 16]) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    [&uuid[..4], &uuid[4..6], &uuid[6..8], &uuid[8..10], &uuid[10..]].map(hex).join("-")
 }
 
 /// How a tree gets into a filesystem.

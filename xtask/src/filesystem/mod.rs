@@ -5,7 +5,7 @@ pub mod identity;
 pub mod mke2fs;
 pub mod squashfs;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tool;
 
 use std::fmt;
