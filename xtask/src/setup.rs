@@ -19,6 +19,9 @@ use crate::needs::{self, Need, Work};
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// 101: action forbidden by policy.
 const POLICY_SCRIPT: &str = "#!/bin/sh\nexit 101\n";
+/// Allows `--setup`, by any value, to take installed packages back to the version of the sources where they stand in the
+/// way: for machines that are nobody's, as CI's are.
+const MAY_DOWNGRADE: &str = "SNUG_SETUP_MAY_DOWNGRADE";
 /// Where `systemctl enable` leaves its links.
 const UNITS: &str = "/etc/systemd/system";
 
@@ -47,8 +50,13 @@ pub fn prepare(works: &[Work]) -> Result<()> {
 
 fn install(missing: &[&'static Need]) -> Result<()> {
     apt_get(&["update", "-q"])?;
+    let packages: Vec<String> = missing.iter().map(|need| need.package.to_owned()).collect();
     let mut words = vec!["install", "-q", "-y", "--no-install-recommends", "--no-remove"];
-    words.extend(missing.iter().map(|need| need.package));
+    let downgrades = downgrades(&packages)?;
+    if !downgrades.is_empty() {
+        words.push("--allow-downgrades");
+    }
+    words.extend(packages.iter().chain(&downgrades).map(String::as_str));
     let quiet = QuietServices::lay()?;
     let enabled = enabled_units();
     let installed = apt_get(&words);
@@ -58,6 +66,66 @@ fn install(missing: &[&'static Need]) -> Result<()> {
         as_root("rm", &["--", &link.to_string_lossy()])?;
     }
     installed
+}
+
+/// Installed packages that stand in the way of `packages`, as `name=version` of the sources, which would not.
+///
+/// A package can be newer than what this host's sources have (from backports that were taken off again, say) and break
+/// what they have; apt would then remove it without a word of why. Which of the two it shall be is the person's to
+/// decide, unless [`MAY_DOWNGRADE`] says so.
+fn downgrades(packages: &[String]) -> Result<Vec<String>> {
+    let in_the_way = removals(packages)?;
+    if in_the_way.is_empty() {
+        return Ok(Vec::new());
+    }
+    let older: Vec<String> =
+        in_the_way.iter().filter_map(|name| Some(format!("{name}={}", version_of_sources(name)?))).collect();
+    let together: Vec<String> = packages.iter().chain(&older).cloned().collect();
+    if older.len() < in_the_way.len() || !removals(&together)?.is_empty() {
+        bail!(
+            "apt would remove {} to install {}, and --setup removes nothing\n\
+             hint: decide what shall stay: sudo apt-get install --no-install-recommends {}",
+            in_the_way.join(", "),
+            packages.join(", "),
+            packages.join(" ")
+        );
+    }
+    if std::env::var_os(MAY_DOWNGRADE).is_none_or(|value| value.is_empty()) {
+        let mut broken = Vec::new();
+        for package in packages {
+            if !removals(std::slice::from_ref(package))?.is_empty() {
+                broken.push(package.as_str());
+            }
+        }
+        bail!(
+            "{} is installed here in a version that the sources of this host do not have, and apt would remove it for \
+             {}; --setup changes no package that is there\n\
+             hint: take the version of the sources, then run this again: sudo apt-get install --allow-downgrades {}",
+            in_the_way.join(", "),
+            broken.join(", "),
+            older.join(" ")
+        );
+    }
+    eprintln!("setup: {MAY_DOWNGRADE} is set: {} in the version of the sources", older.join(", "));
+    Ok(older)
+}
+
+/// What apt would remove to install `packages`.
+fn removals(packages: &[String]) -> Result<Vec<String>> {
+    let mut simulate = Command::new("apt-get");
+    simulate.args(["install", "--simulate", "--no-install-recommends", "--allow-downgrades"]).args(packages);
+    let output = simulate.env("LC_ALL", "C").output().context("cannot run apt-get")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    // Lines as `Remv qemu-utils [1:10.0.2]`. What cannot be installed at all, apt itself says when it is asked to.
+    Ok(said.lines().filter_map(|line| Some(line.strip_prefix("Remv ")?.split(' ').next()?.to_owned())).collect())
+}
+
+/// The newest version of a package that the sources of this host have.
+fn version_of_sources(package: &str) -> Option<String> {
+    let output = Command::new("apt-cache").args(["madison", package]).env("LC_ALL", "C").output().ok()?;
+    // Lines as `qemu-utils | 1:7.2+dfsg-7 | http://…`, newest first.
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Some(said.lines().next()?.split('|').nth(1)?.trim().to_owned())
 }
 
 /// Links by which systemd starts units at boot.
