@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::filesystem::mke2fs;
 use crate::report::failure;
@@ -30,11 +30,27 @@ enum Verb {
     Boot(commands::boot::Arguments),
     /// Show the images of this workspace
     List(commands::list::Arguments),
+    /// Begin a new image: write a spec to start from
+    New(commands::new::Arguments),
+    /// Show what this host can do, and what mends what it cannot
+    Doctor(commands::doctor::Arguments),
+    /// Remove what failed and killed runs left, and what is named
+    Clean(commands::clean::Arguments),
+    /// Print what a shell needs to complete `cargo xtask`
+    Completions(commands::completions::Arguments),
     /// Run the checks and tests of this workspace
     Test(commands::test::Arguments),
     /// Unpack programs of a Debian suite into the cache
     #[command(hide = true)]
     Tools(commands::tools::Arguments),
+    /// Answer a shell that completes a command line
+    #[command(name = "__complete", hide = true)]
+    Complete(commands::completions::Question),
+}
+
+/// The verbs and their options, for those who ask about them.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the verb that the command line names.
@@ -54,6 +70,11 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => commands::check::run(arguments),
         Verb::Boot(arguments) => commands::boot::run(arguments),
         Verb::List(arguments) => commands::list::run(arguments),
+        Verb::New(arguments) => commands::new::run(arguments),
+        Verb::Doctor(arguments) => commands::doctor::run(arguments),
+        Verb::Clean(arguments) => commands::clean::run(arguments),
+        Verb::Completions(arguments) => commands::completions::run(arguments),
+        Verb::Complete(question) => commands::completions::answer(&command(), question),
         Verb::Test(arguments) => commands::test::run(arguments),
         Verb::Tools(arguments) => commands::tools::run(arguments),
     });

@@ -1,6 +1,6 @@
-//! `list`: the images of a folder.
+//! `list`: the images of a folder, and how each stands: up to date, stale, never built, or not for this host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,9 +8,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::load_images;
+use crate::image::{Freshness, Order};
+use crate::needs::{self, Work};
+use crate::oci::{OciError, Resolver};
 use crate::report::progress::human_bytes;
-use crate::report::table;
-use crate::spec::ImageSpec;
+use crate::report::{failure, table};
+use crate::spec::{ImageSet, ImageSpec};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -18,6 +21,9 @@ pub struct Arguments {
     /// Folder of image specs [default: the workspace's images/]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// Folder of results [default: target/images]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -28,40 +34,106 @@ pub struct Arguments {
 struct Row<'set> {
     name: &'set str,
     filesystem: Option<&'static str>,
+    state: State,
+    /// Why it is stale, or cannot be built here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Bytes of the image that is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
     min_size: u64,
     description: Option<&'set str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    UpToDate,
+    Stale,
+    NeverBuilt,
+    CannotBeBuiltHere,
+    /// It is there for other images and has none of its own.
+    Base,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            State::UpToDate => "up to date",
+            State::Stale => "stale",
+            State::NeverBuilt => "never built",
+            State::CannotBeBuiltHere => "not here",
+            State::Base => "base",
+        }
+    }
 }
 
 /// Lists what can be read, says what cannot, and fails if anything cannot.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let set = load_images(&workspace, arguments.images.as_ref())?;
-    let rows: Vec<Row> = set.iter().filter_map(|(name, spec)| Some(row(name, spec.ok()?))).collect();
+    let output = arguments.output.unwrap_or_else(|| workspace.output());
+    let rows: Vec<Row> = set.iter().filter_map(|(name, spec)| Some(row(&set, name, spec.ok()?, &output))).collect();
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
-        let cells: Vec<[String; 4]> = rows
+        let cells: Vec<[String; 5]> = rows
             .iter()
             .map(|row| {
+                // Why an image is not what it should be is of more interest than what it is for.
+                let about = row.reason.as_deref().or(row.description).unwrap_or_default();
                 [
                     row.name.to_owned(),
-                    row.filesystem.unwrap_or("base").to_owned(),
-                    if row.min_size > 0 { human_bytes(row.min_size) } else { String::new() },
-                    row.description.unwrap_or_default().to_owned(),
+                    row.filesystem.unwrap_or_default().to_owned(),
+                    row.size.map(human_bytes).unwrap_or_default(),
+                    row.state.as_str().to_owned(),
+                    about.to_owned(),
                 ]
             })
             .collect();
-        print!("{}", table::columns(["image", "type", "min-size", "description"], &cells));
+        print!("{}", table::columns(["image", "type", "size", "state", "what, or why"], &cells));
     }
     let errors = set.errors();
     if errors.0.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(errors.into()) }
 }
 
-fn row<'set>(name: &'set str, spec: &'set ImageSpec) -> Row<'set> {
+fn row<'set>(set: &'set ImageSet, name: &'set str, spec: &'set ImageSpec, output: &Path) -> Row<'set> {
+    let (state, reason, size) = standing(set, name, output);
     Row {
         name,
         filesystem: spec.filesystem.as_ref().map(|filesystem| filesystem.kind().as_str()),
+        state,
+        reason,
+        size,
         min_size: spec.sizing.min_size,
         description: spec.description.as_deref(),
+    }
+}
+
+fn standing(set: &ImageSet, name: &str, output: &Path) -> (State, Option<String>, Option<u64>) {
+    let order = match Order::new(set, name, None, &Resolver::from_cache()) {
+        Ok(order) => order,
+        // What a tag means is asked by builds: none was made yet, then.
+        Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
+            return match needs::require(&[Work::OciBase]) {
+                Ok(()) => (State::NeverBuilt, None, None),
+                Err(lacking) => (State::CannotBeBuiltHere, Some(failure::in_short(&lacking.into())), None),
+            };
+        }
+        Err(error) => return (State::CannotBeBuiltHere, Some(failure::in_short(&error)), None),
+    };
+    let freshness = match order.freshness(output) {
+        Ok(freshness) => freshness,
+        Err(error) => return (State::CannotBeBuiltHere, Some(failure::in_short(&error)), None),
+    };
+    let (state, reason, size) = match freshness {
+        Freshness::UpToDate(manifest) => return (State::UpToDate, None, Some(manifest.census.size)),
+        Freshness::Stale { manifest, why } => (State::Stale, Some(why), Some(manifest.census.size)),
+        Freshness::NeverBuilt => (State::NeverBuilt, None, None),
+        Freshness::Base => (State::Base, None, None),
+    };
+    match needs::require(&Work::of(&order)) {
+        Ok(()) => (state, reason, size),
+        Err(lacking) => (State::CannotBeBuiltHere, Some(failure::in_short(&lacking.into())), size),
     }
 }

@@ -2,9 +2,13 @@
 
 pub mod boot;
 pub mod check;
+pub mod clean;
+pub mod completions;
+pub mod doctor;
 pub mod export;
 pub mod image;
 pub mod list;
+pub mod new;
 pub mod pack;
 pub mod test;
 pub mod tools;

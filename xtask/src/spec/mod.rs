@@ -19,6 +19,11 @@ pub use image::{parse_image, read_image};
 pub use inherit::{ImageSet, Resolved};
 pub use model::{Document, ImageSpec, Located};
 
+/// Can this name an image? The error says what can.
+pub fn check_image_name(text: &str) -> Result<(), String> {
+    names::image(text).map_err(|problem| format!("{}\nhint: {}", problem.message, problem.help))
+}
+
 /// The file that makes a folder an image.
 pub const SPEC_FILE: &str = "image.toml";
 /// The folder beside the images whose files any of them may take.

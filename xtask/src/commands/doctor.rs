@@ -1,0 +1,158 @@
+//! `doctor`: what this host can do, proved by doing it, and the one command that mends each lack.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+use serde::Serialize;
+
+use super::load_images;
+use crate::bootstrap;
+use crate::cache::Cache;
+use crate::engine::choose;
+use crate::filesystem::{self, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
+use crate::image::Order;
+use crate::needs::{self, Work};
+use crate::oci::{OciError, Resolver};
+use crate::report::progress::Progress;
+use crate::report::{failure, table};
+use crate::rootfs::tree::{BodySource, RootTree};
+use crate::size::SizePolicy;
+use crate::spec::model::EngineKind;
+use crate::workspace::Workspace;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Folder of image specs [default: the workspace's images/]
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that a host may be able to do.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Finding {
+    what: String,
+    can: bool,
+    /// By which program it can, or why it cannot.
+    detail: String,
+    /// The command that mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<String>,
+}
+
+impl Finding {
+    fn of(what: impl Into<String>, result: Result<String>) -> Self {
+        let what = what.into();
+        match result {
+            Ok(detail) => Finding { what, can: true, detail, mend: None },
+            Err(error) => {
+                let (said, hints) = failure::parts(&error);
+                Finding {
+                    what,
+                    can: false,
+                    detail: said.join(": ").replace('\n', "; "),
+                    mend: hints.into_iter().next(),
+                }
+            }
+        }
+    }
+}
+
+/// Exit code 1 where an image of the workspace cannot be built here; what no image asks for may well be missing.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let set = load_images(&workspace, arguments.images.as_ref())?;
+    let cache = Cache::open()?;
+    let mut findings = Vec::new();
+    for kind in EngineKind::ALL {
+        let probed = choose::engine(kind, &cache).probe();
+        findings.push(Finding::of(format!("engine {kind}"), probed.map(|()| "its probe passes".to_owned())));
+    }
+    findings.push(Finding::of("base debian", bootstrap::probe().and_then(|()| version("mmdebstrap", "--version"))));
+    findings.push(Finding::of("base oci", proved(Work::OciBase, "skopeo", "--version")));
+    for (what, filesystem) in filesystems() {
+        findings.push(Finding::of(what, write_a_sample(&filesystem)));
+    }
+    findings.push(Finding::of("check: ext4", proved(Work::Check, "e2fsck", "-V")));
+    findings.push(Finding::of("check --boot", boot()));
+    let images = set.iter().map(|(name, _)| Finding::of(format!("image {name}"), can_be_built(&set, name)));
+    let images: Vec<Finding> = images.collect();
+    let ready = images.iter().all(|image| image.can);
+    findings.extend(images);
+
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        let rows: Vec<[String; 3]> = findings
+            .iter()
+            .map(|finding| {
+                let mend = finding.mend.as_ref().map(|mend| format!(" → {mend}")).unwrap_or_default();
+                [finding.what.clone(), if finding.can { "yes" } else { "no" }.into(), finding.detail.clone() + &mend]
+            })
+            .collect();
+        print!("{}", table::columns(["what", "here", "by, or why not"], &rows));
+    }
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn filesystems() -> Vec<(String, Filesystem)> {
+    let own = FilesystemKind::ALL.map(|kind| (format!("filesystem {kind}"), Filesystem::default_of(kind)));
+    let by = |writer: Ext4Writer| Filesystem::Ext4(Ext4Options { writer, ..Ext4Options::default() });
+    let others = [("mke2fs", Ext4Writer::Mke2fs), ("loop", Ext4Writer::Loop)];
+    own.into_iter().chain(others.map(|(name, writer)| (format!("filesystem ext4 by {name}"), by(writer)))).collect()
+}
+
+/// Writes an image of an empty tree, and answers what wrote it.
+fn write_a_sample(filesystem: &Filesystem) -> Result<String> {
+    let writer = filesystem::writer(filesystem)?;
+    let tree = RootTree::new(BodySource::new(Vec::new()));
+    let folder = tempfile::tempdir()?;
+    let census =
+        writer.write(&tree, &SizePolicy::default(), &folder.path().join("sample"), &Progress::hidden().stage(""))?;
+    Ok(census.writer)
+}
+
+/// The first line of what a program says of its version.
+fn version(program: &str, argument: &str) -> Result<String> {
+    let path = needs::find(program).ok_or_else(|| anyhow!("there is no {program}"))?;
+    let output = Command::new(path).arg(argument).env("LC_ALL", "C").output()?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    Ok(said.lines().next().unwrap_or(program).trim().to_owned())
+}
+
+fn proved(work: Work, program: &str, argument: &str) -> Result<String> {
+    needs::require(&[work])?;
+    version(program, argument)
+}
+
+fn boot() -> Result<String> {
+    let qemu = proved(Work::Boot, "qemu-system-x86_64", "--version")?;
+    let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    let kvm = match kvm {
+        Ok(_) => "/dev/kvm opens".to_owned(),
+        Err(error) => format!("emulated, since /dev/kvm does not open ({})", error.kind()),
+    };
+    Ok(format!("{qemu}, {kvm}"))
+}
+
+fn can_be_built(set: &crate::spec::ImageSet, name: &str) -> Result<String> {
+    let order = match Order::new(set, name, None, &Resolver::from_cache()) {
+        // What a tag means is asked by builds: all that such a base needs is who asks.
+        Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
+            needs::require(&[Work::OciBase])?;
+            return Ok("an OCI base that no build has asked for yet".to_owned());
+        }
+        order => order?,
+    };
+    needs::require(&Work::of(&order))?;
+    if let Some(filesystem) = &order.filesystem {
+        filesystem::writer(filesystem)?;
+    }
+    Ok(order.plan().base.describe())
+}

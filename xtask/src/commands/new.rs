@@ -1,0 +1,170 @@
+//! `new`: a spec to start from, with the words to go on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use toml_edit::{DocumentMut, value};
+
+use super::load_images;
+use crate::interrupt;
+use crate::plan::PlanError;
+use crate::spec::{ImageSet, ImageSpec, SHARED_FOLDER, SPEC_FILE, check_image_name, read_image};
+use crate::workspace::Workspace;
+
+/// A small image that boots and lets its key holder in; the words say what else there is.
+const TEMPLATE: &str = include_str!("new/template.toml");
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Name of the new image: its folder below images/
+    #[arg(value_name = "NEW")]
+    name: String,
+    /// Start from another image: a copy of its spec and files, or, where it is a base for others, a spec based on it
+    #[arg(long, value_name = "NAME")]
+    from: Option<String>,
+    /// Folder of image specs [default: the workspace's images/]
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+}
+
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let images = arguments.images.clone().unwrap_or_else(|| workspace.images());
+    let name = arguments.name.as_str();
+    check_image_name(name).map_err(PlanError)?;
+    if name == SHARED_FOLDER {
+        bail!(PlanError(format!("`{name}` is the folder of files that images share\nhint: choose another name")));
+    }
+    let folder = images.join(name);
+    if folder.exists() {
+        bail!(PlanError(format!("{} is there already\nhint: choose another name", folder.display())));
+    }
+    let (text, files) = match &arguments.from {
+        None => (from_nothing(name, images.join(SHARED_FOLDER).join("init").is_file())?, None),
+        Some(from) => {
+            let set = load_images(&workspace, arguments.images.as_ref())?;
+            (from_image(name, &set, from)?, Some(images.join(from)))
+        }
+    };
+    fs::create_dir_all(&images).with_context(|| format!("cannot make {}", images.display()))?;
+    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // Whole or not at all.
+    let mut making = interrupt::remove_on_interrupt(&folder, |folder| Ok(fs::remove_dir_all(folder)?));
+    let files = files.filter(|_| !is_based_on_image(&text, arguments.from.as_deref()));
+    if let Err(error) = fill(&folder, files.as_deref(), &text) {
+        fs::remove_dir_all(&folder)?;
+        return Err(error);
+    }
+    making.forget();
+    let spec = folder.join(SPEC_FILE);
+    println!("{}", spec.strip_prefix(std::env::current_dir()?).unwrap_or(&spec).display());
+    let elsewhere = arguments.images.map(|images| format!(" --images {}", images.display())).unwrap_or_default();
+    eprintln!("hint: edit it, then: cargo xtask image {name}{elsewhere}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Fills the folder of the new image, and reads the spec back.
+fn fill(folder: &Path, files: Option<&Path>, spec: &str) -> Result<()> {
+    if let Some(files) = files {
+        copy_files(files, folder)?;
+    }
+    fs::write(folder.join(SPEC_FILE), spec)?;
+    read_image(folder).context("the new spec has errors")?;
+    Ok(())
+}
+
+fn from_nothing(name: &str, shared_init: bool) -> Result<String> {
+    let mut document: DocumentMut = TEMPLATE.parse().context("the template of new specs")?;
+    document["hostname"] = value(hostname(name));
+    if !shared_init {
+        document.remove("init");
+    }
+    Ok(document.to_string())
+}
+
+/// Labels of host names hold letters, digits and hyphens (RFC 1123).
+fn hostname(name: &str) -> String {
+    name.replace(['_', '.'], "-").trim_matches('-').to_owned()
+}
+
+fn from_image(name: &str, set: &ImageSet, from: &str) -> Result<String> {
+    let spec = set.get(from)?;
+    if spec.filesystem.is_none() {
+        return based_on(name, spec);
+    }
+    let text = fs::read_to_string(set.folder().join(from).join(SPEC_FILE))?;
+    let mut document: DocumentMut = text.parse().context("the spec to start from")?;
+    let description = spec.description.as_ref().map(|text| format!("{text} (begun as a copy of {from})"));
+    for (key, text) in [("description", description), ("hostname", spec.hostname.as_ref().map(|_| hostname(name)))] {
+        // In its place, so that comments and order stay.
+        if let (Some(text), Some(item)) = (text, document.get_mut(key).and_then(|item| item.as_value_mut())) {
+            let decor = item.decor().clone();
+            *item = text.into();
+            *item.decor_mut() = decor;
+        }
+    }
+    Ok(document.to_string())
+}
+
+/// A base is there to be built on: a copy of it would only be another base.
+fn based_on(name: &str, base: &ImageSpec) -> Result<String> {
+    let mut document: DocumentMut = TEMPLATE.parse().context("the template of new specs")?;
+    let mut table = toml_edit::InlineTable::new();
+    table.insert("image", base.name.as_str().into());
+    document["base"] = value(table);
+    document["hostname"] = value(hostname(name));
+    if base.init.is_some() {
+        document.remove("init");
+    }
+    Ok(document.to_string())
+}
+
+fn is_based_on_image(text: &str, from: Option<&str>) -> bool {
+    let document: Option<DocumentMut> = text.parse().ok();
+    document
+        .is_some_and(|document| document["base"].get("image").and_then(|item| item.as_str()) == from && from.is_some())
+}
+
+/// Copies everything of an image's folder but its spec; modes and symlinks stay.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        let (source, place) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            fs::create_dir(&place)?;
+            copy_files(&source, &place)?;
+        } else if kind.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(&source)?, &place)?;
+        } else if entry.file_name() != SPEC_FILE {
+            fs::copy(&source, &place).with_context(|| format!("cannot copy {}", source.display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_hold_what_host_names_may() {
+        assert_eq!(hostname("node_24.1-"), "node-24-1");
+    }
+
+    #[test]
+    fn the_template_is_a_sound_spec_with_the_image_for_its_host_name() {
+        let images = tempfile::tempdir().unwrap();
+        for (name, shared_init) in [("with", true), ("without", false)] {
+            fs::create_dir_all(images.path().join(name)).unwrap();
+            fs::create_dir_all(images.path().join("shared")).unwrap();
+            fs::write(images.path().join("shared/init"), "#!/bin/sh\n").unwrap();
+            fs::write(images.path().join(name).join(SPEC_FILE), from_nothing(name, shared_init).unwrap()).unwrap();
+            let spec = read_image(&images.path().join(name)).unwrap();
+            assert_eq!(spec.hostname.as_deref(), Some(name));
+            assert_eq!(spec.init.as_ref().map(|init| init.written.as_str()), shared_init.then_some("../shared/init"));
+        }
+    }
+}
