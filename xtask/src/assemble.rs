@@ -1,15 +1,18 @@
 //! The tree of an image, from the cache or from an engine: base first, then steps, then what engines leave behind is
 //! put right. What comes out is a tar in the cache, complete and named by the fingerprint of all its inputs.
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 
+use crate::artifact::Partial;
 use crate::bootstrap::{self, Bootstrap};
-use crate::cache::Cache;
-use crate::engine::{Engine, apply_attributes};
+use crate::cache::{Cache, Tree};
+use crate::engine::{Engine, OnFailure, apply_attributes};
 use crate::oci::{self, Resolution};
 use crate::plan::{BuildPlan, PlannedBase, all_files};
 use crate::report::progress::Progress;
@@ -23,10 +26,36 @@ use crate::spec::ImageSpec;
 pub struct Assembly<'a> {
     pub cache: &'a Cache,
     pub engine: &'a dyn Engine,
-    /// Make everything anew, bases included.
-    pub refresh: bool,
-    /// Leave the tree of a failing step for a person to look at.
-    pub keep: bool,
+    /// What to make anew, though it is there.
+    pub refresh: &'a Refresh,
+    pub on_failure: OnFailure,
+}
+
+/// Which trees are made anew: none, or every one that is asked for, once.
+#[derive(Debug, Default)]
+pub struct Refresh {
+    everything: bool,
+    /// Those made since, which are new enough for every image based on them.
+    made: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Refresh {
+    pub fn new(everything: bool) -> Self {
+        Refresh { everything, made: Mutex::default() }
+    }
+
+    /// Is everything made anew, whatever is there?
+    pub fn everything(&self) -> bool {
+        self.everything
+    }
+
+    fn wants(&self, tree: &Path) -> bool {
+        self.everything && !self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).contains(tree)
+    }
+
+    fn note(&self, tree: &Path) {
+        self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(tree.to_path_buf());
+    }
 }
 
 /// An image's spec and plan.
@@ -38,68 +67,78 @@ pub struct Link<'set> {
 
 impl Assembly<'_> {
     /// The tree of the last image of `chain`, each of which is the base of the next; only what is missing is built.
-    pub fn tree(&self, chain: &[Link], progress: &Progress) -> Result<PathBuf> {
+    pub fn tree(&self, chain: &[Link], progress: &Progress) -> Result<Tree> {
         let (last, ancestors) = chain.split_last().context("an image has at least itself")?;
         let wanted = self.cache.tree(&last.plan.name, &last.plan.fingerprint);
-        if wanted.exists() && !self.refresh {
-            return Ok(wanted);
+        if let Some(tree) = self.present(&wanted)? {
+            return Ok(tree);
         }
         let base = match &last.plan.base {
             PlannedBase::Image { .. } => {
                 self.tree(ancestors, &progress.for_image(&ancestors.last().context("no parent")?.plan.name))?
             }
-            PlannedBase::Tar { path, .. } => path.clone(),
+            PlannedBase::Tar { path, .. } => Tree::outside(path),
             PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
             PlannedBase::Debian { suite, variant, fingerprint } => {
                 self.debian(suite, variant, fingerprint, progress)?
             }
         };
-        let _lock = self.lock(&last.plan.name, progress)?;
-        // Another run may have made it while this one waited.
-        if !wanted.exists() || self.refresh {
-            self.build(last, &base, &wanted, progress)?;
-            self.cache.drop_older_trees(&last.plan.name, &wanted)?;
+        self.make(&last.plan.name, &wanted, progress, || self.build(last, base.path(), &wanted, progress))
+    }
+
+    /// The tree at `wanted`, unless it is to be made.
+    fn present(&self, wanted: &Path) -> Result<Option<Tree>> {
+        if self.refresh.wants(wanted) { Ok(None) } else { self.cache.hold(wanted) }
+    }
+
+    /// Has `build` make the tree at `wanted`, or waits for another run that makes it.
+    fn make(&self, name: &str, wanted: &Path, progress: &Progress, build: impl FnOnce() -> Result<()>) -> Result<Tree> {
+        let _lock = self.cache.lock(name, || progress.note(format!("{name}: another build makes it; waiting")))?;
+        // It may be there by now.
+        if let Some(tree) = self.present(wanted)? {
+            return Ok(tree);
         }
-        Ok(wanted)
+        build()?;
+        self.refresh.note(wanted);
+        self.cache.drop_older_trees(name, wanted)?;
+        self.cache.hold(wanted)?.with_context(|| format!("{} went away", wanted.display()))
     }
 
-    fn lock(&self, subject: &str, progress: &Progress) -> Result<File> {
-        self.cache.lock(subject, || progress.note(format!("{subject}: another run builds it; waiting")))
-    }
-
-    fn debian(&self, suite: &str, variant: &str, fingerprint: &str, progress: &Progress) -> Result<PathBuf> {
+    fn debian(&self, suite: &str, variant: &str, fingerprint: &str, progress: &Progress) -> Result<Tree> {
         let name = format!("debian_{suite}_{variant}");
         let wanted = self.cache.tree(&name, fingerprint);
-        let _lock = self.lock(&name, progress)?;
-        if !wanted.exists() || self.refresh {
+        if let Some(tree) = self.present(&wanted)? {
+            return Ok(tree);
+        }
+        self.make(&name, &wanted, progress, || {
             let what = Bootstrap { suite, variant, include: &[] };
             bootstrap::run(self.cache, &what, progress, &mut |stream| {
                 let tree = self.read(stream)?;
                 self.store(&tree, &wanted)
-            })?;
-            self.cache.drop_older_trees(&name, &wanted)?;
-        }
-        Ok(wanted)
+            })
+        })
     }
 
     /// The merged layers of a registry's image, stored as one tar: what engines start from, whichever they are.
-    fn oci(&self, resolution: &Resolution, progress: &Progress) -> Result<PathBuf> {
+    fn oci(&self, resolution: &Resolution, progress: &Progress) -> Result<Tree> {
         let name = resolution.tree_name()?;
         let wanted = self.cache.tree(&name, &resolution.manifest.hex());
-        let _lock = self.lock(&name, progress)?;
-        if !wanted.exists() || self.refresh {
+        if let Some(tree) = self.present(&wanted)? {
+            return Ok(tree);
+        }
+        self.make(&name, &wanted, progress, || {
             let spool =
                 tempfile::tempfile_in(self.cache.trees()).context("cannot make a temporary file in the cache")?;
-            let tree = oci::fetch(self.cache, resolution, progress)?.tree(spool, progress)?;
-            self.store(&tree, &wanted)?;
-            self.cache.drop_older_trees(&name, &wanted)?;
-        }
-        Ok(wanted)
+            let tree = oci::fetch(self.cache, resolution, progress)
+                .and_then(|fetched| fetched.tree(spool, progress))
+                .map_err(|error| self.cache.explain(error))?;
+            self.store(&tree, &wanted)
+        })
     }
 
     fn build(&self, link: &Link, base: &Path, wanted: &Path, progress: &Progress) -> Result<()> {
         let mut tree = None;
-        self.engine.build(&link.plan, base, self.keep, progress, &mut |stream| {
+        self.engine.build(&link.plan, base, self.on_failure, progress, &mut |stream| {
             tree = Some(self.read(stream)?);
             Ok(())
         })?;
@@ -119,9 +158,13 @@ impl Assembly<'_> {
 
     /// Writes the tree as a tar that appears complete or not at all.
     fn store(&self, tree: &RootTree, wanted: &Path) -> Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(self.cache.trees()).context("cannot write to the cache")?;
-        tar::write(tree, file.as_file_mut(), TarOptions::FAITHFUL, &mut |_| {}).context("cannot write to the cache")?;
-        file.persist(wanted).with_context(|| format!("cannot name {}", wanted.display()))?;
+        let partial = Partial::begin(wanted)?;
+        let write = || -> Result<()> {
+            let file = OpenOptions::new().write(true).open(partial.path())?;
+            Ok(tar::write(tree, file, TarOptions::FAITHFUL, &mut |_| {})?)
+        };
+        write().context("cannot write to the cache").map_err(|error| self.cache.explain(error))?;
+        partial.publish()?;
         Ok(())
     }
 }

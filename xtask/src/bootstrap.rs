@@ -55,5 +55,5 @@ pub fn run(
     let content = if what.include.is_empty() { what.variant.to_owned() } else { what.include.join(", ") };
     let title = Title { text: format!("mmdebstrap {} ({content})", what.suite), place: "the spec's `base`".to_owned() };
     let job = Job { actions: vec![Action::Scratch { folder: scratch }, Action::Pipe(program)] };
-    watched::run(&job, &[None, Some(title)], progress, consume)
+    watched::run(&job, &[None, Some(title)], progress, consume).map_err(|error| cache.explain(error))
 }

@@ -76,6 +76,19 @@ pub enum Outcome {
     },
 }
 
+/// How the image that is there compares with what would be built.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Freshness {
+    /// There is no image to build.
+    Base,
+    NeverBuilt,
+    UpToDate(Box<Manifest>),
+    Stale {
+        manifest: Box<Manifest>,
+        why: String,
+    },
+}
+
 impl<'set> Order<'set> {
     /// Decides everything for the image `name`; `named` overrides the spec's filesystem, `resolver` says what references
     /// to registries mean.
@@ -129,22 +142,47 @@ impl<'set> Order<'set> {
         Ok(hex(&hash.finalize()))
     }
 
+    /// How the image below `output` compares with this order.
+    pub fn freshness(&self, output: &Path) -> Result<Freshness> {
+        let Some(image) = self.image(output) else { return Ok(Freshness::Base) };
+        let Some(manifest) = Manifest::read(&manifest_beside(&image)) else { return Ok(Freshness::NeverBuilt) };
+        let manifest = Box::new(manifest);
+        let length = fs::metadata(&image).map(|about| about.len());
+        let why = if image.file_name().is_none_or(|name| name != manifest.file.as_str()) {
+            format!("there is {}", manifest.file)
+        } else if length.as_ref().ok() != Some(&manifest.census.size) {
+            if length.is_ok() { "the image file was changed".into() } else { "the image file is gone".into() }
+        } else if manifest.fingerprint == self.fingerprint()? {
+            return Ok(Freshness::UpToDate(manifest));
+        } else {
+            self.plan().inputs.difference(&manifest.tree.inputs)
+        };
+        Ok(Freshness::Stale { manifest, why })
+    }
+
     /// Builds what is not up to date below `output`.
     pub fn fill(&self, assembly: &Assembly, output: &Path, progress: &Progress) -> Result<Outcome> {
         let (Some(filesystem), Some(image)) = (&self.filesystem, self.image(output)) else {
-            return Ok(Outcome::Base { tree: assembly.tree(&self.chain, progress)? });
+            let tree = assembly.tree(&self.chain, progress)?;
+            return Ok(Outcome::Base { tree: tree.path().to_path_buf() });
         };
-        let fingerprint = self.fingerprint()?;
-        if !assembly.refresh
-            && let Some(manifest) = up_to_date(&image, &fingerprint)
-        {
-            return Ok(Outcome::UpToDate { image, manifest: manifest.into() });
+        if let Some(folder) = image.parent() {
+            // What a killed run left, of any type of image.
+            Partial::sweep(folder, "")?;
         }
+        let fingerprint = self.fingerprint()?;
+        if !assembly.refresh.everything()
+            && let Freshness::UpToDate(manifest) = self.freshness(output)?
+        {
+            return Ok(Outcome::UpToDate { image, manifest });
+        }
+        // A folder that cannot be written to is better known before the tree is built.
+        drop(Partial::begin(&image)?);
         // What cannot be written here is better known before the tree is built.
         filesystem::writer(filesystem)?;
-        let tree = assembly.tree(&self.chain, progress)?;
-        let tree = tar::read_file(File::open(&tree)?, &tar::Limits::default(), &mut |_| {})
-            .with_context(|| format!("cannot read the finished tree {}", tree.display()))?;
+        let held = assembly.tree(&self.chain, progress)?;
+        let tree = tar::read_file(File::open(held.path())?, &tar::Limits::default(), &mut |_| {})
+            .with_context(|| format!("cannot read the finished tree {}", held.path().display()))?;
 
         let Written { partial, census, verity } =
             write(&tree, filesystem, self.verity, &self.sizing, &image, progress)?;
@@ -229,14 +267,6 @@ fn seal_image(tree: &RootTree, partial: &Partial, census: &mut Census, progress:
     Ok(verity)
 }
 
-/// The manifest of an image that needs no building.
-pub fn up_to_date(image: &Path, fingerprint: &str) -> Option<Manifest> {
-    let manifest = Manifest::read(&manifest_beside(image))?;
-    let size = fs::metadata(image).ok()?.len();
-    let same_file = image.file_name().is_some_and(|name| name == manifest.file.as_str());
-    (same_file && manifest.fingerprint == fingerprint && manifest.census.size == size).then_some(manifest)
-}
-
 fn summary(tree: &RootTree, plan: &BuildPlan) -> TreeSummary {
     let inodes = tree.entries().filter(|entry| entry.hard_link_to.is_none());
     let (mut count, mut data_bytes) = (0, 0);
@@ -246,7 +276,13 @@ fn summary(tree: &RootTree, plan: &BuildPlan) -> TreeSummary {
             data_bytes += body.data_bytes();
         }
     }
-    TreeSummary { fingerprint: plan.fingerprint.clone(), entries: tree.len() as u64, inodes: count, data_bytes }
+    TreeSummary {
+        fingerprint: plan.fingerprint.clone(),
+        inputs: plan.inputs.clone(),
+        entries: tree.len() as u64,
+        inodes: count,
+        data_bytes,
+    }
 }
 
 /// The spec's filesystem, or the one of the command line: with the spec's options where the type is the same.

@@ -127,6 +127,10 @@ impl Work {
                         need("python3-pip", &["pip", "pip3"], "get a real Alpine"),
                         need("openssl", &["openssl"], "sign packages to test on"),
                         need("podman", &["podman"], "judge merged layers"),
+                        need("fish", &["fish"], "judge completions"),
+                        need("zsh", &["zsh"], "judge completions"),
+                        need("bsdutils", &["script"], "give commands a terminal"),
+                        need("util-linux", &["unshare"], "be another user in tests"),
                         need("shellcheck", &["shellcheck"], "judge the images' scripts"),
                     ]
                 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::oci::{Resolution, Resolver};
@@ -38,6 +38,32 @@ pub struct BuildPlan {
     pub hostname: Option<String>,
     /// SHA-256 over every input of the tree, the base's included, as hex.
     pub fingerprint: String,
+    pub inputs: Inputs,
+}
+
+/// SHA-256 of the inputs of a tree, kind by kind, to tell which of them changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inputs {
+    pub base: String,
+    pub spec: String,
+    pub files: String,
+}
+
+impl Inputs {
+    /// In words, what is other than in the inputs of an image that was built before.
+    pub fn difference(&self, before: &Inputs) -> String {
+        let kinds = [
+            ("the base", &self.base, &before.base),
+            ("the spec", &self.spec, &before.spec),
+            ("the files", &self.files, &before.files),
+        ];
+        let changed: Vec<&str> =
+            kinds.into_iter().filter(|(_, now, then)| now != then).map(|(kind, ..)| kind).collect();
+        match changed[..] {
+            [] => "the filesystem, the sizing or the tool changed".to_owned(),
+            _ => format!("{} changed", changed.join(" and ")),
+        }
+    }
 }
 
 /// What the tree starts from.
@@ -181,11 +207,19 @@ pub fn plan(
     tree_inputs.boot = None;
     tree_inputs.verity = false;
     hash.update(format!("tree {TREE_FORMAT} {} {}\n", std::env::consts::ARCH, base.fingerprint()));
-    hash.update(serde_json::to_vec(&tree_inputs)?);
+    let spec_inputs = serde_json::to_vec(&tree_inputs)?;
+    hash.update(&spec_inputs);
     hash.update(format!("\nepoch {:?}\n", Timestamp::source_date_epoch()));
+    let mut files = Sha256::new();
     for source in sources(spec) {
-        hash_source(&mut hash, source)?;
+        hash_source(&mut hash, source.clone())?;
+        hash_source(&mut files, source)?;
     }
+    let inputs = Inputs {
+        base: base.fingerprint().to_owned(),
+        spec: hex(&Sha256::digest(&spec_inputs)),
+        files: hex(&files.finalize()),
+    };
     Ok(BuildPlan {
         name: spec.name.clone(),
         base,
@@ -193,6 +227,7 @@ pub fn plan(
         steps,
         hostname: spec.hostname.clone(),
         fingerprint: hex(&hash.finalize()),
+        inputs,
     })
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Partial, Verity};
 use crate::filesystem::{Census, Filesystem};
 use crate::oci::Resolution;
+use crate::plan::Inputs;
 
 /// Name of the manifest, beside its image.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -49,6 +50,9 @@ pub struct Manifest {
 pub struct TreeSummary {
     /// SHA-256 over the inputs of the tree.
     pub fingerprint: String,
+    /// The same, kind by kind.
+    #[serde(default)]
+    pub inputs: Inputs,
     /// Names, hard links included.
     pub entries: u64,
     pub inodes: u64,

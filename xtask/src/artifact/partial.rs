@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::interrupt;
 use crate::report::progress::human_bytes;
+use crate::room;
 
 /// Ending of files in the making.
 const ENDING: &str = ".partial";
@@ -32,17 +33,41 @@ impl Partial {
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let name = place.file_name().with_context(|| format!("{} names no file", place.display()))?;
         let prefix = format!(".{}.", name.to_string_lossy());
-        sweep(&folder, &prefix)?;
+        Self::sweep(&folder, &prefix)?;
         let path = folder.join(format!("{prefix}{}{ENDING}", std::process::id()));
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .with_context(|| format!("cannot write in {}", folder.display()))?;
+        let lock = OpenOptions::new().write(true).create(true).truncate(true).open(&path).with_context(|| {
+            format!("cannot write in {}\nhint: choose a folder that can be written to", folder.display())
+        })?;
         lock.try_lock().with_context(|| format!("{} is being written by another run", place.display()))?;
         let registered = interrupt::remove_on_interrupt(&path, |path| Ok(fs::remove_file(path)?));
         Ok(Partial { place: place.to_path_buf(), path, _lock: lock, _registered: registered, published: false })
+    }
+
+    /// Files in the making in `folder`, of names that begin with `prefix`, whose makers are gone.
+    pub fn abandoned(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("cannot list {}", folder.display()))?,
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let ours = name.starts_with('.') && name.starts_with(prefix) && name.ends_with(ENDING);
+            if ours && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+                paths.push(entry.path());
+            }
+        }
+        Ok(paths)
+    }
+
+    /// Removes the [abandoned](Self::abandoned) ones.
+    pub fn sweep(folder: &Path, prefix: &str) -> Result<()> {
+        for path in Self::abandoned(folder, prefix)? {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Where to write meanwhile.
@@ -64,23 +89,17 @@ impl Partial {
 
     /// Adds to an error what a person needs to know of a full disk.
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        let full = error.chain().any(|cause| {
-            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
-        });
-        if !full {
+        let folder = folder_of(&self.place);
+        if !room::is_used_up(&error) {
             return error;
         }
-        let folder = folder_of(&self.place);
-        let free = nix::sys::statvfs::statvfs(&folder)
-            .map(|about| about.blocks_available() * about.fragment_size())
-            .unwrap_or(0);
         let size = fs::metadata(&self.path).map(|about| about.len()).unwrap_or(0);
         error.context(format!(
             "the disk of {} is full: the image takes up to {}, and {} are free beside what was written of it\n\
              hint: free some space, or choose another folder with --output",
             folder.display(),
             human_bytes(size),
-            human_bytes(free)
+            human_bytes(room::free(&folder))
         ))
     }
 }
@@ -99,22 +118,6 @@ fn folder_of(place: &Path) -> PathBuf {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
         _ => PathBuf::from("."),
     }
-}
-
-/// Removes files in the making whose makers are gone.
-fn sweep(folder: &Path, prefix: &str) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(prefix) && name.ends_with(ENDING) {
-            let abandoned = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-            if abandoned {
-                fs::remove_file(entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use serde_json::json;
 
 use super::load_images;
 use crate::artifact::Partial;
-use crate::assemble::Assembly;
+use crate::assemble::{Assembly, Refresh};
 use crate::cache::Cache;
+use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
 use crate::image::Order;
 use crate::oci::Resolver;
@@ -48,13 +49,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     cache.sweep()?;
     let Choice { engine, reason } = Engines::new(&cache)?.choose(arguments.engine, order.spec.engine)?;
     progress.note(format!("{}: engine {}, {reason}", arguments.name, engine.kind()));
-    let assembly = Assembly { cache: &cache, engine: &*engine, refresh: false, keep: false };
+    let assembly =
+        Assembly { cache: &cache, engine: &*engine, refresh: &Refresh::default(), on_failure: OnFailure::default() };
     let tree = assembly.tree(&order.chain, &progress)?;
     if arguments.output.as_os_str() == "-" {
-        io::copy(&mut File::open(&tree)?, &mut io::stdout().lock()).context("cannot write to standard output")?;
+        io::copy(&mut File::open(tree.path())?, &mut io::stdout().lock()).context("cannot write to standard output")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let bytes = copy(&tree, &arguments.output)?;
+    let bytes = copy(tree.path(), &arguments.output)?;
     if arguments.json {
         println!("{}", json!({ "tar": arguments.output, "bytes": bytes }));
     } else {

@@ -1,20 +1,26 @@
 //! `image`: specs in, image files out.
 
+use std::io::{self, IsTerminal};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::load_images;
-use crate::assemble::Assembly;
+use crate::assemble::{Assembly, Refresh};
 use crate::cache::Cache;
+use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
 use crate::image::{NamedType, Order, Outcome};
+use crate::jobs;
 use crate::needs::Work;
 use crate::oci::Resolver;
+use crate::plan::PlanError;
 use crate::report::failure;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
@@ -53,16 +59,45 @@ pub struct Arguments {
     /// Make everything anew, bases and up-to-date images included
     #[arg(long)]
     refresh: bool,
-    /// Leave the tree of a failing step for you to look at
+    /// How many images to build at the same time
+    #[arg(long, value_name = "N", default_value = "1")]
+    jobs: NonZeroUsize,
+    /// Leave the tree of a failing step in the cache for you to look at, until `clean`
     #[arg(long)]
     keep: bool,
+    /// Open a shell in the tree of a failing step, on this terminal
+    #[arg(long, conflicts_with_all = ["keep", "jobs", "dry_run"])]
+    shell: bool,
     /// Install what this host lacks first (Debian and Ubuntu)
     #[arg(long)]
     setup: bool,
 }
 
-/// Builds one image after the other. A failing one does not keep the others from being built.
+/// How one image fared.
+struct Fared<'a> {
+    name: &'a str,
+    outcome: Result<Outcome>,
+    /// The engine that was to run its steps, once that was decided.
+    choice: Option<Choice>,
+    time: Duration,
+    /// An image of `--all` that is none of this host's business.
+    left_out: bool,
+}
+
+/// Builds the images, a failing one of which does not keep the others from being built.
+///
+/// With `--all`, an image that this host cannot build at all (a program is missing, or it is for another platform) is
+/// named with the reason and fails nothing, unless `--setup` was to make everything possible.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let on_failure = match (arguments.keep, arguments.shell) {
+        (_, true) if !(io::stdin().is_terminal() && io::stdout().is_terminal()) => bail!(PlanError(
+            "--shell needs a terminal, and standard input or output is none\nhint: --keep leaves the tree instead"
+                .into()
+        )),
+        (_, true) => OnFailure::Shell,
+        (true, false) => OnFailure::Keep,
+        (false, false) => OnFailure::Remove,
+    };
     let workspace = Workspace::find()?;
     let set = load_images(&workspace, arguments.images.as_ref())?;
     let names = names(&arguments, &set)?;
@@ -91,11 +126,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         setup::prepare(&works)?;
     }
     cache.sweep()?;
+    let refresh = Refresh::new(arguments.refresh);
 
-    let mut results = Vec::new();
-    for (name, order) in names.iter().zip(orders) {
+    let pairs: Vec<_> = names.iter().zip(orders).map(|(name, order)| (name, Mutex::new(Some(order)))).collect();
+    let results = jobs::run(&pairs, arguments.jobs, |(name, order)| {
         let progress = progress.for_image(name);
         let started = Instant::now();
+        let order = order.lock().expect("no panic while locked").take().expect("each is taken once");
         let mut choice = None;
         let outcome = order.and_then(|order| {
             for note in &order.notes {
@@ -103,26 +140,28 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             }
             let Choice { engine, reason } = choice.insert(engines.choose(arguments.engine, order.spec.engine)?);
             progress.note(format!("{name}: engine {}, {reason}", engine.kind()));
-            let (refresh, keep) = (arguments.refresh, arguments.keep);
-            order.fill(&Assembly { cache: &cache, engine: &**engine, refresh, keep }, &output, &progress)
+            let assembly = Assembly { cache: &cache, engine: &**engine, refresh: &refresh, on_failure };
+            order.fill(&assembly, &output, &progress)
         });
-        if let Err(error) = &outcome {
-            failure::say(error);
+        let beyond = outcome.as_ref().is_err_and(failure::is_beyond_this_host);
+        let left_out = beyond && arguments.all && !arguments.setup;
+        match &outcome {
+            Err(error) if left_out => {
+                progress.note(format!("{name} cannot be built here\n{}", failure::describe(error)))
+            }
+            Err(error) => progress.note(failure::describe(error)),
+            Ok(_) => {}
         }
-        results.push((name.as_str(), outcome, choice, started.elapsed()));
-    }
+        Fared { name, outcome, choice, time: started.elapsed(), left_out }
+    });
     if arguments.json {
-        let rows: Vec<Value> = results
-            .iter()
-            .map(|(name, outcome, choice, time)| as_json(name, outcome, choice.as_ref(), time.as_secs_f64()))
-            .collect();
+        let rows: Vec<Value> = results.iter().map(Fared::as_json).collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
-        let rows: Vec<_> =
-            results.iter().map(|(name, outcome, _, time)| as_row(name, outcome, &human_duration(*time))).collect();
+        let rows: Vec<_> = results.iter().map(Fared::as_row).collect();
         print!("{}", table::columns(["image", "state", "size", "on disk", "rule", "time", "file"], &rows));
     }
-    let failed = results.iter().find_map(|(_, outcome, ..)| outcome.as_ref().err());
+    let failed = results.iter().filter(|fared| !fared.left_out).find_map(|fared| fared.outcome.as_ref().err());
     Ok(failed.map_or(ExitCode::SUCCESS, failure::exit_code))
 }
 
@@ -152,36 +191,47 @@ fn order<'set>(set: &'set ImageSet, name: &str, arguments: &Arguments, resolver:
     Order::new(set, name, arguments.filesystem, resolver)
 }
 
-fn as_json(name: &str, outcome: &Result<Outcome>, choice: Option<&Choice>, seconds: f64) -> Value {
-    let mut row = match outcome {
-        Ok(outcome) => serde_json::to_value(outcome).unwrap_or_default(),
-        Err(error) => json!({ "state": "failed", "error": format!("{error:#}") }),
-    };
-    row["name"] = name.into();
-    if let Some(Choice { engine, reason }) = choice {
-        row["engine"] = json!({ "name": engine.kind(), "reason": reason });
-    }
-    row["seconds"] = ((seconds * 10.0).round() / 10.0).into();
-    row
-}
-
-fn as_row(name: &str, outcome: &Result<Outcome>, time: &str) -> [String; 7] {
-    let row = |state: &str, size: String, disk: String, rule: String, file: &Path| {
-        let file = file.strip_prefix(std::env::current_dir().unwrap_or_default()).unwrap_or(file);
-        [name.into(), state.into(), size, disk, rule, time.into(), file.display().to_string()]
-    };
-    match outcome {
-        Ok(Outcome::Base { tree }) => row("base", String::new(), String::new(), String::new(), tree),
-        Ok(Outcome::Built { image, manifest } | Outcome::UpToDate { image, manifest }) => {
-            let state = if matches!(outcome, Ok(Outcome::Built { .. })) { "built" } else { "up to date" };
-            let rule = match manifest.census.decision.as_ref().map(|decision| decision.rule) {
-                Some(Rule::Content) => "content",
-                Some(Rule::MinSize) => "min-size",
-                None => "compressed",
-            };
-            row(state, human_bytes(manifest.census.size), allocated(image), rule.into(), image)
+impl Fared<'_> {
+    fn as_json(&self) -> Value {
+        let mut row = match &self.outcome {
+            Ok(outcome) => serde_json::to_value(outcome).unwrap_or_default(),
+            Err(error) => {
+                let state = if self.left_out { "cannot-be-built-here" } else { "failed" };
+                json!({ "state": state, "error": format!("{error:#}") })
+            }
+        };
+        row["name"] = self.name.into();
+        if let Some(Choice { engine, reason }) = &self.choice {
+            row["engine"] = json!({ "name": engine.kind(), "reason": reason });
         }
-        Err(_) => row("failed", String::new(), String::new(), String::new(), Path::new("")),
+        row["seconds"] = ((self.time.as_secs_f64() * 10.0).round() / 10.0).into();
+        row
+    }
+
+    fn as_row(&self) -> [String; 7] {
+        let row = |state: &str, size: String, disk: String, rule: String, file: String| {
+            [self.name.into(), state.into(), size, disk, rule, human_duration(self.time), file]
+        };
+        let shown = |file: &Path| {
+            let here = std::env::current_dir().unwrap_or_default();
+            file.strip_prefix(here).unwrap_or(file).display().to_string()
+        };
+        match &self.outcome {
+            Ok(Outcome::Base { tree }) => row("base", String::new(), String::new(), String::new(), shown(tree)),
+            Ok(Outcome::Built { image, manifest } | Outcome::UpToDate { image, manifest }) => {
+                let state = if matches!(self.outcome, Ok(Outcome::Built { .. })) { "built" } else { "up to date" };
+                let rule = match manifest.census.decision.as_ref().map(|decision| decision.rule) {
+                    Some(Rule::Content) => "content",
+                    Some(Rule::MinSize) => "min-size",
+                    None => "compressed",
+                };
+                row(state, human_bytes(manifest.census.size), allocated(image), rule.into(), shown(image))
+            }
+            Err(error) => {
+                let state = if self.left_out { "not here" } else { "failed" };
+                row(state, String::new(), String::new(), String::new(), failure::in_short(error))
+            }
+        }
     }
 }
 

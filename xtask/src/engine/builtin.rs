@@ -7,13 +7,16 @@ use anyhow::{Context, Result};
 
 use super::install::install_command;
 use super::watched::{self, Title};
-use super::{Engine, environment, file_tree};
+use super::{Engine, OnFailure, environment, file_tree};
 use crate::cache::Cache;
-use crate::namespace::{self, Action, Enter, Job, Program};
+use crate::namespace::{self, Action, Enter, Job, Program, Terminal};
 use crate::plan::{BuildPlan, StepAction};
 use crate::report::progress::Progress;
 use crate::rootfs::tar::{self, TarOptions};
 use crate::spec::model::EngineKind;
+
+/// What --shell opens: the most comfortable shell that the tree has.
+const SHELL: &str = "command -v bash >/dev/null && exec bash; exec sh";
 
 /// Name of the machine while steps run, where the spec gives none.
 const BUILD_HOSTNAME: &str = "localhost";
@@ -41,23 +44,25 @@ impl Engine for Builtin {
         &self,
         plan: &BuildPlan,
         base: &Path,
-        keep: bool,
+        on_failure: OnFailure,
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()> {
-        let mut work = self.cache.work_folder(&plan.name)?;
-        let (job, titles) = self.job(plan, base, work.path())?;
-        let result = watched::run(&job, &titles, progress, consume);
-        if result.is_err() && keep {
-            work.keep();
-            progress.note(format!("the tree as it failed: {}", work.path().join("root").display()));
+        let work = self.cache.work_folder(&plan.name)?;
+        let terminal = (on_failure == OnFailure::Shell).then(Terminal::open).transpose()?;
+        let (job, titles) = self.job(plan, base, work.path(), terminal.is_some())?;
+        let result =
+            watched::run_with(&job, &titles, terminal, progress, consume).map_err(|error| self.cache.explain(error));
+        if result.is_err() && on_failure == OnFailure::Keep {
+            let kept = self.cache.keep(work, &plan.name)?;
+            progress.note(format!("the tree as it failed, until `cargo xtask clean`: {}", kept.join("root").display()));
         }
         result
     }
 }
 
 impl Builtin {
-    fn job(&self, plan: &BuildPlan, base: &Path, work: &Path) -> Result<(Job, Vec<Option<Title>>)> {
+    fn job(&self, plan: &BuildPlan, base: &Path, work: &Path, shell: bool) -> Result<(Job, Vec<Option<Title>>)> {
         let root = work.join("root");
         let ca_bundle = environment::ca_bundle();
         let trust = ca_bundle.is_some();
@@ -76,6 +81,17 @@ impl Builtin {
             caches,
         }));
         titles.push(None);
+        if shell {
+            let of_spec = plan.steps.first().map(|step| step.environment.as_slice()).unwrap_or_default();
+            let mut environment = environment::of_step(of_spec, trust, false);
+            environment.extend(std::env::var("TERM").map(|term| ("TERM".to_owned(), term)));
+            actions.push(Action::ShellOnFailure(Program {
+                command: ["/bin/sh", "-c", SHELL].map(Into::into).into(),
+                environment,
+                directory: None,
+            }));
+            titles.push(None);
+        }
         let mut caches_mounted = true;
         for (index, step) in plan.steps.iter().enumerate() {
             if caches_mounted && !matches!(step.action, StepAction::Install { .. }) {

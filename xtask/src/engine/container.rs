@@ -14,15 +14,15 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use self::cli::Cli;
 use self::leavings::Leavings;
 use self::output::Watch;
-use super::{Engine, environment};
+use super::{Engine, OnFailure, environment};
 use crate::cache::Cache;
 use crate::namespace::POLICY_PATH;
-use crate::plan::BuildPlan;
+use crate::plan::{BuildPlan, PlanError};
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::tar::{self, TarOptions};
 use crate::rootfs::tree::{Inode, Kind, RootTree, TreePath};
@@ -87,22 +87,33 @@ impl Engine for Container {
         &self,
         plan: &BuildPlan,
         base: &Path,
-        keep: bool,
+        on_failure: OnFailure,
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()> {
+        let keep = match on_failure {
+            OnFailure::Remove => false,
+            OnFailure::Keep => true,
+            OnFailure::Shell => bail!(PlanError(format!(
+                "--shell opens a tree that the engine builtin has, and {} is to build this one\n\
+                 hint: --engine builtin, or --keep",
+                self.cli
+            ))),
+        };
         leavings::sweep(&self.cli, &self.cache)?;
-        let mut work = self.cache.work_folder(&plan.name)?;
+        let work = self.cache.work_folder(&plan.name)?;
         let mut leavings = Leavings::begin(&self.cli, &self.cache, work.path());
         let base = self.import(base, &leavings, progress)?;
         let extras = dockerfile::Extras { trust: environment::ca_bundle().is_some(), quiet: wants_policy(&base) };
         let folder = context::stage(plan, &leavings.base_image(), extras, work.path(), progress)?;
         let built = self.cli.build(&folder, &leavings, keep, Watch::new(plan, self.cli.kind(), progress));
         if built.is_err() && keep {
-            work.keep();
             leavings.keep();
-            progress.note(format!("the build context as it failed: {}", folder.display()));
-            progress.note(format!("what {} holds of it: {}", self.cli, leavings.query()));
+            let kept = self.cache.keep(work, &plan.name)?;
+            let folder = kept.join(folder.file_name().unwrap_or_default());
+            progress.note(format!("the build context as it failed, until `cargo xtask clean`: {}", folder.display()));
+            progress.note(format!("what {} holds of it, until its next build: {}", self.cli, leavings.query()));
+            return built;
         }
         built?;
         self.cli.create(&leavings)?;

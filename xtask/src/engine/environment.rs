@@ -20,6 +20,10 @@ const ALWAYS: [(&str, &str); 6] = [
 pub const PASSED: [&str; 8] =
     ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"];
 
+/// The time that a reproducible build is said to happen at, which useradd and Python write down. It is in the
+/// fingerprint of every tree.
+const TIME: &str = "SOURCE_DATE_EPOCH";
+
 /// Variables by which programs are told of a certificate bundle.
 const CA_VARIABLES: [&str; 7] = [
     "SSL_CERT_FILE",
@@ -56,6 +60,7 @@ pub fn host_tools() -> Vec<(String, String)> {
 pub fn of_step(spec: &[(String, String)], trust: bool, caches: bool) -> Vec<(String, String)> {
     let mut environment = owned(&ALWAYS);
     environment.extend(passed());
+    environment.extend(std::env::var(TIME).map(|time| (TIME.to_owned(), time)));
     if trust {
         environment.extend(CA_VARIABLES.map(|name| (name.to_owned(), CA_BUNDLE.to_owned())));
     }

@@ -26,17 +26,35 @@ pub fn install_command(manager: PackageManager, packages: &[String]) -> Vec<Stri
     command
 }
 
-/// Downloads stay in the mounted cache, where apt verifies them again before it uses them.
+/// Downloads stay in the mounted cache. apt takes a package from there that has the right length, so those with other
+/// bytes than the signed index says are removed first, and fetched anew.
+const APT_SCRIPT: &str = r#"
+cache=@CACHES@/apt
+none=/tmp/no-archives
+mkdir -p $cache/partial $none/partial
+options='-q -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 -o APT::Keep-Downloaded-Packages=true'
+[ -z "$SSL_CERT_FILE" ] || options="$options -o Acquire::https::CAInfo=$SSL_CERT_FILE"
+apt-get $options -o APT::Update::Error-Mode=any update
+apt-get $options -q -q -o Dir::Cache::Archives=$none --print-uris install -y --no-install-recommends -- "$@" |
+while read -r address name length digest; do
+    [ -f "$cache/$name" ] || continue
+    case $digest in
+        SHA512:*) echo "${digest#*:}  $cache/$name" | sha512sum --status --check - || damaged=1 ;;
+        SHA256:*) echo "${digest#*:}  $cache/$name" | sha256sum --status --check - || damaged=1 ;;
+        *) damaged=1 ;;
+    esac
+    if [ -n "$damaged" ]; then
+        echo "$name in the cache is not what the archive has: it is fetched anew"
+        rm -f "$cache/$name"
+        damaged=
+    fi
+done
+rm -rf $none
+apt-get $options -o Dir::Cache::Archives=$cache install -y --no-install-recommends -- "$@"
+"#;
+
 fn apt_script() -> String {
-    let cache = format!("{CACHES}/{}", PackageManager::Apt.as_str());
-    format!(
-        "mkdir -p {cache}/partial\n\
-         options='-q -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 -o APT::Keep-Downloaded-Packages=true'\n\
-         options=\"$options -o Dir::Cache::Archives={cache}\"\n\
-         [ -z \"$SSL_CERT_FILE\" ] || options=\"$options -o Acquire::https::CAInfo=$SSL_CERT_FILE\"\n\
-         apt-get $options update\n\
-         apt-get $options install -y --no-install-recommends -- \"$@\"\n"
-    )
+    APT_SCRIPT.replace("@CACHES@", CACHES)
 }
 
 /// apk, too, verifies what it takes from its cache. It trusts what OpenSSL does, and so SSL_CERT_FILE.
@@ -64,7 +82,11 @@ else
     apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends python3-pip
     borrowed=apt
 fi
-python3 -m pip install --break-system-packages --root-user-action=ignore -- "$@"
+install() { python3 -m pip install --break-system-packages --root-user-action=ignore "$@"; }
+if ! install -- "$@"; then
+    echo "pip failed: once more, with nothing from the cache" >&2
+    install --no-cache-dir -- "$@"
+fi
 case $borrowed in
     apt) apt-get -q -o Dpkg::Use-Pty=0 purge -y --auto-remove python3-pip ;;
     apk) apk --no-progress del .pip-of-the-build ;;

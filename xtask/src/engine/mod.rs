@@ -24,6 +24,17 @@ pub use files::{apply_attributes, file_tree};
 /// A failing step shows this many of its last lines.
 pub const LAST_LINES: usize = 40;
 
+/// What becomes of the tree of a failing step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    #[default]
+    Remove,
+    /// It stays, for a person to look at.
+    Keep,
+    /// A shell opens in it, on the terminal of the tool; then it goes.
+    Shell,
+}
+
 /// One way to run the steps of a plan.
 pub trait Engine: Send + Sync {
     fn kind(&self) -> EngineKind;
@@ -32,12 +43,12 @@ pub trait Engine: Send + Sync {
     fn probe(&self) -> Result<()>;
 
     /// Runs the plan's steps on the tree in `base`, a tar file, and hands the tar stream of what comes out to `consume`,
-    /// which reads it to its end.
+    /// which reads it to its end. A tree that cannot be left or opened `on_failure` is an error before anything runs.
     fn build(
         &self,
         plan: &BuildPlan,
         base: &Path,
-        keep: bool,
+        on_failure: OnFailure,
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()>;
@@ -55,7 +66,7 @@ pub trait Engine: Send + Sync {
 
 /// A step that failed, as it is shown to a person.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} failed{}\n  asked for at {place}{}", status_text(*.status), output_text(.last_lines))]
+#[error("{what} failed{}\n  asked for at {place}{}{}", status_text(*.status), output_text(.last_lines), network_text(.last_lines))]
 pub struct StepFailed {
     /// The step in a line.
     pub what: String,
@@ -79,6 +90,37 @@ fn output_text(lines: &[String]) -> String {
     format!("\n  its last {} lines:{shown}", lines.len())
 }
 
+/// What apt, npm, pip, curl and the C library say where the network does not answer.
+const NETWORK_TROUBLE: [&str; 18] = [
+    "Temporary failure resolving",
+    "Temporary failure in name resolution",
+    "Could not resolve",
+    "Name or service not known",
+    "Could not connect to",
+    "Unable to connect to",
+    "Failed to connect to",
+    "Failed to establish a new connection",
+    "Cannot initiate the connection",
+    "Connection timed out",
+    "Connection refused",
+    "Network is unreachable",
+    "ProxyError",
+    "ENOTFOUND",
+    "EAI_AGAIN",
+    "ECONNREFUSED",
+    "ETIMEDOUT",
+    "ENETUNREACH",
+];
+
+fn network_text(lines: &[String]) -> &'static str {
+    let trouble = |line: &String| NETWORK_TROUBLE.iter().any(|words| line.contains(words));
+    if lines.iter().any(trouble) {
+        "\nhint: the network did not answer, or the proxy that http_proxy and https_proxy name: try again when it does"
+    } else {
+        ""
+    }
+}
+
 /// The last lines of an output.
 #[derive(Debug, Default)]
 pub struct Tail(VecDeque<String>);
@@ -93,5 +135,9 @@ impl Tail {
 
     pub fn take(&mut self) -> Vec<String> {
         std::mem::take(&mut self.0).into()
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.0.iter().cloned().collect()
     }
 }

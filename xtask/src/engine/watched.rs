@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use anyhow::Result;
 
 use super::{StepFailed, Tail};
-use crate::namespace::{self, Event, Job, JobError};
+use crate::namespace::{self, Event, Job, JobError, ShellEnd, Terminal};
+use crate::report::failure;
 use crate::report::progress::{Progress, Stage, human_bytes};
 
 /// How an action is called on the screen and in errors.
@@ -24,11 +25,24 @@ pub fn run(
     progress: &Progress,
     consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
 ) -> Result<()> {
+    run_with(job, titles, None, progress, consume)
+}
+
+/// As [`run`], for a job that opens a shell when an action fails: the failure is shown first, and the shell then has the
+/// caller's terminal until it ends.
+pub fn run_with(
+    job: &Job,
+    titles: &[Option<Title>],
+    terminal: Option<(Terminal, ShellEnd)>,
+    progress: &Progress,
+    consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    let (mut terminal, shell) = terminal.unzip();
     let tail = Mutex::new(Tail::default());
     let mut stage: Option<Stage> = None;
     let observe = |event: &Event| match event {
         Event::Started { action } => {
-            lock(&tail).take();
+            *lock(&tail) = Tail::default();
             stage = titles.get(*action).and_then(Option::as_ref).map(|title| progress.stage(title.text.as_str()));
         }
         Event::Line { text, .. } => {
@@ -48,21 +62,36 @@ pub fn run(
                 stage.finish(&if bytes > 0 { human_bytes(bytes) } else { String::new() });
             }
         }
-        Event::Failed { .. } | Event::Refused { .. } | Event::Unshared => stage = None,
+        Event::Failed { action, status, message } => {
+            stage = None;
+            let title = titles.get(*action).and_then(Option::as_ref);
+            if let (Some(terminal), Some(title)) = (terminal.take(), title) {
+                let failed = failed(title, *status, message, &lock(&tail));
+                progress.note(failure::describe(&failed.into()));
+                progress.note("a shell in the tree as it failed: `exit` ends it, and the tree goes");
+                if let Err(error) = terminal.attach() {
+                    progress.note(failure::describe(&error));
+                }
+            }
+        }
+        Event::Refused { .. } | Event::Unshared => stage = None,
     };
-    let result = namespace::run(job, observe, |mut stdout: ChildStdout| consume(&mut stdout));
+    let result = namespace::run_with(job, shell, observe, |mut stdout: ChildStdout| consume(&mut stdout));
     result.map_err(|error| match error.downcast_ref::<JobError>() {
         Some(JobError::Action { action, status, message }) => {
             let Some(Some(title)) = titles.get(*action) else { return error };
-            let mut last_lines = lock(&tail).take();
-            if status.is_none() {
-                last_lines.push(message.clone());
-            }
-            let what = title.text.clone();
-            StepFailed { what, place: title.place.clone(), status: *status, last_lines }.into()
+            failed(title, *status, message, &lock(&tail)).into()
         }
         _ => error,
     })
+}
+
+fn failed(title: &Title, status: Option<i32>, message: &str, tail: &Tail) -> StepFailed {
+    let mut last_lines = tail.lines();
+    if status.is_none() {
+        last_lines.push(message.to_owned());
+    }
+    StepFailed { what: title.text.clone(), place: title.place.clone(), status, last_lines }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -8,6 +8,8 @@ pub mod squashfs;
 pub(crate) mod testing;
 pub mod tool;
 
+pub use tool::MissingTool;
+
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+
+use crate::{interrupt, needs};
 
 /// Lines of a failing program's standard error that are worth showing.
 const STDERR_LINES: usize = 12;
 /// A line longer than this is cut: some programs print whole progress bars in one.
 const STDERR_LINE_BYTES: usize = 2048;
-/// Where programs for the administrator live on hosts that keep them out of a user's PATH.
-const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// A program and the Debian package that brings it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +23,15 @@ pub struct Tool {
     pub package: &'static str,
 }
 
+/// A program that is not installed here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{} is not installed\nhint: apt-get install {} (or run with --setup)", .0.program, .0.package)]
+pub struct MissingTool(pub Tool);
+
 impl Tool {
     /// Where the program is: in PATH, or in the folders of the administrator's programs.
     pub fn find(self) -> Option<PathBuf> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path)
-            .chain(SBIN.map(PathBuf::from))
-            .map(|folder| folder.join(self.program))
-            .find(|candidate| candidate.is_file())
+        needs::find(self.program)
     }
 
     /// A command for the program, in a plain locale and without the variables that change what filesystem programs
@@ -38,6 +39,7 @@ impl Tool {
     pub fn command(self) -> Result<Command> {
         let path = self.find().ok_or_else(|| self.missing())?;
         let mut command = Command::new(path);
+        interrupt::die_with_parent(&mut command);
         command.env("LC_ALL", "C");
         for variable in
             ["SOURCE_DATE_EPOCH", "E2FSPROGS_FAKE_TIME", "MKE2FS_CONFIG", "MKE2FS_SYNC", "E2FSPROGS_LIBMAGIC_SUPPRESS"]
@@ -49,7 +51,7 @@ impl Tool {
 
     /// What to say where the program is not installed.
     pub fn missing(self) -> anyhow::Error {
-        anyhow!("{} is not installed\nhint: apt-get install {} (or run with --setup)", self.program, self.package)
+        MissingTool(self).into()
     }
 }
 

@@ -17,7 +17,7 @@ use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
 
 use super::mounts::QuietServices;
 use super::steps::StepError;
-use super::{Action, Event, Job, mounts, report, steps};
+use super::{Action, Event, Job, Program, mounts, report, steps, terminal};
 use crate::rootfs::disk::{self, Layout};
 use crate::rootfs::tar::{self, TarOptions};
 
@@ -108,6 +108,9 @@ fn first() -> Result<ExitCode> {
         if let Err(error) = inside.act(index, action) {
             let status = error.downcast_ref::<StepError>().and_then(|error| error.status);
             report(&Event::Failed { action: index, status, message: format!("{error:#}") });
+            if let Some(shell) = &inside.shell {
+                steps::open_shell(shell)?;
+            }
             return Ok(ExitCode::FAILURE);
         }
         report(&Event::Finished { action: index });
@@ -122,6 +125,8 @@ struct Inside {
     layout: Layout,
     caches: Vec<PathBuf>,
     quiet: QuietServices,
+    /// For when an action fails.
+    shell: Option<Program>,
 }
 
 impl Inside {
@@ -133,7 +138,7 @@ impl Inside {
                 tars.insert(tar.clone(), file);
             }
         }
-        Ok(Inside { tars, layout: Layout::default(), caches: Vec::new(), quiet: QuietServices::default() })
+        Ok(Inside { tars, layout: Layout::default(), caches: Vec::new(), quiet: QuietServices::default(), shell: None })
     }
 
     fn act(&mut self, index: usize, action: &Action) -> Result<()> {
@@ -143,6 +148,10 @@ impl Inside {
                 self.caches = mounts::enter(enter)?;
                 self.quiet = QuietServices::lay()?;
                 steps::limit_capabilities()
+            }
+            Action::ShellOnFailure(program) => {
+                self.shell = Some(program.clone());
+                terminal::keep_from_commands()
             }
             Action::Run(program) => steps::run(index, program),
             Action::Place { tar } => disk::place(&self.tree(tar)?, Path::new("/"), &mut self.layout),

@@ -11,6 +11,7 @@ mod idmap;
 mod inside;
 mod mounts;
 mod steps;
+mod terminal;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::interrupt;
 pub use idmap::probe;
 pub use inside::main as inside_main;
 pub use mounts::{POLICY_PATH, POLICY_SCRIPT};
+pub use terminal::{ShellEnd, Terminal};
 
 /// The hidden verb under which the tool starts itself again.
 pub const VERB: &str = "__namespace";
@@ -42,6 +44,8 @@ pub enum Action {
     Materialise { tar: PathBuf, root: PathBuf },
     /// Makes `root` the root directory of all that follows, with fresh /proc, /dev, /run and /tmp.
     Enter(Enter),
+    /// Has a shell opened in the entered root when a later action fails, on the [`Terminal`] that the job comes with.
+    ShellOnFailure(Program),
     /// Runs a command and reports its output line by line.
     Run(Program),
     /// Adds the tree of a tar file, named on the host, to the entered root.
@@ -143,10 +147,21 @@ pub enum JobError {
 /// which it causes.
 pub fn run<T>(
     job: &Job,
+    observe: impl FnMut(&Event) + Send,
+    consume: impl FnOnce(ChildStdout) -> Result<T>,
+) -> Result<T> {
+    run_with(job, None, observe, consume)
+}
+
+/// As [`run`], with an end of a [`Terminal`] for the job's shell: `observe` is to [attach](Terminal::attach) the other end
+/// when an action fails.
+pub fn run_with<T>(
+    job: &Job,
+    shell: Option<ShellEnd>,
     mut observe: impl FnMut(&Event) + Send,
     consume: impl FnOnce(ChildStdout) -> Result<T>,
 ) -> Result<T> {
-    let mut child = spawn()?;
+    let mut child = spawn(shell)?;
     let _registered = interrupt::kill_on_interrupt(&child);
     let mut stdin = child.stdin.take().context("the namespace has no input")?;
     let stdout = child.stdout.take().context("the namespace has no output")?;
@@ -208,16 +223,19 @@ pub fn remove_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn spawn() -> Result<Child> {
-    Command::new("/proc/self/exe")
+fn spawn(shell: Option<ShellEnd>) -> Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg(VERB)
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot start the tool again inside a namespace")
+        .stderr(Stdio::piped());
+    if let Some(shell) = &shell {
+        shell.hand_to(&mut command);
+    }
+    command.spawn().context("cannot start the tool again inside a namespace")
 }
 
 /// Reads events to the end. Answers the failure among them, and lines that are no events: a panic's last words.

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::{Event, Program, report};
+use super::{Event, Program, report, terminal};
 
 /// Capabilities a step keeps in its bounding set, by number (capabilities(7), linux/capability.h): what installing
 /// software needs, as container engines grant it. Without CAP_SYS_ADMIN a step cannot undo the read-only mounts.
@@ -75,6 +75,15 @@ pub(super) fn pipe(action: usize, program: &Program) -> Result<()> {
     let mut command = command(program)?;
     command.stdout(Stdio::inherit()).stderr(writer);
     watch_output(action, command, reader)
+}
+
+/// Runs a shell on the terminal that the job came with, until it ends; how it ends says nothing.
+pub(super) fn open_shell(program: &Program) -> Result<()> {
+    let mut command = command(program)?;
+    terminal::give_to(&mut command);
+    let child = command.spawn().context("cannot start a shell")?;
+    wait_for(Pid::from_raw(i32::try_from(child.id())?))?;
+    Ok(())
 }
 
 fn watch_output(action: usize, mut command: Command, reader: std::io::PipeReader) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::filesystem::MissingTool;
+use crate::needs::Lacking;
 use crate::plan::PlanError;
 use crate::spec::SpecErrors;
 
@@ -12,29 +14,60 @@ const WRONG_USAGE: u8 = 2;
 /// A check of an image failed.
 pub const CHECK_FAILED: u8 = 4;
 
+/// How a line begins that says what to do.
+const HINT: &str = "hint: ";
+
 /// The exit code that an error stands for.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     let usage = error.chain().any(|cause| cause.is::<SpecErrors>() || cause.is::<PlanError>());
     ExitCode::from(if usage { WRONG_USAGE } else { FAILED })
 }
 
-/// Says an error to a person: what failed, then why; `hint:` lines stand last, on lines of their own.
+/// Is it something that this host, or this version of the tool, cannot do at all, and neither a wrong spec nor a build
+/// that went wrong?
+pub fn is_beyond_this_host(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<PlanError>() || cause.is::<Lacking>() || cause.is::<MissingTool>())
+}
+
+/// The first line of an error's first sentence, for a table.
+pub fn in_short(error: &anyhow::Error) -> String {
+    if error.is::<SpecErrors>() {
+        return "the spec has errors".to_owned();
+    }
+    // The innermost cause that a person can act on is the reason; what stands before it says where it came up.
+    let cause = error.chain().find(|cause| cause.is::<Lacking>() || cause.is::<MissingTool>());
+    let text = cause.map_or_else(|| error.to_string(), ToString::to_string);
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Says an error to a person on standard error.
 pub fn say(error: &anyhow::Error) {
+    eprintln!("{}", describe(error));
+}
+
+/// An error for a person: what failed, then why; `hint:` lines stand last, on lines of their own.
+pub fn describe(error: &anyhow::Error) -> String {
     // Spec errors bring their own frame.
     if let Some(errors) = error.downcast_ref::<SpecErrors>() {
-        eprintln!("{errors}");
-        return;
+        return errors.to_string();
     }
-    let mut hints = Vec::new();
-    let mut head = "error: ";
+    let (said, hints) = parts(error);
+    let mut lines: Vec<String> = said.iter().map(|text| format!("  because: {text}")).collect();
+    if let (Some(line), Some(first)) = (lines.first_mut(), said.first()) {
+        *line = format!("error: {first}");
+    }
+    lines.extend(hints.iter().map(|hint| format!("{HINT}{hint}")));
+    lines.join("\n")
+}
+
+/// What an error's sentences say, from what failed to its last cause, and apart from them what its hints say.
+pub fn parts(error: &anyhow::Error) -> (Vec<String>, Vec<String>) {
+    let (mut sentences, mut hints) = (Vec::new(), Vec::new());
     for cause in error.chain() {
         let text = cause.to_string();
-        let (said, hinted): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| !line.starts_with("hint: "));
-        hints.extend(hinted.into_iter().map(str::to_owned));
-        eprintln!("{head}{}", said.join("\n"));
-        head = "  because: ";
+        let (hinted, said): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(HINT));
+        hints.extend(hinted.iter().filter_map(|line| line.strip_prefix(HINT)).map(str::to_owned));
+        sentences.push(said.join("\n"));
     }
-    for hint in hints {
-        eprintln!("{hint}");
-    }
+    (sentences, hints)
 }

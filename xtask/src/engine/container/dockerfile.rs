@@ -114,6 +114,7 @@ mod tests {
                 step(StepAction::Shell("echo one\necho \"two\"".into())),
             ],
             hostname: None,
+            inputs: Default::default(),
             fingerprint: String::new(),
         };
         let text = write(&plan, "snug:base", Extras { trust: true, quiet: true });

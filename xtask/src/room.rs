@@ -1,0 +1,38 @@
+//! Room on a disk: how much is left, and whether an error says that it was used up.
+
+use std::io;
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+
+/// Bytes that this user may still write on the disk of `folder`, or of the nearest folder above that exists; 0 where the
+/// system does not say.
+pub fn free(folder: &Path) -> u64 {
+    let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
+    statvfs(existing).map(|about| about.blocks_available() * about.fragment_size()).unwrap_or(0)
+}
+
+/// Does the error come from a full disk, or from a quota that is used up?
+pub fn is_used_up(error: &anyhow::Error) -> bool {
+    let used_up = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(used_up))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_errors() {
+        let write = || {
+            let full = std::fs::OpenOptions::new().write(true).open("/dev/full")?;
+            io::Write::write_all(&mut &full, b"x")
+        };
+        assert!(is_used_up(&write().context("cannot write").unwrap_err()));
+        let missing = std::fs::File::open("/no/such/file").context("cannot open").unwrap_err();
+        assert!(!is_used_up(&missing));
+        assert!(free(Path::new("/")) > 0 && free(Path::new("/no/such/folder")) == free(Path::new("/")));
+    }
+}
