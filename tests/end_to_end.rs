@@ -2,10 +2,12 @@
 
 mod boot;
 mod broken_specs;
+mod caching;
 mod check;
 mod chromium;
 mod determinism;
 mod edges;
+mod faults;
 mod hostile_builds;
 mod images;
 mod openclaw;
@@ -13,4 +15,6 @@ mod pack;
 mod registry;
 mod small_specs;
 mod tools;
+mod unprivileged;
+mod verbs;
 mod verity;

@@ -1,9 +1,13 @@
 //! What every end-to-end test needs: the built command, tools that may be missing, folders that go away.
 
+mod workshop;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+pub use workshop::Workshop;
 
 /// The workspace's root.
 pub fn workspace() -> &'static Path {
@@ -73,6 +77,21 @@ pub fn image(name: &str) -> Option<PathBuf> {
         PathBuf::from(rows[0]["image"].as_str().expect("the image's path"))
     });
     Some(image.clone())
+}
+
+/// Writes `base.tar` into `folder`: a base of nothing but a static busybox, so that a build takes no time.
+#[track_caller]
+pub fn busybox_base(folder: &Path) {
+    let script = r#"
+        mkdir -p root/bin root/etc root/usr/sbin
+        cp "$(command -v busybox)" root/bin/busybox
+        for name in sh echo cat ls mknod mount env ln chmod mkdir seq sleep sed test wc cp dd true false; do
+            ln -s busybox root/bin/$name
+        done
+        echo root:x:0:0::/root:/bin/sh > root/etc/passwd
+        tar -cf base.tar --owner 0 --group 0 -C root .
+    "#;
+    succeed(Command::new("bash").args(["-ec", script]).current_dir(folder));
 }
 
 /// Is everything in `tools` on PATH (sbin included)? Where not, the test must return: it says so loudly, and fails

@@ -4,19 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use snug_tests::{have, succeed, xtask};
-
-/// A base of nothing but a static busybox, so that a build takes no time.
-fn busybox_base(folder: &Path) {
-    let script = r#"
-        mkdir -p root/bin root/etc root/usr/sbin
-        cp "$(command -v busybox)" root/bin/busybox
-        for name in sh echo cat ls mknod mount env ln chmod mkdir seq sleep test; do ln -s busybox root/bin/$name; done
-        echo root:x:0:0::/root:/bin/sh > root/etc/passwd
-        tar -cf base.tar --owner 0 --group 0 -C root .
-    "#;
-    succeed(Command::new("bash").args(["-ec", script]).current_dir(folder));
-}
+use snug_tests::{Workshop, busybox_base, have, is_root, succeed, xtask};
 
 fn build(folder: &Path, name: &str, rest: &str) -> std::process::Output {
     prepare(folder, name, rest).output().expect("xtask runs")
@@ -59,21 +47,7 @@ fn a_step_finds_no_way_to_the_host() {
     busybox_base(folder.path());
     let outside = folder.path().join("outside");
     let before = fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name");
-    let steps = format!(
-        r#"run = [
-            "! mknod /disk b 254 0",
-            "! echo 1 > /proc/sys/kernel/sysrq",
-            "! echo hacked > /proc/sys/kernel/hostname",
-            "! echo x > /proc/sysrq-trigger",
-            "! mount -o remount,rw /proc/sys",
-            "! mount -t tmpfs none /bin",
-            "! cat /../../../..{outside}/file",
-            "test -z \"$SECRET_OF_THE_CALLER\" && test -z \"$CARGO\"",
-            "ln -s {outside} /link; ! echo harm > /link/file",
-            "ls / > /seen",
-        ]"#,
-        outside = outside.display()
-    );
+    let steps = steps_that_try_everything(&outside);
     fs::create_dir(&outside).expect("a folder");
     fs::write(outside.join("file"), "untouched").expect("a file");
     let output = build(folder.path(), "hostile", &steps);
@@ -152,4 +126,118 @@ fn a_base_whose_etc_points_outside_writes_nothing_there() {
     let output = build(folder.path(), "pointing", file);
     // Whether that builds or not, the host's folder stays empty.
     assert_eq!(fs::read_dir(&outside).expect("the folder").count(), 0, "{output:?}");
+}
+
+/// Writes `hostile.tar`: a busybox base, and members that lead to `outside` in one of the [`WAYS_OUT`].
+fn base_that_leads_outside(workshop: &Workshop, way: &str, outside: &Path) {
+    let script = r#"
+import io, sys, tarfile
+base, busybox, way, outside = sys.argv[1:]
+up = "../" * 12 + outside.lstrip("/")
+with tarfile.open(base, "w", format=tarfile.PAX_FORMAT) as tar:
+    def add(name, kind=tarfile.REGTYPE, target="", text=b"harm\n"):
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname, member.mode = kind, target, 0o755
+        member.size = len(text) if kind == tarfile.REGTYPE else 0
+        tar.addfile(member, io.BytesIO(text) if member.size else None)
+    add("bin", tarfile.DIRTYPE)
+    add("bin/busybox", text=open(busybox, "rb").read())
+    add("bin/sh", tarfile.SYMTYPE, "busybox")
+    for name, kind, target in {
+        "dots": [(up + "/escaped", tarfile.REGTYPE, "")],
+        "inner-dots": [("bin/../" + up + "/escaped", tarfile.REGTYPE, "")],
+        "absolute": [(outside + "/escaped", tarfile.REGTYPE, "")],
+        "symlink": [("way", tarfile.SYMTYPE, outside), ("way/escaped", tarfile.REGTYPE, "")],
+        "relative-symlink": [("way", tarfile.SYMTYPE, up), ("way/escaped", tarfile.REGTYPE, "")],
+        "hard-link": [("way", tarfile.LNKTYPE, outside + "/file")],
+        "relative-hard-link": [("way", tarfile.LNKTYPE, up + "/file")],
+        "hard-link-by-symlink": [("to", tarfile.SYMTYPE, outside), ("way", tarfile.LNKTYPE, "to/file")],
+        "etc": [("etc", tarfile.SYMTYPE, outside)],
+    }[way]:
+        add(name, kind, target)
+"#;
+    let busybox = workshop.path("root/bin/busybox");
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).arg(workshop.path("hostile.tar")).arg(busybox).arg(way).arg(outside);
+    succeed(&mut python);
+}
+
+/// How members of a base can lead out of it.
+const WAYS_OUT: [&str; 9] = [
+    "dots",
+    "inner-dots",
+    "absolute",
+    "symlink",
+    "relative-symlink",
+    "hard-link",
+    "relative-hard-link",
+    "hard-link-by-symlink",
+    "etc",
+];
+
+#[test]
+fn a_base_that_leads_outside_reaches_nothing_there_for_root_and_for_a_user() {
+    if !is_root() || !have(&["busybox", "newuidmap", "python3", "unshare", "setpriv"]) {
+        return;
+    }
+    for way in WAYS_OUT {
+        let workshop = Workshop::new();
+        let outside = workshop.path("outside");
+        fs::create_dir(&outside).expect("a folder");
+        fs::write(outside.join("file"), "untouched").expect("a file");
+        // The user may write there: what holds it back is the build, not the host.
+        succeed(Command::new("chmod").args(["-R", "a+rwX"]).arg(&outside));
+        base_that_leads_outside(&workshop, way, &outside);
+        let spec = format!(
+            "base = {{ tar = \"{}\" }}\nfilesystem = \"ext4\"\nfile = [{{ content = \"harm\", to = \"/etc/harm\" }}]\n\
+             run = [\"busybox test ! -e /way || echo harm >> /way || true\", \"busybox mkdir -p /etc; echo harm > /etc/step || true\"]\n",
+            workshop.path("hostile.tar").display()
+        );
+        workshop.write_spec("hostile", &spec);
+        let root = workshop.build("hostile");
+        let user = workshop.xtask_as_user(&["image", "hostile"], 65536).output().expect("unshare runs");
+        // Some are refused, some are built with the members inside; the host's folder stays as it is.
+        let said = [root.stderr, user.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).join("\n");
+        assert_eq!(workshop.names("outside"), ["file"], "{way}: {said}");
+        assert_eq!(fs::read_to_string(outside.join("file")).expect("the file"), "untouched", "{way}: {said}");
+        assert_eq!(root.status.code(), user.status.code(), "{way}: {said}");
+    }
+}
+
+#[test]
+fn a_step_finds_no_more_ways_where_a_user_builds() {
+    if !is_root() || !have(&["busybox", "newuidmap", "unshare", "setpriv"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let outside = workshop.path("outside");
+    fs::create_dir(&outside).expect("a folder");
+    fs::write(outside.join("file"), "untouched").expect("a file");
+    succeed(Command::new("chmod").args(["-R", "a+rwX"]).arg(&outside));
+    let before = fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name");
+    workshop.spec("hostile", &steps_that_try_everything(&outside));
+    let mut build = workshop.xtask_as_user(&["image", "hostile"], 65536);
+    succeed(build.env("SECRET_OF_THE_CALLER", "canary"));
+    assert_eq!(fs::read_to_string(outside.join("file")).expect("the file"), "untouched");
+    assert_eq!(workshop.names("outside"), ["file"]);
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name"), before);
+}
+
+/// Steps each of which fails the build where it reaches the host.
+fn steps_that_try_everything(outside: &Path) -> String {
+    format!(
+        r#"run = [
+            "! mknod /disk b 254 0",
+            "! echo 1 > /proc/sys/kernel/sysrq",
+            "! echo hacked > /proc/sys/kernel/hostname",
+            "! echo x > /proc/sysrq-trigger",
+            "! mount -o remount,rw /proc/sys",
+            "! mount -t tmpfs none /bin",
+            "! cat /../../../..{outside}/file",
+            "test -z \"$SECRET_OF_THE_CALLER\" && test -z \"$CARGO\"",
+            "ln -s {outside} /link; ! echo harm > /link/file",
+            "ls / > /seen",
+        ]"#,
+        outside = outside.display()
+    )
 }

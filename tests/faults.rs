@@ -1,0 +1,259 @@
+//! What goes wrong costs no image and leaves no trace: kills, full disks, folders that cannot be written, no network.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use snug_tests::{Workshop, have, is_root, succeed};
+
+/// How often the build is killed.
+const KILLS: usize = 20;
+/// Bytes of the small disks, a tmpfs each.
+const SMALL_DISK: &str = "size=200m";
+/// A step that fills more than a small disk with what does not compress.
+const MUCH: &str = "run = [\"dd if=/dev/urandom of=/much bs=1M count=230\"]";
+
+/// What of the machine a build could leave behind: mounts, processes of the tool or of its steps, files of the workshop.
+#[derive(Debug, PartialEq)]
+struct Traces {
+    mounts: BTreeSet<String>,
+    processes: BTreeSet<String>,
+    files: BTreeSet<PathBuf>,
+}
+
+impl Traces {
+    fn find(workshop: &Workshop) -> Self {
+        let root = workshop.path("");
+        let words = root.display().to_string();
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let mounts =
+            mounts.lines().filter(|line| line.contains(words.trim_end_matches('/'))).map(str::to_owned).collect();
+        let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+        let processes = processes
+            .filter(|process| {
+                // Steps and everything around them have the step's marker in their environment or words.
+                let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
+                [read("cmdline"), read("environ")]
+                    .iter()
+                    .any(|text| contains(text, words.trim_end_matches('/').as_bytes()))
+            })
+            .map(|process| process.file_name().to_string_lossy().into_owned())
+            .collect();
+        let mut files = BTreeSet::new();
+        collect(&root, &mut files);
+        Traces { mounts, processes, files }
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder").filter_map(Result::ok) {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), files);
+        }
+        files.insert(entry.path());
+    }
+}
+
+/// Numbers from a seed (xorshift, Marsaglia 2003), so that a failure can be had again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+#[test]
+fn twenty_kills_at_random_moments_leave_the_image_and_nothing_else() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_nanos() as u64;
+    let seed = std::env::var("SNUG_SEED").ok().map_or(now | 1, |seed| seed.parse().expect("SNUG_SEED is a number"));
+    eprintln!("seed {seed}: SNUG_SEED={seed} gives the same kills");
+    let mut random = Random(seed);
+    let workshop = Workshop::new();
+    // All builds give the same bytes, so that any other is a broken one.
+    let build = |words: &[&str]| {
+        let mut command = workshop.xtask(words);
+        command.env("SOURCE_DATE_EPOCH", "1735689600").stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    // The marker makes the steps known among all processes of the machine.
+    let marker = format!("env = {{ MARKER = \"{}\" }}", workshop.path("").display());
+    let step = "run = [\"dd if=/dev/zero of=/file bs=1M count=20; seq 1 50000 > /numbers; sleep 0.2\"]";
+    workshop.spec("killed", &format!("{marker}\n{step}"));
+    succeed(&mut build(&["image", "killed"]));
+    let image = workshop.image("killed");
+    let good = fs::read(&image).expect("an image");
+    let before = Traces::find(&workshop);
+
+    // How long a build takes here tells which moments are worth a kill.
+    let started = std::time::Instant::now();
+    succeed(&mut build(&["image", "killed", "--refresh"]));
+    let whole = started.elapsed().as_millis() as u64;
+    assert_eq!(Traces::find(&workshop), before);
+    for kill in 0..KILLS {
+        let signal = ["INT", "TERM", "KILL"][kill % 3];
+        let after = Duration::from_millis(random.below(whole + 1));
+        let mut running = build(&["image", "killed", "--refresh"]).spawn().expect("xtask runs");
+        std::thread::sleep(after);
+        // It may have ended by itself.
+        let _ = Command::new("kill").args([format!("-{signal}"), running.id().to_string()]).status();
+        running.wait().expect("a child");
+        let now = fs::read(&image).expect("the image");
+        assert!(now == good, "kill {kill} ({signal} after {after:?}) cost the image");
+        // The kernel ends a pid namespace at once, but not before `wait` answers.
+        let gone = (0..100).any(|_| {
+            let traces = Traces::find(&workshop);
+            traces.processes == before.processes && traces.mounts == before.mounts || {
+                std::thread::sleep(Duration::from_millis(50));
+                false
+            }
+        });
+        assert!(gone, "kill {kill} ({signal} after {after:?}) left {:#?}", Traces::find(&workshop).processes);
+    }
+    succeed(&mut build(&["image", "killed"]));
+    assert_eq!(Traces::find(&workshop), before);
+}
+
+/// A small tmpfs, until it is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    #[track_caller]
+    fn mount(at: PathBuf) -> Self {
+        fs::create_dir_all(&at).expect("a folder");
+        succeed(Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_DISK, "tmpfs"]).arg(&at));
+        SmallDisk(at)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_or_read_only_folder_of_results_is_named_and_the_last_image_stays() {
+    if !is_root() || !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let disk = SmallDisk::mount(workshop.path("out"));
+    workshop.spec("grown", "");
+    assert!(workshop.build("grown").status.success());
+    let good = fs::read(workshop.image("grown")).expect("an image");
+    let stands = |said: &str| {
+        assert!(fs::read(workshop.image("grown")).expect("the image") == good, "{said}");
+        assert_eq!(workshop.names("out/grown"), ["manifest.json", "rootfs.ext4"], "{said}");
+    };
+
+    workshop.spec("grown", MUCH);
+    let output = workshop.build("grown");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let folder = workshop.path("out/grown").display().to_string();
+    assert!(said.contains(&format!("the disk of {folder} is full")), "{said}");
+    assert!(said.contains("hint: free some space, or choose another folder with --output"), "{said}");
+    stands(&said);
+
+    succeed(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.0));
+    workshop.spec("grown", "run = [\"sleep 1000\"]");
+    let output = workshop.build("grown");
+    let said = String::from_utf8_lossy(&output.stderr);
+    // Told before the step is run, not after.
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("cannot write in {folder}")) && said.contains("Read-only file system"), "{said}");
+    stands(&said);
+}
+
+#[test]
+fn a_full_cache_is_named_and_the_last_image_stays() {
+    if !is_root() || !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let _disk = SmallDisk::mount(workshop.path("cache"));
+    workshop.spec("grown", "");
+    assert!(workshop.build("grown").status.success());
+    let good = fs::read(workshop.image("grown")).expect("an image");
+    workshop.spec("grown", MUCH);
+    let output = workshop.build("grown");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(&format!("the disk of the cache {} is full", workshop.path("cache/snug").display())),
+        "{said}"
+    );
+    assert!(said.contains("hint: free some space") && said.contains("XDG_CACHE_HOME"), "{said}");
+    assert!(fs::read(workshop.image("grown")).expect("the image") == good, "{said}");
+    assert_eq!(workshop.names("cache/snug/work"), [""; 0], "{said}");
+}
+
+#[test]
+fn a_network_that_is_gone_is_named() {
+    if !have(&["busybox", "newuidmap", "mmdebstrap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.write_spec("far", "base = { debian = \"trixie\" }\nfilesystem = \"ext4\"\n");
+    // Port 9 is `discard`: where anything listens there, it is no proxy.
+    let mut build = workshop.xtask(&["image", "far"]);
+    for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
+        build.env(name, "http://127.0.0.1:9");
+    }
+    let output = build.output().expect("xtask runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("mmdebstrap trixie (minbase) failed"), "{said}");
+    assert!(said.contains("hint: the network did not answer, or the proxy that http_proxy"), "{said}");
+    assert_eq!(workshop.names("cache/snug/work"), [""; 0], "{said}");
+}
+
+#[test]
+fn two_builds_at_once_share_the_work_and_do_each_other_no_harm() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.write_spec(
+        "base",
+        &format!(
+            "base = {{ tar = \"{}\" }}\nrun = [\"sleep 1; cat /proc/uptime > /made\"]\n",
+            workshop.path("base.tar").display()
+        ),
+    );
+    for name in ["one", "two"] {
+        workshop.write_spec(name, "base = { image = \"base\" }\nfilesystem = \"ext4\"\n");
+    }
+    let start = |words: &[&str]| {
+        let mut command = workshop.xtask(words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("xtask runs")
+    };
+    // Two runs of two images side by side: four builds of a base that is made once.
+    let runs = [start(&["image", "--all", "--jobs", "2"]), start(&["image", "--all", "--jobs", "2"])];
+    let mut said = String::new();
+    for run in runs {
+        let output = run.wait_with_output().expect("a child");
+        let own = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{own}");
+        said += &own;
+    }
+    assert_eq!(said.matches("✓ base: run: sleep 1").count(), 1, "{said}");
+    assert!(said.contains("base: another build makes it; waiting"), "{said}");
+    assert_eq!(workshop.names("cache/snug/work"), [""; 0], "{said}");
+    for name in ["one", "two"] {
+        succeed(Command::new("e2fsck").arg("-fn").arg(workshop.image(name)));
+    }
+}
