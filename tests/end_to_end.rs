@@ -1,5 +1,6 @@
 //! The real command on real input. One file a subject.
 
+mod binaries;
 mod boot;
 mod broken_specs;
 mod caching;
@@ -12,7 +13,9 @@ mod hostile_builds;
 mod images;
 mod openclaw;
 mod pack;
+mod platforms;
 mod registry;
+mod secrets;
 mod small_specs;
 mod tools;
 mod unprivileged;

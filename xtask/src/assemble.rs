@@ -12,15 +12,16 @@ use anyhow::{Context, Result};
 use crate::artifact::Partial;
 use crate::bootstrap::{self, Bootstrap};
 use crate::cache::{Cache, Tree};
-use crate::engine::{Engine, OnFailure, apply_attributes};
+use crate::engine::{Engine, OnFailure, apply_attributes, secrets};
 use crate::oci::{self, Resolution};
-use crate::plan::{BuildPlan, PlannedBase, all_files};
+use crate::plan::{BuildPlan, PlannedBase};
 use crate::report::progress::Progress;
 use crate::rootfs::glob::{self, Glob};
 use crate::rootfs::normalise::{Normalise, normalise};
 use crate::rootfs::tar::{self, TarOptions};
 use crate::rootfs::tree::{RootTree, Timestamp};
 use crate::spec::ImageSpec;
+use crate::spec::model::Platform;
 
 /// How to go about it.
 pub struct Assembly<'a> {
@@ -69,7 +70,8 @@ impl Assembly<'_> {
     /// The tree of the last image of `chain`, each of which is the base of the next; only what is missing is built.
     pub fn tree(&self, chain: &[Link], progress: &Progress) -> Result<Tree> {
         let (last, ancestors) = chain.split_last().context("an image has at least itself")?;
-        let wanted = self.cache.tree(&last.plan.name, &last.plan.fingerprint);
+        let subject = subject(&last.plan.name, last.plan.platform);
+        let wanted = self.cache.tree(&subject, &last.plan.fingerprint);
         if let Some(tree) = self.present(&wanted)? {
             return Ok(tree);
         }
@@ -79,11 +81,13 @@ impl Assembly<'_> {
             }
             PlannedBase::Tar { path, .. } => Tree::outside(path),
             PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
-            PlannedBase::Debian { suite, variant, fingerprint } => {
-                self.debian(suite, variant, fingerprint, progress)?
+            PlannedBase::Debian { suite, variant, snapshot, fingerprint } => {
+                let platform = last.plan.platform;
+                let what = Bootstrap { suite, variant, platform, snapshot: snapshot.as_deref(), include: &[] };
+                self.debian(&what, fingerprint, progress)?
             }
         };
-        self.make(&last.plan.name, &wanted, progress, || self.build(last, base.path(), &wanted, progress))
+        self.make(&subject, &wanted, progress, || self.build(last, base.path(), &wanted, progress))
     }
 
     /// The tree at `wanted`, unless it is to be made.
@@ -104,15 +108,14 @@ impl Assembly<'_> {
         self.cache.hold(wanted)?.with_context(|| format!("{} went away", wanted.display()))
     }
 
-    fn debian(&self, suite: &str, variant: &str, fingerprint: &str, progress: &Progress) -> Result<Tree> {
-        let name = format!("debian_{suite}_{variant}");
+    fn debian(&self, what: &Bootstrap, fingerprint: &str, progress: &Progress) -> Result<Tree> {
+        let name = subject(&format!("debian_{}_{}", what.suite, what.variant), what.platform);
         let wanted = self.cache.tree(&name, fingerprint);
         if let Some(tree) = self.present(&wanted)? {
             return Ok(tree);
         }
         self.make(&name, &wanted, progress, || {
-            let what = Bootstrap { suite, variant, include: &[] };
-            bootstrap::run(self.cache, &what, progress, &mut |stream| {
+            bootstrap::run(self.cache, what, progress, &mut |stream| {
                 let tree = self.read(stream)?;
                 self.store(&tree, &wanted)
             })
@@ -146,6 +149,7 @@ impl Assembly<'_> {
         self.engine.mend(&mut tree, base)?;
         let stage = progress.stage("normalise and store the tree");
         put_right(&mut tree, link, progress)?;
+        secrets::refuse_in(&tree, &secrets::read(&link.plan.secrets)?)?;
         self.store(&tree, wanted)?;
         stage.finish(&format!("{} entries", tree.len()));
         Ok(())
@@ -169,6 +173,11 @@ impl Assembly<'_> {
     }
 }
 
+/// The name of a tree in the cache: one that is for another machine stands beside the host's own.
+pub fn subject(name: &str, platform: Platform) -> String {
+    if Some(platform) == Platform::host() { name.to_owned() } else { format!("{name}_{}", platform.file_name()) }
+}
+
 /// What comes after the steps, the same for every engine: exclude, normalise, attributes, devices (DESIGN 4).
 fn put_right(tree: &mut RootTree, link: &Link, progress: &Progress) -> Result<()> {
     let spec = link.spec;
@@ -185,6 +194,6 @@ fn put_right(tree: &mut RootTree, link: &Link, progress: &Progress) -> Result<()
     }
     let clamp_mtime = Timestamp::source_date_epoch();
     normalise(tree, &Normalise { hostname: spec.hostname.as_deref(), clamp_mtime });
-    apply_attributes(tree, &all_files(spec), &spec.devices)
+    apply_attributes(tree, &link.plan.files, &spec.devices)
         .with_context(|| format!("cannot finish the tree of {}", spec.document.path.display()))
 }

@@ -4,15 +4,17 @@
 //! must not depend on who builds on it.
 
 use std::io::Read;
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
-use crate::engine::environment;
 use crate::engine::watched::{self, Title};
+use crate::engine::{emulation, environment};
 use crate::namespace::{self, Action, Job, Program};
 use crate::needs::{self, Work};
 use crate::report::progress::Progress;
+use crate::spec::model::Platform;
 
 /// What mmdebstrap is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,10 @@ pub struct Bootstrap<'a> {
     pub suite: &'a str,
     /// mmdebstrap's package set.
     pub variant: &'a str,
+    /// What the root runs on.
+    pub platform: Platform,
+    /// A moment of Debian's snapshot archive, `YYYYMMDDTHHMMSSZ`, to which the root's own apt keeps as well.
+    pub snapshot: Option<&'a str>,
     /// Packages beyond the variant's.
     pub include: &'a [&'a str],
 }
@@ -32,6 +38,24 @@ pub fn probe() -> Result<()> {
         "a Debian base is made in a namespace of our own, whatever engine runs the steps\n\
          hint: where there are no namespaces, start from a finished base: { tar = \"…\" } or { oci = \"…\" }",
     )
+}
+
+/// Does this host's apt know of snapshots? It is asked by an update of nothing.
+fn require_snapshots() -> Result<()> {
+    let output = Command::new("apt-get")
+        .args(["update", "--snapshot", "20250101T000000Z"])
+        .args(["-o", "Dir::Etc::SourceList=/dev/null", "-o", "Dir::Etc::SourceParts=/dev/null"])
+        .args(["-o", "Dir::State::Lists=/nonexistent"])
+        .output()
+        .context("cannot run apt-get")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("not understood") {
+        bail!(
+            "this host's apt is too old for a `snapshot` of Debian's archive\n\
+             hint: apt 2.8 or newer has it (Debian 13, Ubuntu 24.04); or pin packages by version: \"openssh-server=1:10.0*\""
+        );
+    }
+    Ok(())
 }
 
 /// Makes the root and hands its tar stream to `consume`, which reads it to its end.
@@ -47,6 +71,14 @@ pub fn run(
     std::fs::create_dir(&scratch)?;
     // The namespace's root is all that mmdebstrap's root mode needs, whoever runs it.
     let mut command = vec!["mmdebstrap".to_owned(), "--mode=root".into(), format!("--variant={}", what.variant)];
+    command.push(format!("--architectures={}", what.platform.debian_architecture()));
+    // It looks for emulators that the host has registered, and not for ours.
+    command.push("--skip=check/qemu".into());
+    if let Some(moment) = what.snapshot {
+        require_snapshots()?;
+        // apt knows where an archive's snapshots are; mmdebstrap leaves the option in the root's apt.conf.d.
+        command.push(format!("--aptopt=APT::Snapshot \"{moment}\""));
+    }
     if !what.include.is_empty() {
         command.push(format!("--include={}", what.include.join(",")));
     }
@@ -54,6 +86,10 @@ pub fn run(
     let program = Program { command, environment: environment::host_tools(), directory: None };
     let content = if what.include.is_empty() { what.variant.to_owned() } else { what.include.join(", ") };
     let title = Title { text: format!("mmdebstrap {} ({content})", what.suite), place: "the spec's `base`".to_owned() };
-    let job = Job { actions: vec![Action::Scratch { folder: scratch }, Action::Pipe(program)] };
-    watched::run(&job, &[None, Some(title)], progress, consume).map_err(|error| cache.explain(error))
+    let mut actions = vec![Action::Scratch { folder: scratch }];
+    actions.extend(emulation::emulator(what.platform)?.map(Action::Emulate));
+    let mut titles: Vec<_> = actions.iter().map(|_| None).collect();
+    titles.push(Some(title));
+    actions.push(Action::Pipe(program));
+    watched::run(&Job { actions }, &titles, &[], progress, consume).map_err(|error| cache.explain(error))
 }

@@ -12,12 +12,13 @@ use sha2::{Digest, Sha256};
 use crate::artifact::verity::{self, Verity};
 use crate::artifact::{Manifest, Partial, TreeSummary, manifest_beside};
 use crate::assemble::{Assembly, Link};
+use crate::binaries::Binaries;
 use crate::filesystem::{self, Census, Filesystem, FilesystemKind, Part};
 use crate::oci::{Resolution, Resolver};
 use crate::plan::{self, BuildPlan, PlanError, PlannedBase, hash_file, hex};
 use crate::report::progress::{Progress, human_bytes};
-use crate::rootfs::tar;
 use crate::rootfs::tree::{Kind, RootTree};
+use crate::rootfs::{packages, tar};
 use crate::size::SizePolicy;
 use crate::spec::model::Platform;
 use crate::spec::{ImageSet, ImageSpec};
@@ -42,6 +43,49 @@ impl FromStr for NamedType {
     }
 }
 
+/// Where an order gets what its specs only name.
+#[derive(Clone, Copy)]
+pub struct Suppliers<'a> {
+    /// Says what references to registries mean.
+    pub resolver: &'a Resolver,
+    /// Builds the programs of Cargo packages.
+    pub binaries: Binaries<'a>,
+}
+
+/// What an image is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub platform: Platform,
+    /// Did the command line or the spec name it? Then the folder of results carries its name.
+    pub named: bool,
+}
+
+impl Target {
+    /// The host's platform, as nobody named any.
+    pub fn host() -> Result<Self> {
+        let platform = Platform::host().context("this machine is neither amd64 nor arm64\nhint: name a --platform")?;
+        Ok(Target { platform, named: false })
+    }
+
+    /// All that `spec` is to be built for: what the command line names, else what the spec names, else the host's.
+    pub fn all(spec: &ImageSpec, named: &[Platform]) -> Result<Vec<Self>> {
+        let platforms = if named.is_empty() { &spec.platforms } else { named };
+        if platforms.is_empty() {
+            return Ok(vec![Target::host()?]);
+        }
+        let mut platforms = platforms.to_vec();
+        platforms.sort();
+        platforms.dedup();
+        Ok(platforms.into_iter().map(|platform| Target { platform, named: true }).collect())
+    }
+
+    /// The folder of the image `name` and its manifest below `output`.
+    pub fn folder(&self, output: &Path, name: &str) -> PathBuf {
+        let folder = output.join(name);
+        if self.named { folder.join(self.platform.file_name()) } else { folder }
+    }
+}
+
 /// One image to be built, with all that is decided before anything runs.
 #[derive(Debug, Clone)]
 pub struct Order<'set> {
@@ -53,7 +97,7 @@ pub struct Order<'set> {
     /// Seal the image with dm-verity.
     pub verity: bool,
     pub sizing: SizePolicy,
-    pub platform: Platform,
+    pub target: Target,
     /// What to tell the person who asked.
     pub notes: Vec<String>,
 }
@@ -90,20 +134,23 @@ pub enum Freshness {
 }
 
 impl<'set> Order<'set> {
-    /// Decides everything for the image `name`; `named` overrides the spec's filesystem, `resolver` says what references
-    /// to registries mean.
-    pub fn new(set: &'set ImageSet, name: &str, named: Option<NamedType>, resolver: &Resolver) -> Result<Self> {
+    /// Decides everything for the image `name` on `target`; `named` overrides the spec's filesystem.
+    pub fn new(
+        set: &'set ImageSet,
+        name: &str,
+        target: Target,
+        named: Option<NamedType>,
+        suppliers: &Suppliers,
+    ) -> Result<Self> {
         let resolved = set.resolve(name)?;
-        let platform = Platform::host().context("this machine is neither amd64 nor arm64")?;
         let mut chain: Vec<Link> = Vec::new();
         for spec in resolved.ancestors.iter().rev().copied().chain([resolved.spec]) {
-            let plan = plan::plan(spec, chain.last().map(|link| &link.plan), platform, resolver)?;
+            let binaries = suppliers.binaries.files(spec, target.platform)?;
+            let parent = chain.last().map(|link| &link.plan);
+            let plan = plan::plan(spec, parent, target.platform, binaries, suppliers.resolver)?;
             chain.push(Link { spec, plan });
         }
         let spec = resolved.spec;
-        if let Some(other) = spec.platforms.first().filter(|_| !spec.platforms.contains(&platform)) {
-            bail!(PlanError(format!("{name} is for {other}, and building for another platform is not built yet")));
-        }
         if spec.overlay.is_some() {
             bail!(PlanError(format!("{name}: `overlay` is not built yet")));
         }
@@ -113,7 +160,7 @@ impl<'set> Order<'set> {
         if verity && matches!(filesystem, Some(Filesystem::Ext4(_))) {
             notes.push("an ext4 sealed with dm-verity is read-only: it cannot be grown or written to any more".into());
         }
-        Ok(Order { spec, chain, filesystem, verity, sizing: spec.sizing.clone(), platform, notes })
+        Ok(Order { spec, chain, filesystem, verity, sizing: spec.sizing.clone(), target, notes })
     }
 
     pub fn plan(&self) -> &BuildPlan {
@@ -128,16 +175,24 @@ impl<'set> Order<'set> {
         }
     }
 
+    /// The image's name, with its platform where one was named.
+    pub fn title(&self) -> String {
+        match self.target.named {
+            true => format!("{} ({})", self.spec.name, self.target.platform),
+            false => self.spec.name.clone(),
+        }
+    }
+
     /// The image file in the folder of results.
     pub fn image(&self, output: &Path) -> Option<PathBuf> {
         let kind = self.filesystem.as_ref()?.kind();
-        Some(output.join(&self.spec.name).join(format!("rootfs.{kind}")))
+        Some(self.target.folder(output, &self.spec.name).join(format!("rootfs.{kind}")))
     }
 
     /// SHA-256 over everything the image file depends on.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
-        hash.update(format!("image {IMAGE_FORMAT} {} {}\n", self.platform, self.plan().fingerprint));
+        hash.update(format!("image {IMAGE_FORMAT} {} {}\n", self.target.platform, self.plan().fingerprint));
         hash.update(serde_json::to_vec(&(&self.filesystem, self.verity, &self.sizing))?);
         Ok(hex(&hash.finalize()))
     }
@@ -194,13 +249,14 @@ impl<'set> Order<'set> {
             schema: Manifest::SCHEMA,
             snug: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.spec.name.clone(),
-            platform: self.platform.to_string(),
+            platform: self.target.platform.to_string(),
             file: image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             filesystem: filesystem.clone(),
             fingerprint,
             sha256,
             oci: self.oci().cloned(),
             tree: summary(&tree, self.plan()),
+            packages: packages::installed(&tree)?,
             census,
             verity,
         };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::filesystem::{Ext4Writer, Filesystem};
 use crate::image::Order;
 use crate::plan::PlannedBase;
+use crate::spec::model::Platform;
 
 /// A kind of work that asks something of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +21,8 @@ pub enum Work {
     Squashfs,
     /// Holding images against what they were made from.
     Check,
+    /// Steps of images for another machine than this one.
+    Emulation,
     /// Starting images in QEMU.
     Boot,
     /// Running this workspace's tests: everything above, and outside judges.
@@ -41,7 +44,7 @@ const fn need(package: &'static str, proofs: &'static [&'static str], purpose: &
 }
 
 impl Work {
-    pub const ALL: [Work; 9] = [
+    pub const ALL: [Work; 10] = [
         Work::Builtin,
         Work::DebianBase,
         Work::OciBase,
@@ -49,6 +52,7 @@ impl Work {
         Work::Mke2fs,
         Work::Squashfs,
         Work::Check,
+        Work::Emulation,
         Work::Boot,
         Work::Test,
     ];
@@ -63,6 +67,7 @@ impl Work {
             Work::Mke2fs => "filesystem ext4 by mke2fs",
             Work::Squashfs => "filesystem squashfs",
             Work::Check => "check",
+            Work::Emulation => "other platforms",
             Work::Boot => "check --boot",
             Work::Test => "test",
         }
@@ -108,6 +113,9 @@ impl Work {
                     ]
                 }
             }
+            Work::Emulation => {
+                const { &[need("qemu-user-static", &["qemu-aarch64-static", "qemu-aarch64"], "run programs for arm64")] }
+            }
             Work::Test => {
                 const {
                     &[
@@ -131,6 +139,7 @@ impl Work {
                         need("zsh", &["zsh"], "judge completions"),
                         need("bsdutils", &["script"], "give commands a terminal"),
                         need("util-linux", &["unshare"], "be another user in tests"),
+                        need("file", &["file"], "tell what a program is for"),
                         need("shellcheck", &["shellcheck"], "judge the images' scripts"),
                     ]
                 }
@@ -146,6 +155,9 @@ impl Work {
         }
         if order.chain.iter().any(|link| matches!(link.plan.base, PlannedBase::Oci(_))) {
             works.push(Work::OciBase);
+        }
+        if Some(order.target.platform) != Platform::host() {
+            works.push(Work::Emulation);
         }
         works.extend(order.filesystem.as_ref().and_then(Work::of_filesystem));
         works

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::oci::{Resolution, Resolver};
 use crate::rootfs::tree::Timestamp;
-use crate::spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, Platform, SourcePath};
+use crate::spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, Platform, SecretSpec, SourcePath};
 
 /// Part of every fingerprint: raised when a tree of the same spec would come out otherwise than before.
 const TREE_FORMAT: u32 = 1;
@@ -31,11 +31,17 @@ pub struct PlanError(pub String);
 #[derive(Debug, Clone)]
 pub struct BuildPlan {
     pub name: String,
+    /// What the tree runs on.
+    pub platform: Platform,
     pub base: PlannedBase,
     /// What installs system packages.
     pub system: PackageManager,
     pub steps: Vec<Step>,
+    /// What the spec puts into the tree, programs included.
+    pub files: Vec<Located<FileSpec>>,
     pub hostname: Option<String>,
+    /// What steps may read and the tree must not keep.
+    pub secrets: Vec<Located<SecretSpec>>,
     /// SHA-256 over every input of the tree, the base's included, as hex.
     pub fingerprint: String,
     pub inputs: Inputs,
@@ -72,20 +78,16 @@ pub enum PlannedBase {
     Debian {
         suite: String,
         variant: String,
+        /// A moment of Debian's snapshot archive.
+        snapshot: Option<String>,
         fingerprint: String,
     },
     /// An image of a registry.
     Oci(Resolution),
     /// A tar of the user's.
-    Tar {
-        path: PathBuf,
-        sha256: String,
-    },
+    Tar { path: PathBuf, sha256: String },
     /// The tree of another image, made before.
-    Image {
-        name: String,
-        fingerprint: String,
-    },
+    Image { name: String, fingerprint: String },
 }
 
 impl PlannedBase {
@@ -101,7 +103,10 @@ impl PlannedBase {
     /// The base in a few words.
     pub fn describe(&self) -> String {
         match self {
-            PlannedBase::Debian { suite, variant, .. } => format!("Debian {suite}, {variant}"),
+            PlannedBase::Debian { suite, variant, snapshot: None, .. } => format!("Debian {suite}, {variant}"),
+            PlannedBase::Debian { suite, variant, snapshot: Some(moment), .. } => {
+                format!("Debian {suite} as of {moment}, {variant}")
+            }
             PlannedBase::Oci(resolution) => resolution.describe(),
             PlannedBase::Tar { path, .. } => format!("tar {}", path.display()),
             PlannedBase::Image { name, .. } => format!("image {name}"),
@@ -178,24 +183,25 @@ fn in_short(text: &str) -> String {
     }
 }
 
-/// Plans the tree of `spec` for `platform`; `parent` is the plan of the image it is based on, where it is. `resolver`
-/// says what references to registries mean.
-///
-/// Refuses what the spec may say but no engine can do yet.
+/// Plans the tree of `spec` for `platform`; `parent` is the plan of the image it is based on, where it is, and `binaries`
+/// are the programs that were built for it (see [`Binaries`](crate::binaries::Binaries)). `resolver` says what references
+/// to registries mean.
 pub fn plan(
     spec: &ImageSpec,
     parent: Option<&BuildPlan>,
     platform: Platform,
+    binaries: Vec<Located<FileSpec>>,
     resolver: &Resolver,
 ) -> Result<BuildPlan> {
-    refuse_unbuilt(spec)?;
+    let mut files = all_files(spec);
+    files.extend(binaries);
     let base = plan_base(spec, parent, platform, resolver)?;
     let system = match &base {
         PlannedBase::Debian { .. } => PackageManager::Apt,
         PlannedBase::Oci(_) | PlannedBase::Tar { .. } => PackageManager::System,
         PlannedBase::Image { .. } => parent.map_or(PackageManager::System, |parent| parent.system),
     };
-    let steps = plan_steps(spec, system);
+    let steps = plan_steps(spec, system, &files);
     let mut hash = Sha256::new();
     // The name and the filesystem do not change the tree.
     let mut tree_inputs = spec.clone();
@@ -204,47 +210,35 @@ pub fn plan(
     tree_inputs.sizing = Default::default();
     tree_inputs.tolerance = None;
     tree_inputs.engine = None;
+    tree_inputs.platforms.clear();
     tree_inputs.boot = None;
     tree_inputs.verity = false;
-    hash.update(format!("tree {TREE_FORMAT} {} {}\n", std::env::consts::ARCH, base.fingerprint()));
+    hash.update(format!("tree {TREE_FORMAT} {} {}\n", platform.machine(), base.fingerprint()));
     let spec_inputs = serde_json::to_vec(&tree_inputs)?;
     hash.update(&spec_inputs);
     hash.update(format!("\nepoch {:?}\n", Timestamp::source_date_epoch()));
-    let mut files = Sha256::new();
-    for source in sources(spec) {
-        hash_source(&mut hash, source.clone())?;
-        hash_source(&mut files, source)?;
+    let mut file_inputs = Sha256::new();
+    for source in sources(&files) {
+        hash_source(&mut hash, source)?;
+        hash_source(&mut file_inputs, source)?;
     }
     let inputs = Inputs {
         base: base.fingerprint().to_owned(),
         spec: hex(&Sha256::digest(&spec_inputs)),
-        files: hex(&files.finalize()),
+        files: hex(&file_inputs.finalize()),
     };
     Ok(BuildPlan {
         name: spec.name.clone(),
+        platform,
         base,
         system,
         steps,
+        files,
         hostname: spec.hostname.clone(),
+        secrets: spec.secrets.clone(),
         fingerprint: hex(&hash.finalize()),
         inputs,
     })
-}
-
-fn refuse_unbuilt(spec: &ImageSpec) -> Result<()> {
-    let refuse = |what: &str, line: usize| -> Result<()> {
-        bail!(PlanError(format!("{}:{line}: {what} is not built yet", spec.document.path.display())))
-    };
-    if let Base::Debian { snapshot: Some(_), .. } = spec.base.value {
-        refuse("`snapshot` of a Debian base", spec.base.line)?;
-    }
-    if let Some(binary) = spec.binaries.first() {
-        refuse("`[[binary]]`", binary.line)?;
-    }
-    if let Some(secret) = spec.secrets.first() {
-        refuse("`[[secret]]`", secret.line)?;
-    }
-    Ok(())
 }
 
 fn plan_base(
@@ -254,10 +248,12 @@ fn plan_base(
     resolver: &Resolver,
 ) -> Result<PlannedBase> {
     Ok(match &spec.base.value {
-        Base::Debian { suite, variant, .. } => {
+        Base::Debian { suite, variant, snapshot } => {
             let variant = variant.clone().unwrap_or_else(|| DEFAULT_VARIANT.to_owned());
-            let inputs = format!("debian {TREE_FORMAT} {} {suite} {variant}", std::env::consts::ARCH);
-            PlannedBase::Debian { suite: suite.clone(), variant, fingerprint: hex(&Sha256::digest(inputs)) }
+            let inputs = format!("debian {TREE_FORMAT} {} {suite} {variant}", platform.machine());
+            let inputs = snapshot.iter().fold(inputs, |inputs, moment| format!("{inputs} as of {moment}"));
+            let fingerprint = hex(&Sha256::digest(inputs));
+            PlannedBase::Debian { suite: suite.clone(), variant, snapshot: snapshot.clone(), fingerprint }
         }
         Base::Tar { path, sha256 } => {
             let found = hash_file(&path.path)
@@ -287,7 +283,7 @@ fn plan_base(
     })
 }
 
-fn plan_steps(spec: &ImageSpec, system: PackageManager) -> Vec<Step> {
+fn plan_steps(spec: &ImageSpec, system: PackageManager, files: &[Located<FileSpec>]) -> Vec<Step> {
     let environment: Vec<_> = spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     let step = |action, line: usize| Step {
         action,
@@ -306,10 +302,8 @@ fn plan_steps(spec: &ImageSpec, system: PackageManager) -> Vec<Step> {
             steps.push(step(StepAction::Install { manager, packages }, first.line));
         }
     }
-    let files = all_files(spec);
     if let Some(first) = files.first() {
-        let line = first.line;
-        steps.push(step(StepAction::Files(files), line));
+        steps.push(step(StepAction::Files(files.to_vec()), first.line));
     }
     for command in &spec.run {
         steps.push(step(StepAction::Shell(command.value.clone()), command.line));
@@ -318,7 +312,7 @@ fn plan_steps(spec: &ImageSpec, system: PackageManager) -> Vec<Step> {
 }
 
 /// The files of a spec, with the one that becomes `/init` first.
-pub fn all_files(spec: &ImageSpec) -> Vec<Located<FileSpec>> {
+fn all_files(spec: &ImageSpec) -> Vec<Located<FileSpec>> {
     let init = spec.init.iter().map(|init| Located {
         value: FileSpec {
             source: FileSource::From(init.value.clone()),
@@ -335,10 +329,10 @@ pub fn all_files(spec: &ImageSpec) -> Vec<Located<FileSpec>> {
     init.chain(spec.files.iter().cloned()).collect()
 }
 
-fn sources(spec: &ImageSpec) -> Vec<SourcePath> {
-    all_files(spec)
-        .into_iter()
-        .filter_map(|file| match file.value.source {
+fn sources(files: &[Located<FileSpec>]) -> Vec<&SourcePath> {
+    files
+        .iter()
+        .filter_map(|file| match &file.value.source {
             FileSource::From(path) => Some(path),
             FileSource::Content(_) => None,
         })
@@ -346,7 +340,7 @@ fn sources(spec: &ImageSpec) -> Vec<SourcePath> {
 }
 
 /// Hashes what a build takes of a file or folder: names, content, and whether it is executable.
-fn hash_source(hash: &mut Sha256, source: SourcePath) -> Result<()> {
+fn hash_source(hash: &mut Sha256, source: &SourcePath) -> Result<()> {
     let mut pending = vec![source.path.clone()];
     while let Some(path) = pending.pop() {
         let about = fs::symlink_metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -17,6 +17,7 @@ use crate::cache::Cache;
 use crate::namespace::{self, Action, Job};
 use crate::plan::hex;
 use crate::report::progress::Progress;
+use crate::spec::model::Platform;
 
 /// mmdebstrap's variant that unpacks the named packages and what they depend on, and runs nothing of theirs.
 const EXTRACT: &str = "extract";
@@ -115,7 +116,8 @@ fn name(suite: &str, packages: &[&str]) -> String {
 fn unpack(cache: &Cache, suite: &str, packages: &[&str], root: &Path, progress: &Progress) -> Result<()> {
     let work = cache.work_folder("tools")?;
     let tar = work.path().join("tools.tar");
-    let what = Bootstrap { suite, variant: EXTRACT, include: packages };
+    let platform = Platform::host().context("this machine is neither amd64 nor arm64")?;
+    let what = Bootstrap { suite, variant: EXTRACT, platform, snapshot: None, include: packages };
     bootstrap::run(cache, &what, progress, &mut |stream| {
         std::io::copy(stream, &mut File::create(&tar)?).context("cannot write to the cache")?;
         Ok(())

@@ -12,6 +12,7 @@ use super::{Partial, Verity};
 use crate::filesystem::{Census, Filesystem};
 use crate::oci::Resolution;
 use crate::plan::Inputs;
+use crate::rootfs::packages::InstalledPackage;
 
 /// Name of the manifest, beside its image.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -38,6 +39,9 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Resolution>,
     pub tree: TreeSummary,
+    /// What the image has installed, by its package managers' own word.
+    #[serde(default)]
+    pub packages: Vec<InstalledPackage>,
     pub census: Census,
     /// How to open the image, where it is sealed with dm-verity.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -63,7 +63,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let set = load_images(&workspace, arguments.images.as_ref())?;
     let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
-    let built = Built::find(&set, &arguments.name, &output)?;
+    let built = Built::find(&set, &arguments.name, &output, None)?;
     let spec = set.resolve(&arguments.name)?.boot;
     needs::require(&[Work::Boot])?;
     let cache = Cache::open()?;

@@ -1,7 +1,7 @@
 //! `check`: is an image what it should be?
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -9,11 +9,13 @@ use clap::Args;
 
 use super::load_images;
 use crate::artifact::{MANIFEST_FILE, Manifest};
+use crate::assemble;
+use crate::binaries::Binaries;
 use crate::cache::Cache;
 use crate::check::boot::{self, Booted, Exam, Kernel, Wanted};
 use crate::check::contents::Contents;
 use crate::check::{Check, CheckReport, Depth, Reader, Subject, prove};
-use crate::image::{NamedType, Order};
+use crate::image::{NamedType, Order, Suppliers, Target};
 use crate::needs::{self, Work};
 use crate::oci::Resolver;
 use crate::plan::PlanError;
@@ -22,6 +24,7 @@ use crate::report::progress::Progress;
 use crate::rootfs::tar;
 use crate::rootfs::tree::TreePath;
 use crate::spec::ImageSet;
+use crate::spec::model::Platform;
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -44,6 +47,9 @@ pub struct Arguments {
     /// Who reads the image back: kernel (its own driver; needs root), tools, or auto
     #[arg(long, value_name = "READER", default_value = "auto")]
     reader: Reader,
+    /// Platform of the image [default: the spec's first, else this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
     /// Folder of results [default: target/images]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -61,7 +67,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let set = load_images(&workspace, arguments.images.as_ref())?;
     let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
     let names = match arguments.all {
-        true => built(&set, &output),
+        true => built(&set, &output, arguments.platform),
         false => arguments.names.clone(),
     };
     let cache = Cache::open()?;
@@ -69,9 +75,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let depth = if arguments.quick { Depth::Quick } else { Depth::Full };
     let mut reports = Vec::new();
     for name in &names {
-        let built = Built::find(&set, name, &output)?;
+        let built = Built::find(&set, name, &output, arguments.platform)?;
         let progress = progress.for_image(name);
-        if let Some(note) = built.staleness(&set) {
+        if let Some(note) = built.staleness(&set, &workspace) {
             progress.note(format!("{name}: {note}"));
         }
         let (mut checks, found) = prove(built.subject(&set, &cache, depth)?, depth, arguments.reader, &progress);
@@ -97,22 +103,31 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// The images with a manifest in the folder of results.
-fn built(set: &ImageSet, output: &std::path::Path) -> Vec<String> {
-    set.names().filter(|name| output.join(name).join(MANIFEST_FILE).is_file()).map(ToOwned::to_owned).collect()
+fn built(set: &ImageSet, output: &Path, platform: Option<Platform>) -> Vec<String> {
+    let is_built = |name: &&str| {
+        target(set, name, platform).is_ok_and(|target| target.folder(output, name).join(MANIFEST_FILE).is_file())
+    };
+    set.names().filter(is_built).map(ToOwned::to_owned).collect()
+}
+
+/// What was built: for the platform that is named, else the first of the spec.
+fn target(set: &ImageSet, name: &str, platform: Option<Platform>) -> Result<Target> {
+    Ok(Target::all(set.get(name)?, platform.as_slice())?[0])
 }
 
 /// An image in the folder of results.
 pub struct Built {
     pub name: String,
+    pub target: Target,
     pub image: PathBuf,
     pub manifest: Manifest,
 }
 
 impl Built {
     /// The image that was built last under this name.
-    pub fn find(set: &ImageSet, name: &str, output: &std::path::Path) -> Result<Self> {
-        set.get(name)?;
-        let folder = output.join(name);
+    pub fn find(set: &ImageSet, name: &str, output: &Path, platform: Option<Platform>) -> Result<Self> {
+        let target = target(set, name, platform)?;
+        let folder = target.folder(output, name);
         let Some(manifest) = Manifest::read(&folder.join(MANIFEST_FILE)) else {
             bail!(PlanError(format!(
                 "{name} has not been built in {}\nhint: cargo xtask image {name}",
@@ -123,13 +138,14 @@ impl Built {
         if !image.is_file() {
             bail!(PlanError(format!("{} is gone\nhint: cargo xtask image {name}", image.display())));
         }
-        Ok(Built { name: name.to_owned(), image, manifest })
+        Ok(Built { name: name.to_owned(), target, image, manifest })
     }
 
     /// What to tell where the spec has moved on since the image was built.
-    fn staleness(&self, set: &ImageSet) -> Option<String> {
+    fn staleness(&self, set: &ImageSet, workspace: &Workspace) -> Option<String> {
         let named = NamedType { kind: self.manifest.filesystem.kind(), verity: self.manifest.verity.is_some() };
-        let order = Order::new(set, &self.name, Some(named), &Resolver::from_cache()).ok()?;
+        let suppliers = Suppliers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
+        let order = Order::new(set, &self.name, self.target, Some(named), &suppliers).ok()?;
         let fingerprint = order.fingerprint().ok()?;
         (fingerprint != self.manifest.fingerprint).then(|| "its inputs have changed since it was built".to_owned())
     }
@@ -160,6 +176,11 @@ impl Built {
         wanted: Wanted,
         progress: &Progress,
     ) -> Result<(Vec<Check>, Option<Booted>)> {
+        if Some(self.target.platform) != Platform::host() {
+            let why =
+                format!("the image is for {}, and only this machine's own platform is started", self.target.platform);
+            return Ok((vec![Check::skipped("boot", why)], None));
+        }
         needs::require(&[Work::Boot])?;
         let has = |path: &str| {
             let path = TreePath::new(path).expect("the paths written here are clean");
@@ -193,7 +214,7 @@ impl Built {
 
     /// The tree as it was read when the image was written.
     fn meant(&self, cache: &Cache, depth: Depth) -> Result<Result<Contents, String>> {
-        let path = cache.tree(&self.name, &self.manifest.tree.fingerprint);
+        let path = cache.tree(&assemble::subject(&self.name, self.target.platform), &self.manifest.tree.fingerprint);
         if !path.is_file() {
             let name = &self.name;
             return Ok(Err(format!("the tree it was made from is no longer in the cache; cargo xtask image {name}")));

@@ -8,11 +8,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::load_images;
+use crate::binaries::Binaries;
 use crate::bootstrap;
 use crate::cache::Cache;
 use crate::engine::choose;
 use crate::filesystem::{self, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
-use crate::image::Order;
+use crate::image::{Order, Suppliers, Target};
 use crate::needs::{self, Work};
 use crate::oci::{OciError, Resolver};
 use crate::report::progress::Progress;
@@ -80,7 +81,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     findings.push(Finding::of("check: ext4", proved(Work::Check, "e2fsck", "-V")));
     findings.push(Finding::of("check --boot", boot()));
-    let images = set.iter().map(|(name, _)| Finding::of(format!("image {name}"), can_be_built(&set, name)));
+    let images = set.iter().map(|(name, _)| Finding::of(format!("image {name}"), can_be_built(&set, name, &workspace)));
     let images: Vec<Finding> = images.collect();
     let ready = images.iter().all(|image| image.can);
     findings.extend(images);
@@ -141,8 +142,10 @@ fn boot() -> Result<String> {
     Ok(format!("{qemu}, {kvm}"))
 }
 
-fn can_be_built(set: &crate::spec::ImageSet, name: &str) -> Result<String> {
-    let order = match Order::new(set, name, None, &Resolver::from_cache()) {
+fn can_be_built(set: &crate::spec::ImageSet, name: &str, workspace: &Workspace) -> Result<String> {
+    let suppliers = Suppliers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
+    let target = Target::all(set.get(name)?, &[])?[0];
+    let order = match Order::new(set, name, target, None, &suppliers) {
         // What a tag means is asked by builds: all that such a base needs is who asks.
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
             needs::require(&[Work::OciBase])?;

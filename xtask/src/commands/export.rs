@@ -12,13 +12,14 @@ use serde_json::json;
 use super::load_images;
 use crate::artifact::Partial;
 use crate::assemble::{Assembly, Refresh};
+use crate::binaries::Binaries;
 use crate::cache::Cache;
 use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
-use crate::image::Order;
+use crate::image::{Order, Suppliers, Target};
 use crate::oci::Resolver;
 use crate::report::progress::{Progress, human_bytes};
-use crate::spec::model::EngineKind;
+use crate::spec::model::{EngineKind, Platform};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -29,6 +30,9 @@ pub struct Arguments {
     /// Tar file to write, or `-` for standard output
     #[arg(short, long, value_name = "FILE|-")]
     output: PathBuf,
+    /// Platform of the tree [default: the spec's first, else this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
     /// Folder of image specs [default: the workspace's images/]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -44,7 +48,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let set = load_images(&workspace, arguments.images.as_ref())?;
     let progress = Progress::on_stderr().for_image(&arguments.name);
-    let order = Order::new(&set, &arguments.name, None, &Resolver::new(false, progress.clone()))?;
+    let target = Target::all(set.get(&arguments.name)?, arguments.platform.as_slice())?[0];
+    let resolver = Resolver::new(false, progress.clone());
+    let suppliers = Suppliers { resolver: &resolver, binaries: Binaries::Build(&workspace, &progress) };
+    let order = Order::new(&set, &arguments.name, target, None, &suppliers)?;
     let cache = Cache::open()?;
     cache.sweep()?;
     let Choice { engine, reason } = Engines::new(&cache)?.choose(arguments.engine, order.spec.engine)?;

@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 
 use super::load_images;
 use crate::assemble::{Assembly, Refresh};
+use crate::binaries::Binaries;
 use crate::cache::Cache;
 use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
-use crate::image::{NamedType, Order, Outcome};
+use crate::image::{NamedType, Order, Outcome, Suppliers, Target};
 use crate::jobs;
 use crate::needs::Work;
 use crate::oci::Resolver;
@@ -27,7 +28,7 @@ use crate::report::table;
 use crate::setup;
 use crate::size::Rule;
 use crate::spec::ImageSet;
-use crate::spec::model::{Base, EngineKind};
+use crate::spec::model::{Base, EngineKind, Platform};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -41,6 +42,9 @@ pub struct Arguments {
     /// Filesystem type, whatever the spec says: ext4, squashfs or erofs; sealed with dm-verity as squashfs+verity
     #[arg(long, value_name = "TYPE")]
     filesystem: Option<NamedType>,
+    /// Platforms to build for, separated by commas: linux/amd64, linux/arm64 [default: the spec's, else this machine's]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    platform: Vec<Platform>,
     /// What runs the steps: builtin, docker or podman [default: SNUG_ENGINE, the spec's, or the first that works here]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<EngineKind>,
@@ -107,7 +111,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         setup::prepare(&[Work::OciBase])?;
     }
     let resolver = Resolver::new(arguments.refresh, progress.clone());
-    let orders = names.iter().map(|name| order(&set, name, &arguments, &resolver)).collect::<Vec<_>>();
+    let binaries = match arguments.dry_run {
+        true => Binaries::AsBuilt(&workspace),
+        false => Binaries::Build(&workspace, &progress),
+    };
+    let suppliers = Suppliers { resolver: &resolver, binaries };
+    let (names, orders): (Vec<String>, Vec<Result<Order>>) =
+        names.iter().flat_map(|name| orders(&set, name, &arguments, &suppliers)).unzip();
     // What was asked for by name must make sense as a whole before any of it is begun.
     let orders = match arguments.all {
         true => orders,
@@ -187,8 +197,24 @@ fn stands_on_registry(set: &ImageSet, name: &str) -> bool {
     chain.is_ok_and(|specs| specs.iter().any(|spec| matches!(spec.base.value, Base::Oci { .. })))
 }
 
-fn order<'set>(set: &'set ImageSet, name: &str, arguments: &Arguments, resolver: &Resolver) -> Result<Order<'set>> {
-    Order::new(set, name, arguments.filesystem, resolver)
+/// What is to be built of the image `name`, one order a platform, each with its title.
+fn orders<'set>(
+    set: &'set ImageSet,
+    name: &str,
+    arguments: &Arguments,
+    suppliers: &Suppliers,
+) -> Vec<(String, Result<Order<'set>>)> {
+    let targets = set.get(name).map_err(anyhow::Error::from).and_then(|spec| Target::all(spec, &arguments.platform));
+    match targets {
+        Err(error) => vec![(name.to_owned(), Err(error))],
+        Ok(targets) => {
+            let order = |target| match Order::new(set, name, target, arguments.filesystem, suppliers) {
+                Ok(order) => (order.title(), Ok(order)),
+                Err(error) => (name.to_owned(), Err(error)),
+            };
+            targets.into_iter().map(order).collect()
+        }
+    }
 }
 
 impl Fared<'_> {

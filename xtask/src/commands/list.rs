@@ -8,7 +8,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::load_images;
-use crate::image::{Freshness, Order};
+use crate::binaries::Binaries;
+use crate::image::{Freshness, Order, Suppliers, Target};
 use crate::needs::{self, Work};
 use crate::oci::{OciError, Resolver};
 use crate::report::progress::human_bytes;
@@ -73,7 +74,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let set = load_images(&workspace, arguments.images.as_ref())?;
     let output = arguments.output.unwrap_or_else(|| workspace.output());
-    let rows: Vec<Row> = set.iter().filter_map(|(name, spec)| Some(row(&set, name, spec.ok()?, &output))).collect();
+    let rows: Vec<Row> =
+        set.iter().filter_map(|(name, spec)| Some(row(&set, name, spec.ok()?, &workspace, &output))).collect();
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
@@ -97,8 +99,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if errors.0.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(errors.into()) }
 }
 
-fn row<'set>(set: &'set ImageSet, name: &'set str, spec: &'set ImageSpec, output: &Path) -> Row<'set> {
-    let (state, reason, size) = standing(set, name, output);
+fn row<'set>(
+    set: &'set ImageSet,
+    name: &'set str,
+    spec: &'set ImageSpec,
+    workspace: &Workspace,
+    output: &Path,
+) -> Row<'set> {
+    let (state, reason, size) = standing(set, name, spec, workspace, output);
     Row {
         name,
         filesystem: spec.filesystem.as_ref().map(|filesystem| filesystem.kind().as_str()),
@@ -110,8 +118,16 @@ fn row<'set>(set: &'set ImageSet, name: &'set str, spec: &'set ImageSpec, output
     }
 }
 
-fn standing(set: &ImageSet, name: &str, output: &Path) -> (State, Option<String>, Option<u64>) {
-    let order = match Order::new(set, name, None, &Resolver::from_cache()) {
+fn standing(
+    set: &ImageSet,
+    name: &str,
+    spec: &ImageSpec,
+    workspace: &Workspace,
+    output: &Path,
+) -> (State, Option<String>, Option<u64>) {
+    let suppliers = Suppliers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
+    let order = Target::all(spec, &[]).and_then(|targets| Order::new(set, name, targets[0], None, &suppliers));
+    let order = match order {
         Ok(order) => order,
         // What a tag means is asked by builds: none was made yet, then.
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::install::install_command;
+use super::secrets::{self, Secret};
 use super::watched::{self, Title};
-use super::{Engine, OnFailure, environment, file_tree};
+use super::{Engine, OnFailure, emulation, environment, file_tree};
 use crate::cache::Cache;
 use crate::namespace::{self, Action, Enter, Job, Program, Terminal};
 use crate::plan::{BuildPlan, StepAction};
@@ -49,10 +50,11 @@ impl Engine for Builtin {
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()> {
         let work = self.cache.work_folder(&plan.name)?;
+        let secrets = secrets::read(&plan.secrets)?;
         let terminal = (on_failure == OnFailure::Shell).then(Terminal::open).transpose()?;
-        let (job, titles) = self.job(plan, base, work.path(), terminal.is_some())?;
-        let result =
-            watched::run_with(&job, &titles, terminal, progress, consume).map_err(|error| self.cache.explain(error));
+        let (job, titles) = self.job(plan, base, work.path(), &secrets, terminal.is_some())?;
+        let result = watched::run_with(&job, &titles, &secrets, terminal, progress, consume)
+            .map_err(|error| self.cache.explain(error));
         if result.is_err() && on_failure == OnFailure::Keep {
             let kept = self.cache.keep(work, &plan.name)?;
             progress.note(format!("the tree as it failed, until `cargo xtask clean`: {}", kept.join("root").display()));
@@ -62,7 +64,14 @@ impl Engine for Builtin {
 }
 
 impl Builtin {
-    fn job(&self, plan: &BuildPlan, base: &Path, work: &Path, shell: bool) -> Result<(Job, Vec<Option<Title>>)> {
+    fn job(
+        &self,
+        plan: &BuildPlan,
+        base: &Path,
+        work: &Path,
+        secrets: &[Secret],
+        shell: bool,
+    ) -> Result<(Job, Vec<Option<Title>>)> {
         let root = work.join("root");
         let ca_bundle = environment::ca_bundle();
         let trust = ca_bundle.is_some();
@@ -73,12 +82,17 @@ impl Builtin {
             .into_iter()
             .map(|manager| Ok((manager.as_str().to_owned(), self.cache.downloads(manager.as_str())?)))
             .collect::<Result<_>>()?;
+        if let Some(emulator) = emulation::emulator(plan.platform)? {
+            actions.push(Action::Emulate(emulator));
+            titles.push(None);
+        }
         actions.push(Action::Enter(Enter {
             root,
             hostname: plan.hostname.clone().unwrap_or_else(|| BUILD_HOSTNAME.to_owned()),
             resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             ca_bundle,
             caches,
+            secrets: secrets.iter().map(|secret| (secret.id.clone(), secret.value.clone())).collect(),
         }));
         titles.push(None);
         if shell {

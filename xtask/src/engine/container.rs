@@ -19,14 +19,14 @@ use anyhow::{Context, Result, bail};
 use self::cli::Cli;
 use self::leavings::Leavings;
 use self::output::Watch;
-use super::{Engine, OnFailure, environment};
+use super::{Engine, OnFailure, environment, secrets};
 use crate::cache::Cache;
 use crate::namespace::POLICY_PATH;
 use crate::plan::{BuildPlan, PlanError};
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::tar::{self, TarOptions};
 use crate::rootfs::tree::{Inode, Kind, RootTree, TreePath};
-use crate::spec::model::EngineKind;
+use crate::spec::model::{EngineKind, Platform};
 
 /// What the commands' tar readers are sure to know: times as they are, holes as zeros.
 const TRANSPORT: TarOptions = TarOptions { sparse: false, plain_times: false };
@@ -51,6 +51,23 @@ impl Container {
         let bytes = stage.bytes();
         stage.finish(&human_bytes(bytes));
         Ok(base)
+    }
+
+    /// What the commands cannot do, or not without leaving it behind.
+    fn refuse(&self, plan: &BuildPlan) -> Result<()> {
+        if self.cli.is_docker() && !plan.secrets.is_empty() {
+            bail!(
+                "docker's classic builder would keep secrets in its layers\nhint: --engine builtin, or --engine podman"
+            );
+        }
+        if Some(plan.platform) != Platform::host() {
+            bail!(
+                "{} builds for its own machine only, and not for {}\nhint: --engine builtin",
+                self.cli,
+                plan.platform
+            );
+        }
+        Ok(())
     }
 
     fn export(
@@ -100,13 +117,16 @@ impl Engine for Container {
                 self.cli
             ))),
         };
+        self.refuse(plan)?;
+        let secrets = secrets::read(&plan.secrets)?;
         leavings::sweep(&self.cli, &self.cache)?;
         let work = self.cache.work_folder(&plan.name)?;
         let mut leavings = Leavings::begin(&self.cli, &self.cache, work.path());
         let base = self.import(base, &leavings, progress)?;
         let extras = dockerfile::Extras { trust: environment::ca_bundle().is_some(), quiet: wants_policy(&base) };
         let folder = context::stage(plan, &leavings.base_image(), extras, work.path(), progress)?;
-        let built = self.cli.build(&folder, &leavings, keep, Watch::new(plan, self.cli.kind(), progress));
+        let watch = Watch::new(plan, self.cli.kind(), &secrets, progress);
+        let built = self.cli.build(&folder, &leavings, &secrets, keep, watch);
         if built.is_err() && keep {
             leavings.keep();
             let kept = self.cache.keep(work, &plan.name)?;

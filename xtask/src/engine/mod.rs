@@ -3,9 +3,11 @@
 pub mod builtin;
 pub mod choose;
 pub mod container;
+pub(crate) mod emulation;
 pub(crate) mod environment;
 mod files;
 mod install;
+pub mod secrets;
 pub(crate) mod watched;
 
 use std::collections::VecDeque;

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use anyhow::Result;
 
+use super::secrets::{self, Secret};
 use super::{StepFailed, Tail};
 use crate::namespace::{self, Event, Job, JobError, ShellEnd, Terminal};
 use crate::report::failure;
@@ -18,14 +19,15 @@ pub struct Title {
     pub place: String,
 }
 
-/// Does the job and hands its stream to `consume`. Actions without a title are not shown.
+/// Does the job and hands its stream to `consume`. Actions without a title are not shown, nor what `secrets` say.
 pub fn run(
     job: &Job,
     titles: &[Option<Title>],
+    secrets: &[Secret],
     progress: &Progress,
     consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
 ) -> Result<()> {
-    run_with(job, titles, None, progress, consume)
+    run_with(job, titles, secrets, None, progress, consume)
 }
 
 /// As [`run`], for a job that opens a shell when an action fails: the failure is shown first, and the shell then has the
@@ -33,6 +35,7 @@ pub fn run(
 pub fn run_with(
     job: &Job,
     titles: &[Option<Title>],
+    secrets: &[Secret],
     terminal: Option<(Terminal, ShellEnd)>,
     progress: &Progress,
     consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
@@ -46,9 +49,10 @@ pub fn run_with(
             stage = titles.get(*action).and_then(Option::as_ref).map(|title| progress.stage(title.text.as_str()));
         }
         Event::Line { text, .. } => {
-            lock(&tail).push(text);
+            let text = secrets::mask(text, secrets);
+            lock(&tail).push(&text);
             if let Some(stage) = &stage {
-                stage.detail(text);
+                stage.detail(&text);
             }
         }
         Event::Bytes { count, .. } => {
@@ -66,7 +70,7 @@ pub fn run_with(
             stage = None;
             let title = titles.get(*action).and_then(Option::as_ref);
             if let (Some(terminal), Some(title)) = (terminal.take(), title) {
-                let failed = failed(title, *status, message, &lock(&tail));
+                let failed = failed(title, *status, message, secrets, &lock(&tail));
                 progress.note(failure::describe(&failed.into()));
                 progress.note("a shell in the tree as it failed: `exit` ends it, and the tree goes");
                 if let Err(error) = terminal.attach() {
@@ -80,16 +84,16 @@ pub fn run_with(
     result.map_err(|error| match error.downcast_ref::<JobError>() {
         Some(JobError::Action { action, status, message }) => {
             let Some(Some(title)) = titles.get(*action) else { return error };
-            failed(title, *status, message, &lock(&tail)).into()
+            failed(title, *status, message, secrets, &lock(&tail)).into()
         }
         _ => error,
     })
 }
 
-fn failed(title: &Title, status: Option<i32>, message: &str, tail: &Tail) -> StepFailed {
+fn failed(title: &Title, status: Option<i32>, message: &str, secrets: &[Secret], tail: &Tail) -> StepFailed {
     let mut last_lines = tail.lines();
     if status.is_none() {
-        last_lines.push(message.to_owned());
+        last_lines.push(secrets::mask(message, secrets).into_owned());
     }
     StepFailed { what: title.text.clone(), place: title.place.clone(), status, last_lines }
 }

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
 
+use super::emulate::{Emulation, emulate};
 use super::mounts::QuietServices;
 use super::steps::StepError;
 use super::{Action, Event, Job, Program, mounts, report, steps, terminal};
@@ -127,6 +128,7 @@ struct Inside {
     quiet: QuietServices,
     /// For when an action fails.
     shell: Option<Program>,
+    emulation: Option<Emulation>,
 }
 
 impl Inside {
@@ -138,12 +140,23 @@ impl Inside {
                 tars.insert(tar.clone(), file);
             }
         }
-        Ok(Inside { tars, layout: Layout::default(), caches: Vec::new(), quiet: QuietServices::default(), shell: None })
+        Ok(Inside {
+            tars,
+            layout: Layout::default(),
+            caches: Vec::new(),
+            quiet: QuietServices::default(),
+            shell: None,
+            emulation: None,
+        })
     }
 
     fn act(&mut self, index: usize, action: &Action) -> Result<()> {
         match action {
             Action::Materialise { tar, root } => self.materialise(index, tar, root),
+            Action::Emulate(emulator) => {
+                self.emulation = Some(emulate(emulator)?);
+                Ok(())
+            }
             Action::Enter(enter) => {
                 self.caches = mounts::enter(enter)?;
                 self.quiet = QuietServices::lay()?;

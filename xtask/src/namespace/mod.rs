@@ -7,6 +7,7 @@
 //! The job arrives as JSON on standard input, [`Event`]s leave as JSON lines on standard error, and bytes (a tar stream)
 //! leave on standard output.
 
+mod emulate;
 mod idmap;
 mod inside;
 mod mounts;
@@ -42,6 +43,8 @@ pub struct Job {
 pub enum Action {
     /// Lays the tree of a tar file out in `root`, which is made and must not exist.
     Materialise { tar: PathBuf, root: PathBuf },
+    /// Runs programs of another machine from here on.
+    Emulate(Emulator),
     /// Makes `root` the root directory of all that follows, with fresh /proc, /dev, /run and /tmp.
     Enter(Enter),
     /// Has a shell opened in the entered root when a later action fails, on the [`Terminal`] that the job comes with.
@@ -71,6 +74,15 @@ pub struct Program {
     pub directory: Option<PathBuf>,
 }
 
+/// Who runs the programs of another machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Emulator {
+    /// A statically linked program of the host.
+    pub interpreter: PathBuf,
+    /// The low byte of ELF's `e_machine`; the high one is zero.
+    pub elf_machine: u8,
+}
+
 /// What an entered root has beside its own files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Enter {
@@ -82,12 +94,16 @@ pub struct Enter {
     pub ca_bundle: Option<PathBuf>,
     /// Folders of the host to mount below [`CACHES`], by name.
     pub caches: Vec<(String, PathBuf)>,
+    /// Files to show below [`SECRETS`], by name; they never leave memory.
+    pub secrets: Vec<(String, Vec<u8>)>,
 }
 
 /// Where the host's certificates stand while steps run.
 pub const CA_BUNDLE: &str = "/run/build/ca.crt";
 /// Where download caches are mounted for package steps.
 pub const CACHES: &str = "/run/build/cache";
+/// Where secrets are shown while steps run, each under its id: container engines have them there, too.
+pub const SECRETS: &str = "/run/secrets";
 
 /// What the inside reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

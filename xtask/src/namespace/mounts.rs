@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root, sethostname};
 
-use super::{CA_BUNDLE, CACHES, Enter};
+use super::{CA_BUNDLE, CACHES, Enter, SECRETS};
 
 /// Character devices that programs expect, bound from the host.
 const DEVICE_NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -61,6 +61,7 @@ pub(super) fn enter(enter: &Enter) -> Result<Vec<PathBuf>> {
         bind(folder, &inside)?;
         caches.push(place);
     }
+    lay_secrets(enter)?;
     // With both arguments the same, the old root ends on top of the new one, and is taken off there (pivot_root(2)).
     pivot_root(".", ".").context("cannot make the tree the root directory")?;
     umount2(".", MntFlags::MNT_DETACH).context("cannot let the host's root go")?;
@@ -68,6 +69,22 @@ pub(super) fn enter(enter: &Enter) -> Result<Vec<PathBuf>> {
     sethostname(&enter.hostname)?;
     write_network_files(enter)?;
     Ok(caches)
+}
+
+/// Writes the secrets into the fresh /run, which is memory, for root alone.
+fn lay_secrets(enter: &Enter) -> Result<()> {
+    if enter.secrets.is_empty() {
+        return Ok(());
+    }
+    let folder = relative(SECRETS);
+    fs::create_dir(&folder)?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+    for (id, value) in &enter.secrets {
+        let file = folder.join(id);
+        fs::write(&file, value).with_context(|| format!("cannot show the secret `{id}`"))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400))?;
+    }
+    Ok(())
 }
 
 fn relative(path: impl AsRef<Path>) -> PathBuf {

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod glob;
 pub mod layers;
 pub mod normalise;
+pub mod packages;
 mod path;
 pub mod tar;
 pub mod tree;

@@ -115,7 +115,7 @@ fn image(root: &Node<'_>, folder: &Path, document: &Arc<Document>) -> Option<Ima
         init: table.take("init").and_then(|node| init(&node, folder)),
         files: table.each("file", |node| placement::file(node, folder).map(|file| node.locate(file))),
         devices: table.each("device", |node| placement::device(node).map(|device| node.locate(device))),
-        binaries: table.each("binary", |node| placement::binary(node).map(|binary| node.locate(binary))),
+        binaries: table.each("binary", |node| placement::binary(node, folder).map(|binary| node.locate(binary))),
         secrets: table.each("secret", |node| placement::secret(node, folder).map(|secret| node.locate(secret))),
         run: table.each("run", run_step),
         exclude: table.each("exclude", |node| checked(node, names::glob).map(|glob| node.locate(glob))),

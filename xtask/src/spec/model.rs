@@ -253,6 +253,8 @@ pub struct BinarySpec {
     pub package: String,
     /// The target's name; the package's unless given.
     pub bin: String,
+    /// The `Cargo.toml` of the package where it is not in this workspace; it need not exist before the build.
+    pub manifest_path: Option<SourcePath>,
     pub features: Vec<String>,
     /// `/usr/local/bin/<bin>` unless given.
     #[serde(serialize_with = "tree_path")]
@@ -359,13 +361,30 @@ impl Platform {
         }
     }
 
+    /// Debian's name of the architecture.
+    pub fn debian_architecture(self) -> &'static str {
+        match self {
+            Platform::Amd64 => "amd64",
+            Platform::Arm64 => "arm64",
+        }
+    }
+
+    /// The kernel's name of the machine, as `uname -m` says it.
+    pub fn machine(self) -> &'static str {
+        match self {
+            Platform::Amd64 => "x86_64",
+            Platform::Arm64 => "aarch64",
+        }
+    }
+
+    /// A name for files and folders: `linux-arm64`.
+    pub fn file_name(self) -> String {
+        self.as_str().replace('/', "-")
+    }
+
     /// The platform of this machine, where it is one of them.
     pub fn host() -> Option<Platform> {
-        match std::env::consts::ARCH {
-            "x86_64" => Some(Platform::Amd64),
-            "aarch64" => Some(Platform::Arm64),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|platform| platform.machine() == std::env::consts::ARCH)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::rootfs::tree::TreePath;
 
 const FILE_KEYS: &[&str] = &["from", "content", "to", "mode", "owner", "xattrs", "capabilities"];
 const DEVICE_KEYS: &[&str] = &["path", "type", "major", "minor", "mode", "owner"];
-const BINARY_KEYS: &[&str] = &["package", "bin", "features", "to", "mode", "owner"];
+const BINARY_KEYS: &[&str] = &["package", "bin", "manifest-path", "features", "to", "mode", "owner"];
 const SECRET_KEYS: &[&str] = &["id", "from"];
 const SECRET_SOURCES: &[&str] = &["file", "env"];
 const VALUE_FORMS: &[&str] = &["hex", "base64"];
@@ -222,11 +222,15 @@ pub fn device(node: &Node<'_>) -> Option<DeviceSpec> {
 }
 
 /// Reads one `[[binary]]`.
-pub fn binary(node: &Node<'_>) -> Option<BinarySpec> {
+pub fn binary(node: &Node<'_>, folder: &Path) -> Option<BinarySpec> {
     let table = node.table(BINARY_KEYS)?;
     let cargo_name = |node: &Node<'_>| node.parse(|text| names::cargo(text).map(|()| text.to_owned()));
     let package = table.require("package", "a package of this Cargo workspace").and_then(|node| cargo_name(&node));
     let bin = table.take("bin").map(|node| cargo_name(&node));
+    let manifest_path = table.take("manifest-path").map(|node| {
+        let written = node.line()?;
+        Some(SourcePath { written: written.into(), path: folder.join(written) })
+    });
     let features = table.each("features", cargo_name);
     let to = table.take("to").map(|node| tree_path(&node));
     let mode = table.take("mode").map(|node| values::mode_of(&node));
@@ -237,6 +241,7 @@ pub fn binary(node: &Node<'_>) -> Option<BinarySpec> {
     Some(BinarySpec {
         package,
         bin,
+        manifest_path: manifest_path.map_or(Some(None), |path| path.map(Some))?,
         features,
         to,
         mode: mode.unwrap_or(Some(BinarySpec::DEFAULT_MODE))?,

@@ -1,7 +1,9 @@
 //! The commands `docker` and `podman`: what is asked of them, and what they say when they cannot.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, PipeReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -12,6 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::super::environment::PASSED;
+use super::super::secrets::Secret;
 use super::leavings::Leavings;
 use super::output::Watch;
 use crate::interrupt;
@@ -129,7 +132,7 @@ impl Cli {
     }
 
     /// Builds the image of the context in `folder`.
-    pub fn build(self, folder: &Path, leavings: &Leavings, keep: bool, watch: Watch) -> Result<()> {
+    pub fn build(self, folder: &Path, leavings: &Leavings, secrets: &[Secret], keep: bool, watch: Watch) -> Result<()> {
         let mut command = self.command();
         command.args(["build", "--network", "host", "--no-cache", "--tag", &leavings.image()]);
         if keep {
@@ -144,6 +147,12 @@ impl Cli {
         for name in PASSED.iter().filter(|name| std::env::var_os(name).is_some()) {
             // Without a value it is taken from the environment: proxies may hold a password.
             command.args(["--build-arg", name]);
+        }
+        for (index, secret) in secrets.iter().enumerate() {
+            // Through the command's environment: a file could outlive a killed run.
+            let variable = format!("SNUG_SECRET_{index}");
+            command.args(["--secret", &format!("id={},env={variable}", secret.id)]);
+            command.env(variable, OsStr::from_bytes(&secret.value));
         }
         command.arg(folder);
         // docker tells the steps' output (standard output) from its own errors; podman's steps use both.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::super::environment;
 use super::super::install::install_command;
-use crate::namespace::{CA_BUNDLE, POLICY_PATH};
+use crate::namespace::{CA_BUNDLE, POLICY_PATH, SECRETS};
 use crate::plan::{BuildPlan, StepAction};
 
 /// Names in the build context.
@@ -78,7 +78,12 @@ pub fn write(plan: &BuildPlan, base: &str, extras: Extras) -> String {
         words.extend(own.map(|(name, value)| format!("{name}={value}")));
         words.push("--".into());
         words.extend(command);
-        line(&mut text, format_args!("RUN {}", json!(words)));
+        let secrets: String = plan
+            .secrets
+            .iter()
+            .map(|secret| format!("--mount=type=secret,id={0},target={SECRETS}/{0} ", secret.id))
+            .collect();
+        line(&mut text, format_args!("RUN {secrets}{}", json!(words)));
     }
     text
 }
@@ -96,6 +101,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::plan::{PackageManager, PlannedBase, Step};
+    use crate::spec::model::Platform;
 
     #[test]
     fn steps_are_found_again_in_what_the_builders_echo() {
@@ -113,7 +119,10 @@ mod tests {
                 step(StepAction::Files(Vec::new())),
                 step(StepAction::Shell("echo one\necho \"two\"".into())),
             ],
+            platform: Platform::Amd64,
+            files: Vec::new(),
             hostname: None,
+            secrets: Vec::new(),
             inputs: Default::default(),
             fingerprint: String::new(),
         };

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, PipeReader};
 
 use anyhow::Error;
 
+use super::super::secrets::{self, Secret};
 use super::super::{StepFailed, Tail};
 use super::dockerfile::step_in;
 use crate::plan::BuildPlan;
@@ -27,6 +28,7 @@ const CHATTER: [&str; 6] = [
 pub struct Watch<'a> {
     plan: &'a BuildPlan,
     engine: EngineKind,
+    secrets: &'a [Secret],
     progress: &'a Progress,
     step: Option<usize>,
     stage: Option<Stage>,
@@ -48,8 +50,9 @@ enum Line<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub fn new(plan: &'a BuildPlan, engine: EngineKind, progress: &'a Progress) -> Self {
-        Watch { plan, engine, progress, step: None, stage: None, tail: Tail::default(), verdict: None }
+    /// Nothing of what `secrets` say is shown.
+    pub fn new(plan: &'a BuildPlan, engine: EngineKind, secrets: &'a [Secret], progress: &'a Progress) -> Self {
+        Watch { plan, engine, secrets, progress, step: None, stage: None, tail: Tail::default(), verdict: None }
     }
 
     /// Reads to the end of the output.
@@ -58,6 +61,7 @@ impl<'a> Watch<'a> {
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
             let text = without_colours(&String::from_utf8_lossy(&line));
+            let text = secrets::mask(&text, self.secrets);
             match (parse(text.trim_end()), &mut self.verdict) {
                 (Line::Step(step), _) => self.begin(step),
                 (Line::Verdict(text), verdict) => *verdict = Some(text.to_owned()),

@@ -1,0 +1,191 @@
+//! Secrets of a build: read when it starts, shown to its steps as files in memory, and neither kept nor told.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use memchr::memmem::Finder;
+
+use crate::namespace::SECRETS;
+use crate::rootfs::tree::{Kind, RootTree};
+use crate::spec::model::{Located, SecretSource, SecretSpec};
+
+/// Shorter secrets would be found everywhere, in files and in what steps print.
+const SHORTEST: usize = 4;
+
+/// What stands for a secret in what people read.
+const MASK: &str = "***";
+
+/// Bytes of a body that are looked through at a time.
+const WINDOW: usize = 1 << 20;
+
+/// A secret with its value. Its `Debug` does not tell it.
+#[derive(Clone)]
+pub struct Secret {
+    pub id: String,
+    pub value: Vec<u8>,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({})", self.id)
+    }
+}
+
+impl Secret {
+    /// What gives the secret away: its bytes without the line's end that editors put behind them.
+    fn core(&self) -> &[u8] {
+        self.value.trim_ascii()
+    }
+}
+
+/// Reads the secrets that a spec names, from the caller's environment and files.
+pub fn read(specs: &[Located<SecretSpec>]) -> Result<Vec<Secret>> {
+    specs.iter().map(|spec| read_one(spec).with_context(|| format!("`[[secret]]` in line {}", spec.line))).collect()
+}
+
+fn read_one(spec: &SecretSpec) -> Result<Secret> {
+    let value = match &spec.source {
+        SecretSource::Environment(name) => std::env::var_os(name)
+            .with_context(|| format!("the secret `{}` is to come from ${name}, which is not set", spec.id))?
+            .into_encoded_bytes(),
+        SecretSource::File(source) => {
+            let path = match source.written.strip_prefix("~/") {
+                Some(rest) => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(rest),
+                None => source.path.clone(),
+            };
+            fs::read(&path).with_context(|| format!("cannot read the secret `{}` from {}", spec.id, path.display()))?
+        }
+    };
+    let secret = Secret { id: spec.id.clone(), value };
+    if secret.core().len() < SHORTEST {
+        bail!(
+            "the secret `{}` has {} bytes, and below {SHORTEST} it could not be told apart from other text",
+            secret.id,
+            secret.core().len()
+        );
+    }
+    Ok(secret)
+}
+
+/// A line of output without what the secrets say.
+pub fn mask<'line>(line: &'line str, secrets: &[Secret]) -> Cow<'line, str> {
+    let mut masked = Cow::Borrowed(line);
+    for secret in secrets {
+        let text = String::from_utf8_lossy(secret.core());
+        // A key of many lines is printed line by line.
+        for part in text.lines().map(str::trim).filter(|part| part.len() >= SHORTEST) {
+            if masked.contains(part) {
+                masked = masked.replace(part, MASK).into();
+            }
+        }
+    }
+    masked
+}
+
+/// Refuses a tree that holds a secret as it is: in a file's content, name or attribute, or a link's target. One that was
+/// encoded, compressed or encrypted is not recognised.
+pub fn refuse_in(tree: &RootTree, secrets: &[Secret]) -> Result<()> {
+    let finders: Vec<_> = secrets.iter().map(|secret| (secret, Finder::new(secret.core()))).collect();
+    if finders.is_empty() {
+        return Ok(());
+    }
+    let mut window = Vec::new();
+    for entry in tree.entries() {
+        let inode = entry.inode;
+        let in_attributes = |finder: &Finder| inode.xattrs.iter().any(|(_, value)| finder.find(value).is_some());
+        let in_target = |finder: &Finder| match &inode.kind {
+            Kind::Symlink(target) => finder.find(target).is_some(),
+            _ => false,
+        };
+        let mut found = finders
+            .iter()
+            .find(|(_, finder)| {
+                finder.find(entry.path.as_bytes()).is_some() || in_attributes(finder) || in_target(finder)
+            })
+            .map(|(secret, _)| *secret);
+        if let Kind::File(body) = &inode.kind
+            && entry.hard_link_to.is_none()
+        {
+            for range in body.extents.as_slice() {
+                found = found.or(in_range(tree, range.source, range.length, &finders, &mut window)?);
+            }
+        }
+        if let Some(secret) = found {
+            bail!(
+                "the secret `{}` is in the image, at {}\n\
+                 hint: let steps read {SECRETS}/{} where they need it, and remove or `exclude` what keeps it",
+                secret.id,
+                entry.path,
+                secret.id
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Looks through `length` bytes at `source`, in windows that overlap by the longest secret.
+fn in_range<'secret>(
+    tree: &RootTree,
+    source: u64,
+    length: u64,
+    finders: &[(&'secret Secret, Finder)],
+    window: &mut Vec<u8>,
+) -> Result<Option<&'secret Secret>> {
+    let overlap = finders.iter().map(|(secret, _)| secret.core().len() - 1).max().unwrap_or(0);
+    let mut start = 0;
+    while start < length {
+        let count = (length - start).min((WINDOW + overlap) as u64);
+        window.resize(usize::try_from(count)?, 0);
+        tree.bodies().read_exact_at(window, source + start)?;
+        if let Some((secret, _)) = finders.iter().find(|(_, finder)| finder.find(window).is_some()) {
+            return Ok(Some(secret));
+        }
+        start += WINDOW as u64;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rootfs::tree::{Body, BodySource, Inode, TreePath};
+
+    fn secret(value: &str) -> Secret {
+        Secret { id: "token".into(), value: value.into() }
+    }
+
+    #[test]
+    fn lines_tell_no_secret_not_even_one_of_many_lines() {
+        let secrets = [secret("hunter22\n"), secret("-----BEGIN-----\nQUJD\n-----END-----\n")];
+        assert_eq!(mask("login hunter22, again hunter22", &secrets), "login ***, again ***");
+        assert_eq!(mask("QUJD", &secrets), "***");
+        assert_eq!(mask("nothing to see", &secrets), "nothing to see");
+        assert_eq!(format!("{:?}", secrets[0]), "Secret(token)");
+    }
+
+    #[test]
+    fn a_secret_in_a_tree_is_found_wherever_it_hides() {
+        let secrets = [secret("canary-0123456789\n")];
+        let path = |raw: &str| TreePath::new(raw).unwrap();
+        let with_body = |body: Vec<u8>| {
+            let size = body.len() as u64;
+            let mut tree = RootTree::new(BodySource::new(body));
+            tree.insert(path("file"), Inode::new(Kind::File(Body::contiguous(size, 0)), 0o644)).unwrap();
+            refuse_in(&tree, &secrets)
+        };
+        assert!(with_body(b"nothing".to_vec()).is_ok());
+        // Across the border of two windows, and at the very end.
+        for start in [0, WINDOW - 5, WINDOW, 2 * WINDOW + 17] {
+            let mut body = vec![b'.'; start];
+            body.extend_from_slice(b"canary-0123456789");
+            let error = with_body(body).unwrap_err().to_string();
+            assert!(error.starts_with("the secret `token` is in the image, at /file"), "{error}");
+        }
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        let target = Kind::Symlink(b"/canary-0123456789".as_slice().into());
+        tree.insert(path("link"), Inode::new(target, 0o777)).unwrap();
+        assert!(refuse_in(&tree, &secrets).is_err());
+    }
+}

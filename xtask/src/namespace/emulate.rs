@@ -1,0 +1,51 @@
+//! An emulator for programs of another machine, registered for this user namespace alone: since Linux 6.7 each may have a
+//! binfmt_misc of its own (`Documentation/admin-guide/binfmt-misc.rst`), and the host's stays as it is.
+
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::Emulator;
+
+/// The first bytes of a 64-bit little-endian ELF program (ELF specification, `e_ident` to `e_machine`), executable or
+/// position-independent, and which of their bits count.
+const MAGIC: [u8; 19] = [0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0];
+const MASK: [u8; 19] =
+    [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe, 0xff, 0xff];
+
+/// Keeps the registration: it goes with its filesystem.
+#[derive(Debug)]
+pub(super) struct Emulation {
+    _filesystem: File,
+}
+
+/// Registers `emulator` for this namespace and all roots that are entered from here on.
+pub(super) fn emulate(emulator: &Emulator) -> Result<Emulation> {
+    let here = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let none: Option<&str> = None;
+    mount(Some("binfmt_misc"), here.path(), Some("binfmt_misc"), MsFlags::empty(), none).context(
+        "cannot register an emulator for the namespace alone, which takes Linux 6.7 or newer\n\
+         hint: register it for the whole host: sudo apt-get install qemu-user-static binfmt-support",
+    )?;
+    let registered = register(emulator, here.path());
+    // The open folder holds the filesystem, wherever the root directory goes.
+    let filesystem = File::open(here.path())?;
+    umount2(here.path(), MntFlags::MNT_DETACH)?;
+    registered.map(|()| Emulation { _filesystem: filesystem })
+}
+
+fn register(emulator: &Emulator, at: &Path) -> Result<()> {
+    let mut magic = MAGIC;
+    magic[18] = emulator.elf_machine;
+    let escaped = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+    let mut line = format!(":emulated:M::{}:{}:", escaped(&magic), escaped(&MASK)).into_bytes();
+    line.extend_from_slice(emulator.interpreter.as_os_str().as_bytes());
+    // O, C: set-id programs work; P: the emulator learns the name it was called by; F: it is opened now, so that no root
+    // needs to have it.
+    line.extend_from_slice(b":OCPF");
+    fs::write(at.join("register"), line)
+        .with_context(|| format!("cannot register the emulator {}", emulator.interpreter.display()))
+}
