@@ -9,6 +9,7 @@ mod fits;
 mod fsck;
 pub mod readers;
 mod report;
+pub mod verity;
 
 use std::path::Path;
 use std::time::Instant;

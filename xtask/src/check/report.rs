@@ -111,6 +111,10 @@ impl Check {
         self
     }
 
+    pub fn fail(self) -> Self {
+        Check { state: State::Failed, ..self }
+    }
+
     pub fn with_notes(mut self, notes: Vec<String>) -> Self {
         self.notes = notes;
         self
