@@ -23,6 +23,8 @@ use crate::workspace::Workspace;
 
 /// Has `/init` keep a shell on the console: nobody is asked for a password who may write the kernel's command line.
 const CONSOLE_SHELL: &str = "snug.console=shell";
+/// Bytes of the disk for an overlay; a sparse file, so that it costs what is written.
+const OVERLAY_BYTES: u64 = 1 << 30;
 /// How long a machine has to end by itself after the SSH session.
 const END_BUDGET: Duration = Duration::from_secs(45);
 
@@ -34,7 +36,7 @@ pub struct Arguments {
     /// Log in by SSH with a throw-away key instead of showing the console
     #[arg(long)]
     ssh: bool,
-    /// Keep what the machine writes in FILE, a copy of the image made at its first use; else it is forgotten
+    /// Keep what the machine writes in FILE: a copy of the image, or the overlay of a read-only one, made at its first use
     #[arg(long, value_name = "FILE")]
     persist: Option<PathBuf>,
     /// What runs the machine: kvm, tcg (emulation), or auto
@@ -73,18 +75,36 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     stage.finish(&kernel.version);
     let (accelerator, why) = boot::choose(arguments.accel, &kernel, &cache, &progress)?;
     progress.note(format!("{}: by {} ({why})", arguments.name, accelerator.as_str()));
-    let disk = match &arguments.persist {
-        Some(file) => Disk::written(kept(&built.image, file, &progress)?),
-        None => Disk::kept_as_it_is(&built.image),
+    let mut words = spec.arguments.clone();
+    let disks = match &arguments.persist {
+        Some(file) if built.is_read_only() => {
+            overlay(file, &progress)?;
+            words.push(boot::OVERLAY_ARGUMENT.to_owned());
+            vec![Disk::kept_as_it_is(&built.image), Disk::written(file)]
+        }
+        Some(file) => vec![Disk::written(copy(&built.image, file, &progress)?)],
+        None => vec![Disk::kept_as_it_is(&built.image)],
     };
     match arguments.ssh {
-        true => by_ssh(disk, &kernel, accelerator, &spec.arguments, &arguments.command, &progress),
-        false => on_console(disk, &kernel, accelerator, &spec.arguments, &progress),
+        true => by_ssh(&disks, &kernel, accelerator, words, &arguments.command, &progress),
+        false => on_console(&disks, &kernel, accelerator, words, &progress),
     }
 }
 
+/// The disk that keeps the overlay, made where there is none yet.
+fn overlay(file: &Path, progress: &Progress) -> Result<()> {
+    if !file.exists() {
+        let stage = progress.stage(format!("make {}", file.display()));
+        let partial = Partial::begin(file)?;
+        boot::empty_disk(partial.path(), OVERLAY_BYTES)?;
+        partial.publish()?;
+        stage.finish(&human_bytes(OVERLAY_BYTES));
+    }
+    Ok(())
+}
+
 /// The copy of the image that keeps what is written, made where there is none yet.
-fn kept<'a>(image: &Path, file: &'a Path, progress: &Progress) -> Result<&'a Path> {
+fn copy<'a>(image: &Path, file: &'a Path, progress: &Progress) -> Result<&'a Path> {
     if !file.exists() {
         let stage = progress.stage(format!("copy the image to {}", file.display()));
         let partial = Partial::begin(file)?;
@@ -104,22 +124,21 @@ fn kept<'a>(image: &Path, file: &'a Path, progress: &Progress) -> Result<&'a Pat
 }
 
 fn on_console(
-    disk: Disk,
+    disks: &[Disk],
     kernel: &Kernel,
     accelerator: Accelerator,
-    more: &[String],
+    mut words: Vec<String>,
     progress: &Progress,
 ) -> Result<ExitCode> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
     let initramfs = folder.path().join("initramfs.cpio");
     initramfs::write(kernel, &initramfs)?;
-    let mut words = more.to_vec();
     words.push(CONSOLE_SHELL.to_owned());
     progress.note("Ctrl-A X ends the machine at once; `kill -TERM 1` in it ends it in order");
     let status = on_terminal(&Machine {
         kernel: &kernel.image,
         initramfs: Some(&initramfs),
-        disks: &[disk],
+        disks,
         arguments: &kernel_arguments(&words),
         accelerator,
         log: &folder.path().join("serial.log"),
@@ -129,21 +148,20 @@ fn on_console(
 }
 
 fn by_ssh(
-    disk: Disk,
+    disks: &[Disk],
     kernel: &Kernel,
     accelerator: Accelerator,
-    more: &[String],
+    mut words: Vec<String>,
     command: &[String],
     progress: &Progress,
 ) -> Result<ExitCode> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder for the console")?;
     let key = ssh::Key::make()?;
-    let mut words = more.to_vec();
     words.push(boot::authorized_key_argument(&key.line));
     let stage = progress.stage("boot");
     let (report, mut guest) = boot::boot_and_keep(&BootRequest {
         kernel,
-        disks: &[disk],
+        disks,
         arguments: &words,
         expectations: &[],
         ssh: true,

@@ -15,6 +15,7 @@ use crate::cache::Cache;
 use crate::check::boot::{self, Booted, Exam, Kernel, Wanted};
 use crate::check::contents::Contents;
 use crate::check::{Check, CheckReport, Depth, Reader, Subject, prove};
+use crate::filesystem::FilesystemKind;
 use crate::image::{NamedType, Order, Suppliers, Target};
 use crate::needs::{self, Work};
 use crate::oci::Resolver;
@@ -141,6 +142,11 @@ impl Built {
         Ok(Built { name: name.to_owned(), target, image, manifest })
     }
 
+    /// Is its root read-only whatever it is mounted with?
+    pub fn is_read_only(&self) -> bool {
+        self.manifest.filesystem.kind() != FilesystemKind::Ext4
+    }
+
     /// What to tell where the spec has moved on since the image was built.
     fn staleness(&self, set: &ImageSet, workspace: &Workspace) -> Option<String> {
         let named = NamedType { kind: self.manifest.filesystem.kind(), verity: self.manifest.verity.is_some() };
@@ -206,6 +212,7 @@ impl Built {
             arguments: boot.arguments.clone(),
             checks: &boot.checks,
             has_sshd: has("usr/sbin/sshd"),
+            read_only: self.is_read_only(),
             logs,
         };
         let (checks, booted) = boot::examine(&exam, progress)?;

@@ -5,13 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::ssh::{Answer, Key, Login};
 use super::{Accelerator, BootReport, BootRequest, DEFAULT_BUDGET, Disk, Guest, Kernel, authorized_key_argument, qemu};
 use crate::check::report::{Check, Finding};
+use crate::filesystem::{self, Filesystem, FilesystemKind};
 use crate::report::progress::{Progress, human_duration};
+use crate::rootfs::tree::{BodySource, RootTree};
+use crate::size::SizePolicy;
 use crate::spec::Located;
 use crate::spec::model::BootCheck;
 
@@ -30,7 +33,16 @@ echo canary >/etc/snug-written; sync; test \"$(cat /etc/snug-written)\" = canary
 test -f /etc/hosts; rm /etc/hosts; sync; echo 2 >/proc/sys/vm/drop_caches
 test ! -e /etc/hosts || { echo 'a removed file is still there'; exit 1; }
 ! ls -A /etc | grep -qx hosts || { echo 'a removed file is still listed'; exit 1; }";
+/// Something to find again on an overlay that was kept: a file, and that another is gone.
+const KEEP: &str = "echo canary >/etc/snug-kept && rm /etc/hosts && sync";
+const KEPT: &str = "set -e; test \"$(cat /etc/snug-kept)\" = canary || { echo 'what was written is gone'; exit 1; }
+test ! -e /etc/hosts || { echo 'what was removed is back'; exit 1; }";
 const HOST_KEYS: &str = "cat /etc/ssh/ssh_host_*_key.pub | cut -d ' ' -f 1,2";
+/// Keeps the overlay of a read-only root on the second disk.
+pub const OVERLAY_ARGUMENT: &str = "overlay=/dev/vdb";
+/// Bytes of the disk that an overlay is tried on.
+const OVERLAY_BYTES: u64 = 64 << 20;
+
 /// One image to be booted.
 pub struct Exam<'a> {
     pub name: &'a str,
@@ -44,6 +56,8 @@ pub struct Exam<'a> {
     pub checks: &'a [Located<BootCheck>],
     /// Does the image bring an SSH server? Else only its serial console tells how it fares.
     pub has_sshd: bool,
+    /// Is the root read-only by nature, so that writes go to an overlay?
+    pub read_only: bool,
     /// Folder in which the serial consoles are kept.
     pub logs: &'a Path,
 }
@@ -75,7 +89,7 @@ pub struct Command {
     pub printed: String,
 }
 
-/// Boots the image, twice where it can be logged in to, and judges it. What goes wrong is a failed check.
+/// Boots the image and, where it can be logged in to, a fresh copy of it, and judges it. What goes wrong is a failed check.
 pub fn examine(exam: &Exam, progress: &Progress) -> Result<(Vec<Check>, Booted)> {
     let judge = format!("{} ({}), Linux {}", qemu::version()?, exam.accelerator.as_str(), exam.kernel.version);
     let mut booted = Booted {
@@ -106,7 +120,7 @@ fn first_boot(
     let key = Key::make()?;
     let stage = progress.stage(format!("boot ({})", exam.accelerator.as_str()));
     let started = Instant::now();
-    let (report, mut guest) = start(exam, &key, booted)?;
+    let (report, mut guest) = start(exam, &key, booted, None)?;
     let seconds = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 100.0).round() / 100.0);
     booted.to_init = seconds(report.to_init);
     booted.to_network = seconds(report.to_network);
@@ -132,8 +146,13 @@ fn first_boot(
     checks.push(end(&login, &mut guest)?);
     drop(guest);
 
+    let folder = tempfile::tempdir().context("cannot make a temporary folder for a disk")?;
+    let overlay = match exam.read_only {
+        true => Some(empty_disk(&folder.path().join("overlay"), OVERLAY_BYTES)?),
+        false => None,
+    };
     let stage = progress.stage("boot a fresh copy");
-    let (_, guest) = start(exam, &key, booted)?;
+    let (_, mut guest) = start(exam, &key, booted, overlay.as_deref())?;
     let login = Login { address: guest.ssh_address(), key: &key };
     let others = host_keys(&login)?;
     stage.finish("");
@@ -142,24 +161,65 @@ fn first_boot(
         place: "host keys".into(),
         what: format!("two machines of this image have the same: {key}"),
     }));
-    let said = "what is written is read back, what is removed stays away, two machines have their own host keys";
+    let mut said =
+        "what is written is read back, what is removed stays away, two machines have their own host keys".to_owned();
+    if let Some(overlay) = &overlay {
+        must(&login, KEEP)?;
+        end(&login, &mut guest)?;
+        drop(guest);
+        let stage = progress.stage("boot again with the same overlay");
+        let (_, guest) = start(exam, &key, booted, Some(overlay))?;
+        let login = Login { address: guest.ssh_address(), key: &key };
+        let again = host_keys(&login)?;
+        let kept = login.run(KEPT, COMMAND_BUDGET)?;
+        stage.finish("");
+        state
+            .extend(wrong_with(&kept, None, COMMAND_BUDGET).map(|what| Finding { place: "overlay disk".into(), what }));
+        if again != others {
+            state.push(Finding { place: "overlay disk".into(), what: "the host keys were not kept".into() });
+        }
+        said += ", an overlay on a disk survives";
+    }
     checks.push(Check::passed("state", "SSH", said).with_findings(state));
     Ok(())
 }
 
-/// One boot of a fresh copy, up to its SSH server or to the end of its `/init`'s start.
-fn start(exam: &Exam, key: &Key, booted: &mut Booted) -> Result<(BootReport, Guest)> {
+/// A command without which nothing further can be judged.
+fn must(login: &Login, command: &str) -> Result<()> {
+    let answer = login.run(command, COMMAND_BUDGET)?;
+    match wrong_with(&answer, None, COMMAND_BUDGET) {
+        None => Ok(()),
+        Some(what) => bail!("{command}: {what}"),
+    }
+}
+
+/// A disk with an empty ext4 on it, for an overlay to be kept on.
+pub fn empty_disk(place: &Path, bytes: u64) -> Result<PathBuf> {
+    let sizing = SizePolicy { min_size: bytes, ..SizePolicy::default() };
+    let tree = RootTree::new(BodySource::new(Vec::new()));
+    let writer = filesystem::writer(&Filesystem::default_of(FilesystemKind::Ext4))?;
+    writer.write(&tree, &sizing, place, &Progress::hidden().stage("")).context("cannot make an empty disk")?;
+    Ok(place.to_path_buf())
+}
+
+/// One boot of a fresh copy, up to its SSH server or to the end of its `/init`'s start; with the overlay kept on a disk.
+fn start(exam: &Exam, key: &Key, booted: &mut Booted, overlay: Option<&Path>) -> Result<(BootReport, Guest)> {
     let log = exam.logs.join(match booted.logs.len() {
         0 => "boot.log".to_owned(),
         earlier => format!("boot-{}.log", earlier + 1),
     });
     let mut arguments = exam.arguments.clone();
     arguments.push(authorized_key_argument(&key.line));
+    let mut disks = vec![Disk::kept_as_it_is(exam.image)];
+    if let Some(overlay) = overlay {
+        disks.push(Disk::written(overlay));
+        arguments.push(OVERLAY_ARGUMENT.to_owned());
+    }
     booted.logs.push(log.clone());
     let expectations: &[&str] = if exam.has_sshd { &[] } else { &[READY] };
     super::boot_and_keep(&BootRequest {
         kernel: exam.kernel,
-        disks: &[Disk::kept_as_it_is(exam.image)],
+        disks: &disks,
         arguments: &arguments,
         expectations,
         ssh: exam.has_sshd,

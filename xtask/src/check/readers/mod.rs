@@ -11,12 +11,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::compare::Aspect;
 use super::contents::{Contents, Unreadable};
 use super::report::Finding;
 use crate::filesystem::FilesystemKind;
+use crate::filesystem::tool::Tool;
 use crate::report::progress::Stage;
 
 /// Who reads.
@@ -80,7 +81,10 @@ pub fn read(image: &Path, kind: FilesystemKind, reader: Reader, bodies: bool, st
     }
     match kernel::read(image, kind, bodies, stage) {
         Err(error) if reader == Reader::Auto && error.is::<kernel::CannotMount>() => {
-            let mut reading = by_tools(image, kind, bodies, stage)?;
+            let mut reading = by_tools(image, kind, bodies, stage).map_err(|other| match other.is::<NoReader>() {
+                true => NoReader(format!("{other:#}; {error:#}")).into(),
+                false => other,
+            })?;
             reading.notes.push(format!("{error:#}, so that programs read the image instead"));
             Ok(reading)
         }
@@ -90,10 +94,29 @@ pub fn read(image: &Path, kind: FilesystemKind, reader: Reader, bodies: bool, st
 
 fn by_tools(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
     match kind {
-        FilesystemKind::Ext4 => ext4::read(image, bodies, stage),
-        FilesystemKind::Squashfs => squashfs::read(image, bodies, stage),
-        FilesystemKind::Erofs => {
-            bail!("no program reads every name and byte of erofs here\nhint: check it as root, by the kernel's mount")
+        FilesystemKind::Ext4 => {
+            needed(debugfs::DEBUGFS)?;
+            ext4::read(image, bodies, stage)
         }
+        FilesystemKind::Squashfs => {
+            needed(squashfs::UNSQUASHFS)?;
+            squashfs::read(image, bodies, stage)
+        }
+        FilesystemKind::Erofs => {
+            let why = "no program tells every name and byte of erofs: only the kernel's mount does, as root";
+            Err(NoReader(why.to_owned()).into())
+        }
+    }
+}
+
+/// Nobody can read the image here, which says nothing about the image.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoReader(String);
+
+fn needed(tool: Tool) -> Result<(), NoReader> {
+    match tool.find() {
+        Some(_) => Ok(()),
+        None => Err(NoReader(format!("needs {} (apt-get install {})", tool.program, tool.package))),
     }
 }

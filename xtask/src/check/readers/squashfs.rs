@@ -28,8 +28,9 @@ const NO_TABLE: u64 = u64::MAX;
 pub fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
     let mut command = UNSQUASHFS.command()?;
     command.args(["-no-progress", "-quiet", "-pf", "/dev/stdout"]).arg(image);
-    let mut contents =
-        streamed(command, |stream| pseudo::read(&mut BufReader::new(stream), bodies, |bytes| stage.advance(bytes)))?;
+    let mut contents = streamed(command, bodies, |stream| {
+        pseudo::read(&mut BufReader::new(stream), bodies, |bytes| stage.advance(bytes))
+    })?;
     let mut judge = unsquashfs_name()?;
     let mut unseen = Vec::new();
     if has_xattrs(image)? {
@@ -44,8 +45,8 @@ pub fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
     Ok(Reading { unseen, ..Reading::new(contents, Vec::new(), judge) })
 }
 
-/// Runs a program whose standard output is read to its end by `consume`.
-fn streamed<T>(mut command: Command, consume: impl FnOnce(&mut dyn Read) -> Result<T>) -> Result<T> {
+/// Runs a program whose standard output `consume` reads: to its end, or as far as it likes.
+fn streamed<T>(mut command: Command, to_the_end: bool, consume: impl FnOnce(&mut dyn Read) -> Result<T>) -> Result<T> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .stdin(Stdio::null())
@@ -63,12 +64,15 @@ fn streamed<T>(mut command: Command, consume: impl FnOnce(&mut dyn Read) -> Resu
         });
         let consumed = consume(&mut output);
         drop(output);
+        if consumed.is_ok() && !to_the_end {
+            let _ = child.kill();
+        }
         (consumed, said.join().unwrap_or_default())
     });
     let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
     match consumed {
         Ok(value) => {
-            ensure!(status.success(), "{name} failed with {status}: {said}");
+            ensure!(status.success() || !to_the_end, "{name} failed with {status}: {said}");
             Ok(value)
         }
         // The program's own words explain more than what became of its output.
@@ -88,7 +92,7 @@ fn read_xattrs(image: &Path, contents: &mut Contents) -> Result<()> {
     command.args(["--root-becomes", "."]).arg(image);
     // Bodies are no matter here.
     let nowhere = File::options().write(true).open("/dev/null")?;
-    let tree = streamed(command, |stream| {
+    let tree = streamed(command, true, |stream| {
         tar::read_stream(stream, nowhere, &tar::Limits::default(), &mut |_| {}).context("the stream of sqfs2tar")
     })?;
     let mut xattrs: BTreeMap<_, _> = tree.entries().map(|entry| (entry.path.clone(), &entry.inode.xattrs)).collect();
