@@ -1,6 +1,7 @@
 //! One image from its spec to its file: what is decided before anything runs, and the way through tree, filesystem and
 //! manifest.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,6 +14,8 @@ use crate::artifact::verity::{self, Verity};
 use crate::artifact::{Manifest, Partial, TreeSummary, manifest_beside};
 use crate::assemble::{Assembly, Link};
 use crate::binaries::Binaries;
+use crate::check::contents::Contents;
+use crate::check::{self, Subject};
 use crate::filesystem::{self, Census, Filesystem, FilesystemKind, Part};
 use crate::oci::{Resolution, Resolver};
 use crate::plan::{self, BuildPlan, PlanError, PlannedBase, hash_file, hex};
@@ -86,6 +89,12 @@ impl Target {
     }
 }
 
+impl fmt::Display for NamedType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.kind, if self.verity { "+verity" } else { "" })
+    }
+}
+
 /// One image to be built, with all that is decided before anything runs.
 #[derive(Debug, Clone)]
 pub struct Order<'set> {
@@ -98,6 +107,8 @@ pub struct Order<'set> {
     pub verity: bool,
     pub sizing: SizePolicy,
     pub target: Target,
+    /// Hold the image against its tree before it is published.
+    pub check: bool,
     /// What to tell the person who asked.
     pub notes: Vec<String>,
 }
@@ -160,7 +171,7 @@ impl<'set> Order<'set> {
         if verity && matches!(filesystem, Some(Filesystem::Ext4(_))) {
             notes.push("an ext4 sealed with dm-verity is read-only: it cannot be grown or written to any more".into());
         }
-        Ok(Order { spec, chain, filesystem, verity, sizing: spec.sizing.clone(), target, notes })
+        Ok(Order { spec, chain, filesystem, verity, sizing: spec.sizing.clone(), target, check: true, notes })
     }
 
     pub fn plan(&self) -> &BuildPlan {
@@ -260,6 +271,11 @@ impl<'set> Order<'set> {
             census,
             verity,
         };
+        if self.check {
+            let (meant, _) = Contents::of(&tree, false, |_| {});
+            let chain = self.chain.iter().map(|link| link.spec);
+            check::guard(Subject::new(partial.path(), &manifest, Ok(meant), chain), progress)?;
+        }
         // Between the two steps the old manifest would speak of the new image.
         let place = manifest_beside(&image);
         if place.exists() {

@@ -137,6 +137,11 @@ impl Contents {
         (contents, unreadable)
     }
 
+    /// Does anything stand at `path`, which must be clean?
+    pub fn has(&self, path: &str) -> bool {
+        TreePath::new(path).is_ok_and(|path| self.records.contains_key(&path))
+    }
+
     /// Bytes of all files, each inode's once.
     pub fn file_bytes(&self) -> u64 {
         self.records.values().filter(|record| record.link_to.is_none()).map(Record::size).sum()

@@ -61,6 +61,7 @@ pub fn check(found: &Contents, meant: Option<&Contents>, placed: &[TreePath], al
             say(path.to_string(), "nothing may stand here: this folder is filled at boot".into());
         }
         if matches!(record.what, What::File { size: 1.., .. })
+            && !is_placed
             && path.as_bytes().strip_suffix(b".pub").is_none()
             && let Some((_, what)) = secrets.iter().find(|(glob, _)| glob.matches(path, false))
         {

@@ -27,6 +27,7 @@ use crate::filesystem::FilesystemKind;
 use crate::plan::hash_file;
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::tree::TreePath;
+use crate::spec::ImageSpec;
 
 /// An image and what it is to be held against.
 pub struct Subject<'a> {
@@ -37,6 +38,45 @@ pub struct Subject<'a> {
     /// Paths that the spec itself puts into the image.
     pub placed: Vec<TreePath>,
     pub max_size: Option<u64>,
+}
+
+impl<'a> Subject<'a> {
+    /// `chain` is the image's spec and those it is based on.
+    pub fn new<'spec>(
+        image: &'a Path,
+        manifest: &'a Manifest,
+        meant: Result<Contents, String>,
+        chain: impl Iterator<Item = &'spec ImageSpec>,
+    ) -> Self {
+        let mut subject = Subject { image, manifest, meant, placed: Vec::new(), max_size: None };
+        for spec in chain {
+            subject.placed.extend(spec.files.iter().map(|file| file.to.clone()));
+            subject.placed.extend(spec.devices.iter().map(|device| device.path.clone()));
+            if spec.name == manifest.name {
+                subject.max_size = spec.sizing.max_size;
+            }
+        }
+        subject
+    }
+}
+
+/// An image that failed its checks, with what they found.
+#[derive(Debug, thiserror::Error)]
+#[error("the image is not what it should be\n{0}")]
+pub struct CheckFailed(String);
+
+/// Asks an image that is about to be published what is asked quickly.
+pub fn guard(subject: Subject, progress: &Progress) -> Result<(), CheckFailed> {
+    let stage = progress.stage("check the image");
+    let (image, kind) = (subject.image.to_path_buf(), subject.manifest.filesystem.kind());
+    let name = subject.manifest.name.clone();
+    let (checks, _) = prove(subject, Depth::Quick, Reader::Auto, &Progress::hidden());
+    let report = CheckReport::new(&name, image, kind, checks);
+    if !report.passed {
+        return Err(CheckFailed(report.as_text()));
+    }
+    stage.finish("");
+    Ok(())
 }
 
 /// How much is asked.
@@ -64,6 +104,12 @@ pub fn prove(
         checks.push(digest(&subject));
         stage.finish("");
     }
+    if let (Some(verity), Depth::Full) = (&subject.manifest.verity, depth) {
+        let seal = verity::Seal { root_hash: &verity.root_hash, hash_offset: verity.hash_offset };
+        let stage = progress.stage("verify the seal");
+        checks.push(verity::check(subject.image, seal, &stage));
+        stage.finish("");
+    }
     let stage = progress.stage("fsck");
     checks.push(fsck::check(subject.image, kind));
     stage.finish("");
@@ -75,7 +121,8 @@ pub fn prove(
     stage.finish("");
     checks.push(check);
     if let Some(reading) = reading {
-        let size = subject.manifest.census.size;
+        // A seal comes on top of what the spec bounds.
+        let size = subject.manifest.verity.as_ref().map_or(subject.manifest.census.size, |verity| verity.hash_offset);
         // The read-only types are as large as their content: `max-size` is not theirs (DESIGN 5.1a).
         let max_size = subject.max_size.filter(|_| kind == FilesystemKind::Ext4);
         let allowance = Allowance { size, max_size };

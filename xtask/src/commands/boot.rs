@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::check::Built;
+use super::check::{Bootable, Built};
 use super::load_images;
 use crate::artifact::Partial;
 use crate::cache::Cache;
@@ -16,7 +16,6 @@ use crate::check::boot::{
     self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, Wanted, initramfs, kernel_arguments,
     on_terminal, ssh,
 };
-use crate::needs::{self, Work};
 use crate::plan::PlanError;
 use crate::report::progress::{Progress, human_bytes};
 use crate::workspace::Workspace;
@@ -67,15 +66,12 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
     let built = Built::find(&set, &arguments.name, &output, None)?;
     let spec = set.resolve(&arguments.name)?.boot;
-    needs::require(&[Work::Boot])?;
     let cache = Cache::open()?;
     let progress = Progress::on_stderr();
-    let stage = progress.stage("get a kernel");
-    let kernel = Kernel::fetch(cache.root())?;
-    stage.finish(&kernel.version);
-    let (accelerator, why) = boot::choose(arguments.accel, &kernel, &cache, &progress)?;
+    let Bootable { kernel, accelerator, why } = Bootable::get(arguments.accel, &cache, &progress)?;
     progress.note(format!("{}: by {} ({why})", arguments.name, accelerator.as_str()));
     let mut words = spec.arguments.clone();
+    words.extend(built.root_arguments());
     let disks = match &arguments.persist {
         Some(file) if built.is_read_only() => {
             overlay(file, &progress)?;

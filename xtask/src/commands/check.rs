@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::load_images;
+use crate::artifact::verity::Verity;
 use crate::artifact::{MANIFEST_FILE, Manifest};
 use crate::assemble;
 use crate::binaries::Binaries;
 use crate::cache::Cache;
-use crate::check::boot::{self, Booted, Exam, Kernel, Wanted};
+use crate::check::boot::{self, Accelerator, Booted, Exam, Kernel, Wanted};
 use crate::check::contents::Contents;
 use crate::check::{Check, CheckReport, Depth, Reader, Subject, prove};
 use crate::filesystem::FilesystemKind;
@@ -23,9 +24,8 @@ use crate::plan::PlanError;
 use crate::report::failure;
 use crate::report::progress::Progress;
 use crate::rootfs::tar;
-use crate::rootfs::tree::TreePath;
 use crate::spec::ImageSet;
-use crate::spec::model::Platform;
+use crate::spec::model::{Boot, Platform};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -144,7 +144,13 @@ impl Built {
 
     /// Is its root read-only whatever it is mounted with?
     pub fn is_read_only(&self) -> bool {
-        self.manifest.filesystem.kind() != FilesystemKind::Ext4
+        self.manifest.filesystem.kind() != FilesystemKind::Ext4 || self.manifest.verity.is_some()
+    }
+
+    /// What the kernel's command line must say for the root to be found, where that is not the disk itself.
+    pub fn root_arguments(&self) -> Vec<String> {
+        let sealed = |verity: &Verity| vec![verity.kernel_argument.clone(), "root=/dev/dm-0".to_owned()];
+        self.manifest.verity.as_ref().map(sealed).unwrap_or_default()
     }
 
     /// What to tell where the spec has moved on since the image was built.
@@ -159,18 +165,8 @@ impl Built {
     /// The image with what it is held against.
     fn subject(&self, set: &ImageSet, cache: &Cache, depth: Depth) -> Result<Subject<'_>> {
         let resolved = set.resolve(&self.name)?;
-        let mut placed: Vec<TreePath> = Vec::new();
-        for spec in resolved.ancestors.iter().copied().chain([resolved.spec]) {
-            placed.extend(spec.files.iter().map(|file| file.to.clone()));
-            placed.extend(spec.devices.iter().map(|device| device.path.clone()));
-        }
-        Ok(Subject {
-            image: &self.image,
-            manifest: &self.manifest,
-            meant: self.meant(cache, depth)?,
-            placed,
-            max_size: resolved.spec.sizing.max_size,
-        })
+        let chain = resolved.ancestors.iter().copied().chain([resolved.spec]);
+        Ok(Subject::new(&self.image, &self.manifest, self.meant(cache, depth)?, chain))
     }
 
     /// Starts the image and tries it. `found` is what was read of it.
@@ -187,36 +183,35 @@ impl Built {
                 format!("the image is for {}, and only this machine's own platform is started", self.target.platform);
             return Ok((vec![Check::skipped("boot", why)], None));
         }
-        needs::require(&[Work::Boot])?;
-        let has = |path: &str| {
-            let path = TreePath::new(path).expect("the paths written here are clean");
-            // What cannot be read is better tried than left out.
-            found.is_none_or(|found| found.records.contains_key(&path))
-        };
+        // What cannot be read is better tried than left out.
+        let has = |path| found.is_none_or(|found| found.has(path));
         if !has("init") {
             return Ok((vec![Check::skipped("boot", "the image has no /init")], None));
         }
+        let machine = Bootable::get(wanted, cache, progress)?;
         let boot = set.resolve(&self.name)?.boot;
-        let stage = progress.stage("get a kernel");
-        let kernel = Kernel::fetch(cache.root())?;
-        stage.finish(&kernel.version);
-        let (accelerator, why) = boot::choose(wanted, &kernel, cache, progress)?;
+        let (checks, booted) = boot::examine(&self.exam(&machine, &boot, has("usr/sbin/sshd"))?, progress)?;
+        Ok((checks, Some(booted)))
+    }
+
+    /// The image as it is to be booted.
+    pub fn exam<'a>(&'a self, machine: &'a Bootable, boot: &'a Boot, has_sshd: bool) -> Result<Exam<'a>> {
         let logs = self.image.parent().context("an image has a folder")?;
         boot::forget_logs(logs);
-        let exam = Exam {
+        let mut arguments = boot.arguments.clone();
+        arguments.extend(self.root_arguments());
+        Ok(Exam {
             name: &self.name,
             image: &self.image,
-            kernel: &kernel,
-            accelerator,
-            why,
-            arguments: boot.arguments.clone(),
+            kernel: &machine.kernel,
+            accelerator: machine.accelerator,
+            why: machine.why.clone(),
+            arguments,
             checks: &boot.checks,
-            has_sshd: has("usr/sbin/sshd"),
+            has_sshd,
             read_only: self.is_read_only(),
             logs,
-        };
-        let (checks, booted) = boot::examine(&exam, progress)?;
-        Ok((checks, Some(booted)))
+        })
     }
 
     /// The tree as it was read when the image was written.
@@ -233,5 +228,24 @@ impl Built {
             bail!("cannot read {path} of the cached tree: {error}");
         }
         Ok(Ok(contents))
+    }
+}
+
+/// What it takes to boot images on this host.
+pub struct Bootable {
+    pub kernel: Kernel,
+    pub accelerator: Accelerator,
+    /// Why it is this accelerator.
+    pub why: String,
+}
+
+impl Bootable {
+    pub fn get(wanted: Wanted, cache: &Cache, progress: &Progress) -> Result<Self> {
+        needs::require(&[Work::Boot])?;
+        let stage = progress.stage("get a kernel");
+        let kernel = Kernel::fetch(cache.root())?;
+        stage.finish(&kernel.version);
+        let (accelerator, why) = boot::choose(wanted, &kernel, cache, progress)?;
+        Ok(Bootable { kernel, accelerator, why })
     }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::filesystem::MissingTool;
 use crate::needs::Lacking;
+use crate::check::CheckFailed;
 use crate::plan::PlanError;
 use crate::spec::SpecErrors;
 
@@ -20,7 +21,12 @@ const HINT: &str = "hint: ";
 /// The exit code that an error stands for.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     let usage = error.chain().any(|cause| cause.is::<SpecErrors>() || cause.is::<PlanError>());
-    ExitCode::from(if usage { WRONG_USAGE } else { FAILED })
+    let unsound = error.chain().any(|cause| cause.is::<CheckFailed>());
+    ExitCode::from(match (usage, unsound) {
+        (true, _) => WRONG_USAGE,
+        (false, true) => CHECK_FAILED,
+        (false, false) => FAILED,
+    })
 }
 
 /// Is it something that this host, or this version of the tool, cannot do at all, and neither a wrong spec nor a build

@@ -89,20 +89,43 @@ pub struct Command {
     pub printed: String,
 }
 
+impl Booted {
+    fn none(exam: &Exam) -> Self {
+        Booted {
+            accelerator: exam.accelerator.as_str(),
+            why: exam.why.clone(),
+            kernel: exam.kernel.version.clone(),
+            to_init: None,
+            to_network: None,
+            to_ssh: None,
+            banner: None,
+            logs: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, report: &BootReport) {
+        let seconds = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 100.0).round() / 100.0);
+        self.to_init = seconds(report.to_init);
+        self.to_network = seconds(report.to_network);
+        self.to_ssh = seconds(report.to_ssh);
+        self.banner = report.ssh_banner.clone();
+    }
+}
+
+/// Boots the image once, for its times alone.
+pub fn measure(exam: &Exam) -> Result<Booted> {
+    let mut booted = Booted::none(exam);
+    let key = Key::make()?;
+    let (report, _guest) = start(exam, &key, &mut booted, None)?;
+    booted.take(&report);
+    Ok(booted)
+}
+
 /// Boots the image and, where it can be logged in to, a fresh copy of it, and judges it. What goes wrong is a failed check.
 pub fn examine(exam: &Exam, progress: &Progress) -> Result<(Vec<Check>, Booted)> {
     let judge = format!("{} ({}), Linux {}", qemu::version()?, exam.accelerator.as_str(), exam.kernel.version);
-    let mut booted = Booted {
-        accelerator: exam.accelerator.as_str(),
-        why: exam.why.clone(),
-        kernel: exam.kernel.version.clone(),
-        to_init: None,
-        to_network: None,
-        to_ssh: None,
-        banner: None,
-        logs: Vec::new(),
-        commands: Vec::new(),
-    };
+    let mut booted = Booted::none(exam);
     let mut checks = Vec::new();
     if let Err(error) = first_boot(exam, &judge, &mut booted, &mut checks, progress) {
         checks.push(Check::broken("boot", judge, &error));
@@ -121,11 +144,7 @@ fn first_boot(
     let stage = progress.stage(format!("boot ({})", exam.accelerator.as_str()));
     let started = Instant::now();
     let (report, mut guest) = start(exam, &key, booted, None)?;
-    let seconds = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 100.0).round() / 100.0);
-    booted.to_init = seconds(report.to_init);
-    booted.to_network = seconds(report.to_network);
-    booted.to_ssh = seconds(report.to_ssh);
-    booted.banner = report.ssh_banner.clone();
+    booted.take(&report);
     stage.finish("");
     checks.push(Check::passed("boot", judge, times(&report)).took(started.elapsed()));
     if !exam.has_sshd {

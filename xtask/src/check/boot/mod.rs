@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 pub use accelerate::{Wanted, choose};
-pub use exam::{Booted, Exam, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs};
+pub use exam::{Booted, Exam, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
 pub use kernel::{KERNEL_PACKAGE, Kernel};
 pub use qemu::{Accelerator, Disk, Guest, Machine, on_terminal};
 
