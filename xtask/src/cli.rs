@@ -28,6 +28,8 @@ enum Verb {
     Check(commands::check::Arguments),
     /// Start an image as a machine, and look around in it
     Boot(commands::boot::Arguments),
+    /// Build one image as every type, and set their costs side by side
+    Report(commands::report::Arguments),
     /// Show the images of this workspace
     List(commands::list::Arguments),
     /// Begin a new image: write a spec to start from
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Verb::Export(arguments) => commands::export::run(arguments),
         Verb::Check(arguments) => commands::check::run(arguments),
         Verb::Boot(arguments) => commands::boot::run(arguments),
+        Verb::Report(arguments) => commands::report::run(arguments),
         Verb::List(arguments) => commands::list::run(arguments),
         Verb::New(arguments) => commands::new::run(arguments),
         Verb::Doctor(arguments) => commands::doctor::run(arguments),

@@ -51,6 +51,7 @@ impl<'a> Subject<'a> {
         let mut subject = Subject { image, manifest, meant, placed: Vec::new(), max_size: None };
         for spec in chain {
             subject.placed.extend(spec.files.iter().map(|file| file.to.clone()));
+            subject.placed.extend(spec.binaries.iter().map(|binary| binary.to.clone()));
             subject.placed.extend(spec.devices.iter().map(|device| device.path.clone()));
             if spec.name == manifest.name {
                 subject.max_size = spec.sizing.max_size;

@@ -10,6 +10,7 @@ pub mod image;
 pub mod list;
 pub mod new;
 pub mod pack;
+pub mod report;
 pub mod test;
 pub mod tools;
 

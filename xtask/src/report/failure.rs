@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
+use crate::check::CheckFailed;
 use crate::filesystem::MissingTool;
 use crate::needs::Lacking;
-use crate::check::CheckFailed;
 use crate::plan::PlanError;
 use crate::spec::SpecErrors;
 

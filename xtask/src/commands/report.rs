@@ -1,0 +1,239 @@
+//! `report`: one spec as every type of image, side by side, in what people choose a type by.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use serde::Serialize;
+
+use super::check::{Bootable, Built};
+use super::load_images;
+use crate::assemble::{Assembly, Refresh};
+use crate::binaries::Binaries;
+use crate::cache::Cache;
+use crate::check::boot::{self, Booted, Wanted};
+use crate::check::contents::Contents;
+use crate::engine::OnFailure;
+use crate::engine::choose::{Choice, Engines};
+use crate::filesystem::tool::Tool;
+use crate::image::{NamedType, Order, Outcome, Suppliers, Target};
+use crate::oci::Resolver;
+use crate::plan::PlanError;
+use crate::report::progress::{Progress, human_bytes, human_duration};
+use crate::report::{failure, table};
+use crate::rootfs::tar;
+use crate::spec::ImageSet;
+use crate::workspace::Workspace;
+
+const ZSTD: Tool = Tool { program: "zstd", package: "zstd" };
+/// As images are published: quick, with a window of 128 MiB, in which a root repeats itself.
+const ZSTD_ARGUMENTS: [&str; 4] = ["-3", "--long=27", "-q", "-c"];
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Image to build as every type
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Types to build
+    #[arg(
+        long = "filesystem",
+        value_name = "TYPE,…",
+        value_delimiter = ',',
+        default_value = "ext4,squashfs,erofs,squashfs+verity,ext4+verity"
+    )]
+    types: Vec<NamedType>,
+    /// Leave the boots out
+    #[arg(long)]
+    no_boot: bool,
+    /// What runs the machine: kvm, tcg (emulation), or auto
+    #[arg(long, value_name = "ACCELERATOR", default_value = "auto")]
+    accel: Wanted,
+    /// Folder of image specs [default: the workspace's images/]
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one type costs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Row {
+    #[serde(rename = "type")]
+    named: String,
+    #[serde(flatten)]
+    outcome: Result<Cost, Failure>,
+}
+
+#[derive(Debug, Serialize)]
+struct Failure {
+    error: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Cost {
+    /// Bytes of the file.
+    size: u64,
+    /// Bytes that the file takes on this disk, holes not counted.
+    allocated: u64,
+    /// Bytes behind `zstd -3 --long=27`.
+    wire: u64,
+    /// Seconds of user and system time, from the finished tree to the image; of all programs together.
+    build_cpu: f64,
+    build_wall: f64,
+    writer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Booted>,
+}
+
+/// Builds, packs and boots one type after the other; the images are gone at the end.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let set = load_images(&workspace, arguments.images.as_ref())?;
+    let name = &arguments.name;
+    // What makes no sense is told before anything is built.
+    let progress = Progress::on_stderr();
+    let resolver = Resolver::new(false, progress.clone());
+    let suppliers = Suppliers { resolver: &resolver, binaries: Binaries::Build(&workspace, &progress) };
+    let order = |named: &NamedType| Order::new(&set, name, Target::host()?, Some(*named), &suppliers);
+    let orders = arguments.types.iter().map(order).collect::<Result<Vec<_>>>()?;
+    let Some(first) = orders.first() else { bail!(PlanError("no type was named".to_owned())) };
+    let cache = Cache::open()?;
+    cache.sweep()?;
+    let Choice { engine, .. } = Engines::new(&cache)?.choose(None, first.spec.engine)?;
+    let refresh = Refresh::default();
+    let assembly = Assembly { cache: &cache, engine: &*engine, refresh: &refresh, on_failure: OnFailure::default() };
+    // Built once, for all: what is measured is the way from the tree to the image.
+    let held = assembly.tree(&first.chain, &progress)?;
+    let tree = tar::read_file(fs::File::open(held.path())?, &tar::Limits::default(), &mut |_| {})?;
+    let (contents, _) = Contents::of(&tree, false, |_| {});
+    let machine = match !arguments.no_boot && contents.has("init") {
+        true => Some(Bootable::get(arguments.accel, &cache, &progress)?),
+        false => None,
+    };
+    let folder = cache.work_folder("report")?;
+    let report = Report { set: &set, assembly: &assembly, machine: machine.as_ref(), folder: folder.path() };
+    let mut rows = Vec::new();
+    for (named, order) in arguments.types.iter().zip(orders) {
+        let progress = progress.for_image(&format!("{name} as {named}"));
+        let outcome = report.cost(order, contents.has("usr/sbin/sshd"), &progress);
+        if let Err(error) = &outcome {
+            failure::say(error);
+        }
+        let outcome = outcome.map_err(|error| Failure { error: format!("{error:#}") });
+        rows.push(Row { named: named.to_string(), outcome });
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        let cells: Vec<[String; 7]> = rows.iter().map(Row::cells).collect();
+        print!("{}", table::columns(["type", "size", "on disk", "zstd -3", "build CPU", "to ssh", "writer"], &cells));
+    }
+    Ok(if rows.iter().all(|row| row.outcome.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Report<'a> {
+    set: &'a ImageSet,
+    assembly: &'a Assembly<'a>,
+    machine: Option<&'a Bootable>,
+    folder: &'a Path,
+}
+
+impl Report<'_> {
+    fn cost(&self, order: Order, has_sshd: bool, progress: &Progress) -> Result<Cost> {
+        let (name, target) = (order.spec.name.clone(), order.target);
+        // Reading the image back is another price.
+        let order = Order { check: false, ..order };
+        let (before, started) = (cpu_time()?, Instant::now());
+        let Outcome::Built { image, manifest } = order.fill(self.assembly, self.folder, progress)? else {
+            bail!("{name} was not built");
+        };
+        let (build_cpu, build_wall) = (cpu_time()?.saturating_sub(before), started.elapsed());
+        let about = fs::metadata(&image)?;
+        let stage = progress.stage("zstd");
+        let wire = packed_bytes(&image)?;
+        stage.finish(&human_bytes(wire));
+        let built = Built { name, target, image, manifest: *manifest };
+        let boot = match self.machine {
+            Some(machine) => {
+                let spec = self.set.resolve(&built.name)?.boot;
+                let stage = progress.stage(format!("boot ({})", machine.accelerator.as_str()));
+                let booted = boot::measure(&built.exam(machine, &spec, has_sshd)?)?;
+                stage.finish("");
+                Some(booted)
+            }
+            None => None,
+        };
+        fs::remove_file(&built.image)?;
+        let rounded = |time: Duration| (time.as_secs_f64() * 100.0).round() / 100.0;
+        Ok(Cost {
+            size: about.len(),
+            // `st_blocks` counts 512-byte units whatever the block size.
+            allocated: about.blocks() * 512,
+            wire,
+            build_cpu: rounded(build_cpu),
+            build_wall: rounded(build_wall),
+            writer: built.manifest.census.writer.clone(),
+            boot,
+        })
+    }
+}
+
+impl Row {
+    fn cells(&self) -> [String; 7] {
+        let kind = self.named.clone();
+        let Ok(cost) = &self.outcome else {
+            return [kind, "failed".into(), String::new(), String::new(), String::new(), String::new(), String::new()];
+        };
+        let seconds = |seconds: f64| human_duration(Duration::from_secs_f64(seconds));
+        let to_ssh = cost.boot.as_ref().and_then(|boot| boot.to_ssh).map(seconds).unwrap_or_default();
+        [
+            kind,
+            human_bytes(cost.size),
+            human_bytes(cost.allocated),
+            human_bytes(cost.wire),
+            seconds(cost.build_cpu),
+            to_ssh,
+            cost.writer.clone(),
+        ]
+    }
+}
+
+/// Processor time of this process and of all children it has waited for.
+fn cpu_time() -> Result<Duration> {
+    let mut total = Duration::ZERO;
+    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
+        let usage = getrusage(who).context("cannot ask for the processor time")?;
+        for time in [usage.user_time(), usage.system_time()] {
+            total += Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0));
+        }
+    }
+    Ok(total)
+}
+
+/// Length of the image once it is packed as it is published.
+fn packed_bytes(image: &Path) -> Result<u64> {
+    let mut command = ZSTD.command()?;
+    let mut child = command
+        .args(ZSTD_ARGUMENTS)
+        .stdin(fs::File::open(image)?)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start zstd")?;
+    let mut packed = child.stdout.take().expect("a pipe was asked for");
+    let bytes = io::copy(&mut packed.by_ref(), &mut io::sink())?;
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("zstd failed with {status}");
+    }
+    Ok(bytes)
+}
