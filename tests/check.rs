@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use snug_tests::{have, is_root, succeed, xtask};
+use snug_tests::{have, is_root, openclaw_image, succeed, xtask};
 
 /// What makes an image worth comparing: every type, long and short symlinks, names that need care, holes, attributes.
 const SPEC: &str = r#"
@@ -177,6 +177,106 @@ fn squashfs_is_compared_name_by_name_and_byte_by_byte() {
         assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stdout));
         assert_eq!(checks(&output)("tree")["state"], "failed", "{reader}");
     }
+}
+
+#[test]
+fn a_changed_block_of_a_sealed_image_is_named() {
+    if !have(&["busybox", "newuidmap", "e2fsck", "debugfs", "veritysetup"]) {
+        return;
+    }
+    let fixture = Fixture::new();
+    fixture.build("ext4+verity");
+    let image = fixture.folder.path().join("out/checked/rootfs.ext4");
+    let output = fixture.check("tools");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let verity = checks(&output)("verity");
+    // Nobody is left unasked.
+    assert!(verity["judge"].as_str().expect("words").contains("veritysetup") && verity["notes"].is_null(), "{verity}");
+    // A block that holds nothing: only the seal knows how it was.
+    let block = 1000;
+    flip(&image, block * 4096 + 5);
+    let output = fixture.check("tools");
+    assert_eq!(output.status.code(), Some(4));
+    let check = checks(&output);
+    assert_eq!(check("verity")["findings"][0]["place"], format!("block {block} (byte {})", block * 4096));
+    assert_eq!(check("tree")["state"], "passed");
+}
+
+#[test]
+fn an_image_that_is_not_what_it_should_be_is_not_published() {
+    if !have(&["busybox", "newuidmap", "debugfs"]) {
+        return;
+    }
+    let fixture = Fixture::new();
+    let image = fixture.build("ext4");
+    let good = fs::read(&image).expect("an image");
+    let spec = fixture.folder.path().join("images/checked/image.toml");
+    let step = "run = [\n    \"mkdir -p /root/.ssh; echo key > /root/.ssh/id_ed25519\",";
+    let text = fs::read_to_string(&spec).expect("the spec").replace("run = [", step);
+    fs::write(&spec, text).expect("a spec");
+    let output = fixture.command("image").output().expect("xtask runs");
+    assert_eq!(output.status.code(), Some(4));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("fits: /root/.ssh/id_ed25519: a private SSH key"), "{said}");
+    assert!(fs::read(&image).expect("the good image") == good, "the last good image was touched");
+    succeed(fixture.command("image").arg("--no-check"));
+    assert_eq!(fixture.check("tools").status.code(), Some(4));
+}
+
+#[test]
+fn a_console_without_a_terminal_is_refused() {
+    let output = xtask().args(["boot", "openclaw"]).stdin(Stdio::null()).output().expect("xtask runs");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("needs a terminal") && said.contains("hint: "), "{said}");
+}
+
+/// Two boots: one after the other on the same disk.
+#[test]
+fn a_command_runs_in_the_guest_and_what_it_writes_can_be_kept() {
+    if !have(&["qemu-system-x86_64", "apt-get", "dpkg-deb", "ssh", "ssh-keygen"]) {
+        return;
+    }
+    let Some(image) = openclaw_image() else { return };
+    let before = fs::metadata(&image).and_then(|about| about.modified()).expect("the image");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let disk = folder.path().join("kept.ext4");
+    let boot = |command: &str| {
+        let mut boot = xtask();
+        boot.args(["boot", "openclaw", "--accel", "tcg", "--ssh", "--persist"]).arg(&disk).args(["--", command]);
+        boot.stdin(Stdio::null()).output().expect("xtask runs")
+    };
+    let output = boot("echo kept > /root/kept; exit 7");
+    assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = boot("cat /root/kept");
+    assert_eq!(output.stdout, b"kept\n", "{}", String::from_utf8_lossy(&output.stderr));
+    succeed(Command::new("e2fsck").arg("-fn").arg(&disk));
+    assert_eq!(fs::metadata(&image).and_then(|about| about.modified()).expect("the image"), before);
+}
+
+/// Two boots, as everyone may ask for them.
+#[test]
+fn openclaw_passes_every_check_and_boots() {
+    if !have(&["qemu-system-x86_64", "apt-get", "dpkg-deb", "ssh", "ssh-keygen", "e2fsck", "debugfs"]) {
+        return;
+    }
+    if openclaw_image().is_none() {
+        return;
+    }
+    let output =
+        xtask().args(["check", "openclaw", "--boot", "--accel", "tcg", "--json"]).output().expect("xtask runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let check = checks(&output);
+    for question in ["digest", "fsck", "tree", "fits", "boot", "commands", "power-off", "state"] {
+        assert_eq!(check(question)["state"], "passed", "{question}");
+    }
+    let reports: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let boot = &reports[0]["boot"];
+    let time = |name: &str| boot[name].as_f64().unwrap_or_else(|| panic!("{name} in {boot}"));
+    assert!(time("to-init") < time("to-network") && time("to-network") < time("to-ssh"), "{boot}");
+    assert!(boot["banner"].as_str().expect("a banner").starts_with("SSH-2.0-"));
+    let commands = boot["commands"].as_array().expect("commands");
+    assert!(commands.iter().any(|command| command["run"] == "openclaw --version"), "{boot}");
 }
 
 #[test]
