@@ -137,7 +137,8 @@ fn a_full_disk_is_told_and_costs_nothing() {
     succeed(Command::new("bash").args(["-ec", script]).current_dir(folder.path()));
     let output = pack(&tar, &small.join("rootfs.ext4"), &[]);
     let left = fs::read_dir(&small).expect("the folder").count();
-    succeed(Command::new("umount").arg(&small));
+    // Lazily, as in [`Mounted`].
+    succeed(Command::new("umount").arg("--lazy").arg(&small));
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("is full") && said.contains("hint: "), "{said}");

@@ -101,16 +101,22 @@ impl<'path> Mounted<'path> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        // Something else on the machine may look into a new mount for a moment.
-        let gone = (0..50).any(|_| {
-            let done = Command::new("umount").arg(self.0).stderr(Stdio::null()).status();
-            done.expect("umount runs").success() || {
-                std::thread::sleep(Duration::from_millis(100));
-                false
-            }
-        });
-        assert!(gone || std::thread::panicking(), "{} stays mounted", self.0.display());
+        unmount(self.0);
     }
+}
+
+/// Unmounts, waiting for as long as the mount is busy. Tests run side by side in one process: a program that another one
+/// starts has this one's open files, too, between fork and exec, which takes long on a busy machine.
+pub fn unmount(place: &Path) {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let gone = (0..600).any(|_| {
+        let done = Command::new("umount").arg(place).stderr(Stdio::null()).status();
+        done.expect("umount runs").success() || {
+            std::thread::sleep(PAUSE);
+            false
+        }
+    });
+    assert!(gone || std::thread::panicking(), "{} stays mounted", place.display());
 }
 
 /// What a type or a program is known not to keep, and is not compared.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::oracle::{Image, reads_back_by_ext4_view, run};
 use crate::filesystem::Ext4Options;
-use crate::filesystem::testing::{have, is_root, sample_tree};
+use crate::filesystem::testing::{have, is_root, sample_tree, unmount};
 use crate::size::{Headroom, SizePolicy};
 
 #[track_caller]
@@ -90,7 +90,7 @@ impl<'place> Writable<'place> {
 
 impl Drop for Writable<'_> {
     fn drop(&mut self) {
-        assert!(Command::new("umount").arg(self.0).status().unwrap().success());
+        unmount(self.0);
     }
 }
 
@@ -153,5 +153,35 @@ fn the_kernel_fills_it_to_the_last_block_and_empties_it() {
         drop(mounted);
         image.is_clean();
         reads_back_by_ext4_view(&sample_tree(), &image);
+    }
+}
+
+/// Numbers of the blocks in which two images differ.
+fn differing_blocks(one: &[u8], other: &[u8]) -> Vec<usize> {
+    assert_eq!(one.len(), other.len());
+    one.chunks(4096).zip(other.chunks(4096)).enumerate().filter(|(_, (a, b))| a != b).map(|(block, _)| block).collect()
+}
+
+#[test]
+fn the_first_mount_writes_only_what_every_mount_writes() {
+    if !have(&["e2fsck", "mount", "debugfs"]) || !is_root() {
+        return;
+    }
+    // Lazy initialisation starts within ten seconds of a mount (`EXT4_DEF_LI_MAX_START_DELAY`, and as much again).
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(11);
+    let images = images();
+    let before: Vec<Vec<u8>> = images.iter().map(|image| fs::read(image.path()).unwrap()).collect();
+    let places: Vec<_> = images.iter().map(|image| (image.path(), image.mount_point())).collect();
+    let mounts: Vec<_> = places.iter().map(|(path, place)| Writable::new(path, place)).collect();
+    std::thread::sleep(PATIENCE);
+    drop(mounts);
+    for (image, before) in images.iter().zip(before) {
+        let after = fs::read(image.path()).unwrap();
+        let (_, said) = run("debugfs", &["-R", "blocks <8>"], &image.path());
+        let journal: Vec<usize> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let written = differing_blocks(&before, &after);
+        // The superblock has the time of the mount.
+        let unexpected: Vec<_> = written.iter().filter(|block| **block != 0 && !journal.contains(block)).collect();
+        assert!(written.contains(&0) && unexpected.is_empty(), "{written:?}");
     }
 }
