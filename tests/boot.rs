@@ -72,7 +72,7 @@ fn openclaw_boots_lets_its_key_holder_in_and_switches_off() {
 }
 
 /// Kernels are 90 MB each and change rarely: they are kept where the tool keeps them.
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     cache
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))

@@ -9,6 +9,7 @@ mod chromium;
 mod determinism;
 mod edges;
 mod faults;
+mod growth;
 mod hostile_builds;
 mod images;
 mod openclaw;
