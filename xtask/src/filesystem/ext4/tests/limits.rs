@@ -1,10 +1,14 @@
 //! What ext4 cannot hold is refused by type before anything is written, and one byte less is taken.
 
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
 use super::oracle::{Image, reads_back_by_debugfs};
 use super::trees::{at, empty, file};
 use crate::filesystem::Ext4Options;
 use crate::filesystem::ext4::{Ext4Error, NativeExt4, XattrError};
-use crate::filesystem::testing::have;
+use crate::filesystem::testing::{Lost, Mounted, compare, have, is_root};
 use crate::rootfs::tree::{Body, Inode, Kind, RootTree, Timestamp};
 use crate::size::SizePolicy;
 
@@ -36,6 +40,83 @@ fn attributes_are_taken_up_to_the_limit() {
     let error = refused("over", with_xattr("trusted.full", 4041));
     let source = XattrError::TooLarge { bytes: 4064, limit: 4060 };
     assert_eq!(error, Ext4Error::Xattrs { path: at("over"), source });
+}
+
+/// Bytes that an attribute takes (kernel documentation, `attributes.rst`): an entry of 16 and the name behind its prefix,
+/// and the value, each padded to four.
+fn attribute_bytes(name: &str, value: usize) -> usize {
+    16 + name.strip_prefix("trusted.").unwrap().len().next_multiple_of(4) + value.next_multiple_of(4)
+}
+
+/// Is there any way to divide the attributes between the 88 bytes of the inode and the 4060 of the block?
+fn there_is_room(attributes: &BTreeMap<String, usize>) -> bool {
+    let sizes: Vec<usize> = attributes.iter().map(|(name, value)| attribute_bytes(name, *value)).collect();
+    (0..1_u32 << sizes.len()).any(|inside| {
+        let sum = |wanted| (0..sizes.len()).filter(|at| (inside >> at & 1 == 1) == wanted).map(|at| sizes[at]).sum();
+        let (inode, block): (usize, usize) = (sum(true), sum(false));
+        inode <= 88 && block <= 4060
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Random attributes, the last of them as long as there is room, and then one byte longer.
+    #[test]
+    fn attributes_fill_inode_and_block_to_the_byte(
+        mut attributes in prop::collection::btree_map("trusted\\.[a-y]{1,40}", 0..500_usize, 0..7)
+    ) {
+        const LAST: &str = "trusted.z";
+        let longest = (0..4100).rev().find(|&length| {
+            attributes.insert(LAST.into(), length);
+            there_is_room(&attributes)
+        });
+        let longest = longest.expect("seven attributes of 500 bytes leave room");
+        let inode = |length: usize| {
+            let mut inode = file(1);
+            for (name, value) in &attributes {
+                let length = if name == LAST { length } else { *value };
+                inode.xattrs.insert(name.as_bytes().into(), vec![7; length].into());
+            }
+            inode
+        };
+        let mut tree = empty();
+        tree.insert(at("full"), inode(longest)).unwrap();
+        let image = Image::write(&tree, &SizePolicy::default(), &Ext4Options::default()).unwrap();
+        if have(&["e2fsck", "debugfs"]) {
+            image.is_clean();
+            reads_back_by_debugfs(&tree, &image);
+        }
+        if have(&["mount"]) && is_root() {
+            let (path, place) = (image.path(), image.mount_point());
+            let _mounted = Mounted::new(&path, "ext4", &place);
+            compare(&tree, &place, Lost::default());
+        }
+        match refused("over", inode(longest + 1)) {
+            Ext4Error::Xattrs { path, source: XattrError::TooLarge { bytes, limit } } => {
+                prop_assert_eq!((path, limit), (at("over"), 4060));
+                prop_assert!(bytes > limit, "{} bytes", bytes);
+            }
+            other => prop_assert!(false, "{}", other),
+        }
+    }
+}
+
+#[test]
+fn directories_may_be_as_deep_as_paths_are_long() {
+    let mut tree = empty();
+    // Short of `PATH_MAX` by what leads to the mount.
+    let deep = vec!["directory"; 400].join("/");
+    tree.insert(at(&format!("{deep}/file")), file(5000)).unwrap();
+    let image = Image::write(&tree, &SizePolicy::default(), &Ext4Options::default()).unwrap();
+    if have(&["e2fsck"]) {
+        image.is_clean();
+    }
+    if have(&["mount"]) && is_root() {
+        let (path, place) = (image.path(), image.mount_point());
+        let _mounted = Mounted::new(&path, "ext4", &place);
+        compare(&tree, &place, Lost::default());
+    }
 }
 
 #[test]

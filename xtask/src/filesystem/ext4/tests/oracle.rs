@@ -1,8 +1,13 @@
 //! What outside programs say about an image.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::unistd::{Whence, lseek64};
 use tempfile::TempDir;
 
 use super::super::NativeExt4;
@@ -148,5 +153,25 @@ pub fn reads_back_by_debugfs(tree: &RootTree, image: &Image) {
             let found = std::fs::read(values.join(format!("{number}-{at}"))).expect("debugfs wrote it");
             assert!(found == **value, "{} {}", entry.path, name.escape_ascii());
         }
+    }
+}
+
+/// The kernel finds data and holes where the tree has them, to the block (`lseek(2)`, SEEK_DATA and SEEK_HOLE).
+pub fn the_kernel_sees_the_holes(tree: &RootTree, place: &Path) {
+    for entry in tree.entries() {
+        let Kind::File(body) = &entry.inode.kind else { continue };
+        let touched = body.extents.as_slice().iter().filter(|range| range.length > 0);
+        let touched: BTreeSet<u64> =
+            touched.flat_map(|range| range.offset / 4096..(range.offset + range.length).div_ceil(4096)).collect();
+        let file = File::open(place.join(OsStr::from_bytes(entry.path.as_bytes()))).expect("a file");
+        let (mut found, mut position) = (BTreeSet::new(), 0);
+        while position < body.size {
+            // Past the last data there is none, which is an error of its own.
+            let Ok(data) = lseek64(&file, position as i64, Whence::SeekData) else { break };
+            let hole = lseek64(&file, data, Whence::SeekHole).expect("a hole ends every file") as u64;
+            found.extend(data as u64 / 4096..hole.div_ceil(4096));
+            position = hole;
+        }
+        assert_eq!(found, touched, "{}", entry.path);
     }
 }

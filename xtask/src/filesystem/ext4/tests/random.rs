@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::oracle::{Image, reads_back_by_debugfs, reads_back_by_ext4_view};
+use super::oracle::{Image, reads_back_by_debugfs, reads_back_by_ext4_view, the_kernel_sees_the_holes};
 use super::trees;
 use crate::filesystem::Ext4Options;
 use crate::filesystem::testing::{Lost, Mounted, compare, have, is_root};
@@ -44,6 +44,29 @@ proptest! {
             let (path, place) = (image.path(), image.mount_point());
             let _mounted = Mounted::new(&path, "ext4", &place);
             compare(&tree, &place, Lost::default());
+            the_kernel_sees_the_holes(&tree, &place);
+        }
+    }
+}
+
+proptest! {
+    // Few, because they are large: up to a gigabyte each, most of which is zeros and takes no room here.
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn files_across_group_and_extent_borders_read_back(
+        tree in trees::large(), policy in policies(), options in options()
+    ) {
+        let image = Image::write(&tree, &policy, &options).unwrap();
+        if have(&["e2fsck"]) {
+            image.is_clean();
+        }
+        reads_back_by_ext4_view(&tree, &image);
+        if have(&["mount"]) && is_root() {
+            let (path, place) = (image.path(), image.mount_point());
+            let _mounted = Mounted::new(&path, "ext4", &place);
+            compare(&tree, &place, Lost::default());
+            the_kernel_sees_the_holes(&tree, &place);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::oracle::Image;
 use super::trees::{at, comb, empty, file, zeros};
 use crate::filesystem::Ext4Options;
 use crate::filesystem::ext4::NativeExt4;
-use crate::filesystem::testing::{have, sample_tree};
+use crate::filesystem::testing::{Lost, Mounted, compare, have, is_root, sample_tree};
 use crate::rootfs::tree::{Body, Inode, Kind, RootTree};
 use crate::size::{Headroom, SizeDecision, SizePolicy};
 
@@ -187,5 +187,52 @@ fn a_directory_of_fifty_thousand_is_clean_and_every_name_is_found() {
     image.is_clean();
     // htree_dump walks the index and the leaves under it.
     let (_, said) = super::oracle::run("debugfs", &["-R", "htree_dump /many"], &image.path());
-    assert!(said.contains("Indirect levels: 1"), "{}", &said[..2000]);
+    assert!(said.contains("Indirect levels: 1"), "{said}");
+    if have(&["mount"]) && is_root() {
+        // Every name is looked up through the index by the kernel.
+        let (path, place) = (image.path(), image.mount_point());
+        let _mounted = Mounted::new(&path, "ext4", &place);
+        compare(&tree, &place, Lost::default());
+    }
+}
+
+#[test]
+fn the_smallest_contents_have_images() {
+    if !have(&["e2fsck", "dumpe2fs"]) {
+        return;
+    }
+    // 64 KiB are 16 blocks.
+    for blocks in [0, 1, 15, 16, 17] {
+        for (policy, options) in [(FULL, without_journal()), (SizePolicy::default(), Ext4Options::default())] {
+            let tree = zeros(blocks);
+            let image = Image::write(&tree, &policy, &options).unwrap();
+            image.is_clean();
+            let (success, said) = super::oracle::run("dumpe2fs", &[], &image.path());
+            let count = format!("Block count:              {}\n", image.census.size / 4096);
+            assert!(success && said.contains(&count), "{said}");
+            super::oracle::reads_back_by_ext4_view(&tree, &image);
+            if have(&["mount"]) && is_root() {
+                let (path, place) = (image.path(), image.mount_point());
+                let _mounted = Mounted::new(&path, "ext4", &place);
+                compare(&tree, &place, Lost::default());
+            }
+        }
+    }
+}
+
+#[test]
+fn content_up_to_the_border_of_descriptors_and_of_twenty_gigabytes_fits_to_the_block() {
+    if !have(&["e2fsck"]) {
+        return;
+    }
+    // A block of descriptors tells of 64 groups; 160 groups are 20 GiB.
+    for (groups, more) in [(64, -1), (64, 0), (64, 1), (160, 0)] {
+        let border: u64 = groups * 32768;
+        let overhead = decide(&zeros(border - 5000), &FULL, &without_journal()).total_blocks - (border - 5000);
+        let blocks = (border - overhead).saturating_add_signed(more);
+        let image = Image::write(&zeros(blocks), &FULL, &without_journal()).unwrap();
+        image.is_clean();
+        let size = image.census.size / 4096;
+        assert!(size.abs_diff(border.saturating_add_signed(more)) <= 70, "{blocks} blocks of data: {size}");
+    }
 }

@@ -29,6 +29,24 @@ impl ReadAt for Zeros {
     }
 }
 
+/// Zeros with a noisy block here and there: large bodies that take little room in the image file.
+pub struct Pebbles;
+
+/// One block of so many is noise; a prime, so that noise falls everywhere in a group.
+const PEBBLE: u64 = 251;
+
+impl ReadAt for Pebbles {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        buffer.fill(0);
+        let end = offset + buffer.len() as u64;
+        for block in (offset / 4096..end.div_ceil(4096)).filter(|block| block % PEBBLE == 0) {
+            let (from, to) = ((block * 4096).max(offset), (block * 4096 + 4096).min(end));
+            Noise.read_exact_at(&mut buffer[(from - offset) as usize..(to - offset) as usize], from)?;
+        }
+        Ok(())
+    }
+}
+
 pub fn at(path: &str) -> TreePath {
     TreePath::new(path).expect("a good path")
 }
@@ -138,6 +156,25 @@ pub fn tree(time: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = Roo
                     tree.insert(path, inode).expect("its folder is one");
                 }
             }
+        }
+        tree
+    })
+}
+
+/// One or two files whose sizes lie around multiples of a group's blocks, which is also the longest extent, between
+/// small ones that move where they begin.
+pub fn large() -> impl Strategy<Value = RootTree> {
+    let size = (1..3_u64, -2..3_i64, -1..2_i64).prop_map(|(groups, blocks, bytes)| {
+        (groups * 32768).saturating_add_signed(blocks).saturating_mul(4096).saturating_add_signed(bytes)
+    });
+    (vec((size, any::<u16>()), 1..3), vec(0..70_000_u64, 0..20)).prop_map(|(large, small)| {
+        let mut tree = RootTree::new(BodySource::new(Pebbles));
+        for (number, size) in small.into_iter().enumerate() {
+            tree.insert(at(&format!("{}/small-{number}", number % 3)), file(size)).expect("a new name");
+        }
+        for (number, (size, source)) in large.into_iter().enumerate() {
+            let body = Body::contiguous(size, u64::from(source) * 4096);
+            tree.insert(at(&format!("{number}/large")), Inode::new(Kind::File(body), 0o600)).expect("a new name");
         }
         tree
     })
