@@ -1,5 +1,6 @@
 //! `doctor`: what this host can do, proved by doing it, and the one command that mends each lack.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -14,6 +15,7 @@ use crate::cache::Cache;
 use crate::engine::choose;
 use crate::filesystem::{self, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
 use crate::image::{Order, Suppliers, Target};
+use crate::jobs;
 use crate::needs::{self, Work};
 use crate::oci::{OciError, Resolver};
 use crate::report::progress::Progress;
@@ -32,6 +34,12 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
 }
+
+/// Most of a probe is waiting for a program to start.
+const AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).expect("4 is not 0");
+
+/// Tries something, and answers by what it can be done.
+type Probe<'a> = Box<dyn Fn() -> Result<String> + Sync + 'a>;
 
 /// One thing that a host may be able to do.
 #[derive(Debug, Serialize)]
@@ -69,22 +77,27 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let set = load_images(&workspace, arguments.images.as_ref())?;
     let cache = Cache::open()?;
-    let mut findings = Vec::new();
+    let mut probes: Vec<(String, Probe)> = Vec::new();
     for kind in EngineKind::ALL {
-        let probed = choose::engine(kind, &cache).probe();
-        findings.push(Finding::of(format!("engine {kind}"), probed.map(|()| "its probe passes".to_owned())));
+        let cache = &cache;
+        let probe = move || choose::engine(kind, cache).probe().map(|()| "its probe passes".to_owned());
+        probes.push((format!("engine {kind}"), Box::new(probe)));
     }
-    findings.push(Finding::of("base debian", bootstrap::probe().and_then(|()| version("mmdebstrap", "--version"))));
-    findings.push(Finding::of("base oci", proved(Work::OciBase, "skopeo", "--version")));
+    let debian = || bootstrap::probe().and_then(|()| version("mmdebstrap", "--version"));
+    probes.push(("base debian".to_owned(), Box::new(debian)));
+    probes.push(("base oci".to_owned(), Box::new(|| proved(Work::OciBase, "skopeo", "--version"))));
     for (what, filesystem) in filesystems() {
-        findings.push(Finding::of(what, write_a_sample(&filesystem)));
+        probes.push((what, Box::new(move || write_a_sample(&filesystem))));
     }
-    findings.push(Finding::of("check: ext4", proved(Work::Check, "e2fsck", "-V")));
-    findings.push(Finding::of("check --boot", boot()));
-    let images = set.iter().map(|(name, _)| Finding::of(format!("image {name}"), can_be_built(&set, name, &workspace)));
-    let images: Vec<Finding> = images.collect();
-    let ready = images.iter().all(|image| image.can);
-    findings.extend(images);
+    probes.push(("check of ext4".to_owned(), Box::new(|| proved(Work::Check, "e2fsck", "-V"))));
+    probes.push(("check --boot".to_owned(), Box::new(boot)));
+    let first_image = probes.len();
+    for name in set.names() {
+        let (set, workspace) = (&set, &workspace);
+        probes.push((format!("image {name}"), Box::new(move || can_be_built(set, name, workspace))));
+    }
+    let findings = jobs::run(&probes, AT_ONCE, |(what, probe)| Finding::of(what.as_str(), probe()));
+    let ready = findings[first_image..].iter().all(|image| image.can);
 
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);

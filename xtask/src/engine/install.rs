@@ -35,7 +35,7 @@ mkdir -p $cache/partial $none/partial
 options='-q -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 -o APT::Keep-Downloaded-Packages=true'
 [ -z "$SSL_CERT_FILE" ] || options="$options -o Acquire::https::CAInfo=$SSL_CERT_FILE"
 apt-get $options -o APT::Update::Error-Mode=any update
-apt-get $options -q -q -o Dir::Cache::Archives=$none --print-uris install -y --no-install-recommends -- "$@" |
+apt-get $options -q -q -o Acquire::ForceHash=SHA256 -o Dir::Cache::Archives=$none --print-uris install -y --no-install-recommends -- "$@" |
 while read -r address name length digest; do
     [ -f "$cache/$name" ] || continue
     case $digest in
