@@ -114,9 +114,15 @@ fn a_damaged_package_in_the_cache_is_fetched_anew() {
     }
     let workshop = Workshop::new();
     // The base comes from the cache of the person who runs the tests: only what is done with it is of interest here.
-    workshop.write_spec("plain", "base = { debian = \"trixie\" }\n");
+    workshop.write_spec("debian-of-the-tests", "base = { debian = \"trixie\" }\n");
     let base = workshop.path("debian.tar");
-    succeed(xtask().args(["export", "plain", "--output"]).arg(&base).arg("--images").arg(workshop.path("images")));
+    succeed(
+        xtask()
+            .args(["export", "debian-of-the-tests", "--output"])
+            .arg(&base)
+            .arg("--images")
+            .arg(workshop.path("images")),
+    );
     let spec = |rest: &str| {
         let base = base.display();
         workshop.write_spec(
