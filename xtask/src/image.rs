@@ -16,14 +16,16 @@ use crate::assemble::{Assembly, Link};
 use crate::binaries::Binaries;
 use crate::check::contents::Contents;
 use crate::check::{self, Subject};
+use crate::filesystem::requires::missed;
 use crate::filesystem::{self, Census, Filesystem, FilesystemKind, Part};
+use crate::first_stage;
 use crate::oci::{Resolution, Resolver};
 use crate::plan::{self, BuildPlan, PlanError, PlannedBase, hash_file, hex};
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::tree::{Kind, RootTree};
 use crate::rootfs::{packages, tar};
 use crate::size::SizePolicy;
-use crate::spec::model::Platform;
+use crate::spec::model::{KernelVersion, Platform};
 use crate::spec::{ImageSet, ImageSpec};
 
 /// Part of every image's fingerprint: raised when the same tree would come out as other bytes than before.
@@ -162,14 +164,14 @@ impl<'set> Order<'set> {
             chain.push(Link { spec, plan });
         }
         let spec = resolved.spec;
-        if spec.overlay.is_some() {
-            bail!(PlanError(format!("{name}: `overlay` is not built yet")));
-        }
         let mut notes = Vec::new();
         let filesystem = choose_filesystem(spec, named.map(|named| named.kind), &mut notes)?;
         let verity = spec.verity || named.is_some_and(|named| named.verity);
         if verity && matches!(filesystem, Some(Filesystem::Ext4(_))) {
             notes.push("an ext4 sealed with dm-verity is read-only: it cannot be grown or written to any more".into());
+        }
+        if let (Some(filesystem), Some(kernel)) = (&filesystem, resolved.boot.kernel) {
+            refuse_for_kernel(name, filesystem, verity, kernel)?;
         }
         Ok(Order { spec, chain, filesystem, verity, sizing: spec.sizing.clone(), target, check: true, notes })
     }
@@ -204,7 +206,8 @@ impl<'set> Order<'set> {
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(format!("image {IMAGE_FORMAT} {} {}\n", self.target.platform, self.plan().fingerprint));
-        hash.update(serde_json::to_vec(&(&self.filesystem, self.verity, &self.sizing))?);
+        hash.update(serde_json::to_vec(&(&self.filesystem, self.verity, &self.sizing, self.spec.overlay))?);
+        hash.update(Sha256::digest(first_stage::SCRIPT));
         Ok(hex(&hash.finalize()))
     }
 
@@ -245,10 +248,9 @@ impl<'set> Order<'set> {
         // A folder that cannot be written to is better known before the tree is built.
         drop(Partial::begin(&image)?);
         // What cannot be written here is better known before the tree is built.
-        filesystem::writer(filesystem)?;
+        filesystem::writer(filesystem, progress)?;
         let held = assembly.tree(&self.chain, progress)?;
-        let tree = tar::read_file(File::open(held.path())?, &tar::Limits::default(), &mut |_| {})
-            .with_context(|| format!("cannot read the finished tree {}", held.path().display()))?;
+        let tree = finished_tree(held.path(), self.spec)?;
 
         let Written { partial, census, verity } =
             write(&tree, filesystem, self.verity, &self.sizing, &image, progress)?;
@@ -287,6 +289,27 @@ impl<'set> Order<'set> {
     }
 }
 
+/// The tree of `spec` as its image holds it: the one that was built and kept at `tar`, with the tool's own first stage.
+pub fn finished_tree(tar: &Path, spec: &ImageSpec) -> Result<RootTree> {
+    let mut tree = tar::read_file(File::open(tar)?, &tar::Limits::default(), &mut |_| {})
+        .with_context(|| format!("cannot read the finished tree {}", tar.display()))?;
+    first_stage::install(&mut tree, spec.overlay)
+        .with_context(|| format!("cannot put the first stage into the tree of {}", spec.name))?;
+    Ok(tree)
+}
+
+/// Refuses what the oldest kernel that the spec wants to support cannot read.
+fn refuse_for_kernel(name: &str, filesystem: &Filesystem, verity: bool, kernel: KernelVersion) -> Result<()> {
+    let Some(missed) = missed(filesystem, verity, (kernel.major, kernel.minor)) else { return Ok(()) };
+    let (major, minor) = missed.since;
+    bail!(PlanError(format!(
+        "{name}: the guest's kernel {kernel} does not know {}: Linux has it since {major}.{minor}\n\
+         hint: raise `kernel` in [boot], or choose other options of {}",
+        missed.feature,
+        filesystem.kind()
+    )));
+}
+
 /// An image that is written and not yet published.
 pub struct Written {
     pub partial: Partial,
@@ -304,7 +327,7 @@ pub fn write(
     place: &Path,
     progress: &Progress,
 ) -> Result<Written> {
-    let writer = filesystem::writer(filesystem)?;
+    let writer = filesystem::writer(filesystem, progress)?;
     let partial = Partial::begin(place)?;
     let stage = progress.stage(format!("write {}", filesystem.kind()));
     let mut census = writer

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod commands;
 pub mod engine;
 pub mod filesystem;
+pub mod first_stage;
 pub mod image;
 pub mod interrupt;
 pub mod jobs;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::filesystem::{Ext4Writer, Filesystem};
+use crate::filesystem::{Ext4Writer, Filesystem, erofs};
 use crate::image::Order;
 use crate::plan::PlannedBase;
 use crate::spec::model::Platform;
@@ -19,6 +19,7 @@ pub enum Work {
     /// ext4 by `writer = "mke2fs"` or `"loop"`.
     Mke2fs,
     Squashfs,
+    Erofs,
     /// Holding images against what they were made from.
     Check,
     /// Steps of images for another machine than this one.
@@ -44,13 +45,14 @@ const fn need(package: &'static str, proofs: &'static [&'static str], purpose: &
 }
 
 impl Work {
-    pub const ALL: [Work; 10] = [
+    pub const ALL: [Work; 11] = [
         Work::Builtin,
         Work::DebianBase,
         Work::OciBase,
         Work::Ext4,
         Work::Mke2fs,
         Work::Squashfs,
+        Work::Erofs,
         Work::Check,
         Work::Emulation,
         Work::Boot,
@@ -66,6 +68,7 @@ impl Work {
             Work::Ext4 => "filesystem ext4",
             Work::Mke2fs => "filesystem ext4 by mke2fs",
             Work::Squashfs => "filesystem squashfs",
+            Work::Erofs => "filesystem erofs",
             Work::Check => "check",
             Work::Emulation => "other platforms",
             Work::Boot => "check --boot",
@@ -96,6 +99,9 @@ impl Work {
             Work::Ext4 => &[],
             Work::Mke2fs => const { &[need("e2fsprogs", &["mke2fs"], "write ext4 by mke2fs")] },
             Work::Squashfs => const { &[need("squashfs-tools-ng", &["tar2sqfs", "mksquashfs"], "write squashfs")] },
+            // By programs of a newer Debian, unpacked where this host's are too old.
+            Work::Erofs if erofs::host_version().is_some() => &[],
+            Work::Erofs => Work::DebianBase.needs(),
             Work::Check => {
                 const {
                     &[
@@ -169,7 +175,7 @@ impl Work {
             Filesystem::Ext4(options) if options.writer == Ext4Writer::Native => Some(Work::Ext4),
             Filesystem::Ext4(_) => Some(Work::Mke2fs),
             Filesystem::Squashfs(_) => Some(Work::Squashfs),
-            Filesystem::Erofs(_) => None,
+            Filesystem::Erofs(_) => Some(Work::Erofs),
         }
     }
 }

@@ -38,11 +38,11 @@ impl Tools {
     /// `packages` of `suite` (`trixie`) for this machine's architecture, with all they depend on: from the cache or, the
     /// first time, from Debian's archive. Needs mmdebstrap and the namespaces that a Debian base needs.
     pub fn fetch(cache: &Cache, suite: &str, packages: &[&str], progress: &Progress) -> Result<Self> {
+        if let Some(tools) = Self::cached(cache, suite, packages) {
+            return Ok(tools);
+        }
         let name = name(suite, packages);
         let root = cache.tools().join(&name);
-        if root.is_dir() {
-            return Ok(Tools { root });
-        }
         let _lock =
             cache.lock(&name, || progress.note(format!("another run fetches {}; waiting", packages.join(", "))))?;
         // Another run may have fetched them while this one waited.
@@ -51,6 +51,12 @@ impl Tools {
                 .with_context(|| format!("cannot get {} from Debian {suite}", packages.join(", ")))?;
         }
         Ok(Tools { root })
+    }
+
+    /// As [`Self::fetch`], where that would ask nobody.
+    pub fn cached(cache: &Cache, suite: &str, packages: &[&str]) -> Option<Self> {
+        let root = cache.tools().join(name(suite, packages));
+        root.is_dir().then_some(Tools { root })
     }
 
     /// The folder, laid out as a root filesystem.

@@ -1,18 +1,21 @@
 //! The filesystem type's own check.
 
 use std::path::Path;
+use std::process::Output;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
 use super::report::Check;
 use crate::filesystem::FilesystemKind;
+use crate::filesystem::erofs::ErofsUtils;
 use crate::filesystem::tool::Tool;
+use crate::report::progress::Progress;
 
 const QUESTION: &str = "fsck";
 const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };
 const UNSQUASHFS: Tool = Tool { program: "unsquashfs", package: "squashfs-tools" };
-const FSCK_EROFS: Tool = Tool { program: "fsck.erofs", package: "erofs-utils" };
+const FSCK_EROFS: &str = "fsck.erofs";
 /// Lines of a program's verdict that are worth showing.
 const LINES: usize = 12;
 
@@ -20,10 +23,10 @@ const LINES: usize = 12;
 pub fn check(image: &Path, kind: FilesystemKind) -> Check {
     let started = Instant::now();
     let (tool, version, arguments): (Tool, &str, &[&str]) = match kind {
+        FilesystemKind::Erofs => return erofs(image).took(started.elapsed()),
         FilesystemKind::Ext4 => (E2FSCK, "-V", &["-f", "-n"]),
         // squashfs has none: what reads all of its tables stands in for it.
         FilesystemKind::Squashfs => (UNSQUASHFS, "-version", &["-no-progress", "-lln"]),
-        FilesystemKind::Erofs => (FSCK_EROFS, "-V", &[]),
     };
     if tool.find().is_none() {
         return Check::skipped(QUESTION, format!("needs {} (apt-get install {})", tool.program, tool.package));
@@ -33,16 +36,33 @@ pub fn check(image: &Path, kind: FilesystemKind) -> Check {
         .took(started.elapsed())
 }
 
+/// The program that comes with the one that writes erofs.
+fn erofs(image: &Path) -> Check {
+    let utils = match ErofsUtils::find(&Progress::hidden()) {
+        Ok(utils) => utils,
+        Err(error) => return Check::skipped(QUESTION, format!("{error:#}")),
+    };
+    let output = utils.command(FSCK_EROFS).and_then(|mut fsck| fsck.arg(image).output().context("cannot start it"));
+    match output {
+        Ok(output) => verdict(format!("{FSCK_EROFS} {}", utils.version()), output),
+        Err(error) => Check::broken(QUESTION, FSCK_EROFS, &error),
+    }
+}
+
 fn run(tool: Tool, version: &str, arguments: &[&str], image: &Path) -> Result<Check> {
     let judge = name(tool, version)?;
     let output = tool.command()?.args(arguments).arg(image).output().context("cannot start it")?;
+    Ok(verdict(judge, output))
+}
+
+fn verdict(judge: String, output: Output) -> Check {
     if output.status.success() {
-        return Ok(Check::passed(QUESTION, judge, "clean"));
+        return Check::passed(QUESTION, judge, "clean");
     }
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let shown = lines[..lines.len().min(LINES)].join("\n");
-    Ok(Check::failed(QUESTION, judge, format!("{}\n{shown}", output.status)))
+    Check::failed(QUESTION, judge, format!("{}\n{shown}", output.status))
 }
 
 /// The first line of what a program says of itself, up to the date: `e2fsck 1.47.0`.

@@ -68,7 +68,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let spec = set.resolve(&arguments.name)?.boot;
     let cache = Cache::open()?;
     let progress = Progress::on_stderr();
-    let Bootable { kernel, accelerator, why } = Bootable::get(arguments.accel, &cache, &progress)?;
+    let Bootable { kernel, accelerator, why } =
+        Bootable::get(arguments.accel, built.manifest.verity.is_some(), &cache, &progress)?;
     progress.note(format!("{}: by {} ({why})", arguments.name, accelerator.as_str()));
     let mut words = spec.arguments.clone();
     words.extend(built.root_arguments());

@@ -1,6 +1,5 @@
 //! `check`: is an image what it should be?
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,24 +7,22 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::load_images;
-use crate::artifact::verity::Verity;
 use crate::artifact::{MANIFEST_FILE, Manifest};
 use crate::assemble;
 use crate::binaries::Binaries;
 use crate::cache::Cache;
-use crate::check::boot::{self, Accelerator, Booted, Exam, Kernel, Wanted};
+use crate::check::boot::{self, Accelerator, Booted, Exam, Kernel, Mapper, Wanted, mapper};
 use crate::check::contents::Contents;
 use crate::check::{Check, CheckReport, Depth, Reader, Subject, prove};
 use crate::filesystem::FilesystemKind;
-use crate::image::{NamedType, Order, Suppliers, Target};
+use crate::image::{self, NamedType, Order, Suppliers, Target};
 use crate::needs::{self, Work};
 use crate::oci::Resolver;
 use crate::plan::PlanError;
 use crate::report::failure;
 use crate::report::progress::Progress;
-use crate::rootfs::tar;
-use crate::spec::ImageSet;
 use crate::spec::model::{Boot, Platform};
+use crate::spec::{ImageSet, ImageSpec};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -149,8 +146,7 @@ impl Built {
 
     /// What the kernel's command line must say for the root to be found, where that is not the disk itself.
     pub fn root_arguments(&self) -> Vec<String> {
-        let sealed = |verity: &Verity| vec![verity.kernel_argument.clone(), "root=/dev/dm-0".to_owned()];
-        self.manifest.verity.as_ref().map(sealed).unwrap_or_default()
+        self.manifest.verity.as_ref().map(|verity| mapper::arguments(verity).into()).unwrap_or_default()
     }
 
     /// What to tell where the spec has moved on since the image was built.
@@ -166,7 +162,7 @@ impl Built {
     fn subject(&self, set: &ImageSet, cache: &Cache, depth: Depth) -> Result<Subject<'_>> {
         let resolved = set.resolve(&self.name)?;
         let chain = resolved.ancestors.iter().copied().chain([resolved.spec]);
-        Ok(Subject::new(&self.image, &self.manifest, self.meant(cache, depth)?, chain))
+        Ok(Subject::new(&self.image, &self.manifest, self.meant(resolved.spec, cache, depth)?, chain))
     }
 
     /// Starts the image and tries it. `found` is what was read of it.
@@ -188,7 +184,7 @@ impl Built {
         if !has("init") {
             return Ok((vec![Check::skipped("boot", "the image has no /init")], None));
         }
-        let machine = Bootable::get(wanted, cache, progress)?;
+        let machine = Bootable::get(wanted, self.manifest.verity.is_some(), cache, progress)?;
         let boot = set.resolve(&self.name)?.boot;
         let (checks, booted) = boot::examine(&self.exam(&machine, &boot, has("usr/sbin/sshd"))?, progress)?;
         Ok((checks, Some(booted)))
@@ -215,14 +211,13 @@ impl Built {
     }
 
     /// The tree as it was read when the image was written.
-    fn meant(&self, cache: &Cache, depth: Depth) -> Result<Result<Contents, String>> {
+    fn meant(&self, spec: &ImageSpec, cache: &Cache, depth: Depth) -> Result<Result<Contents, String>> {
         let path = cache.tree(&assemble::subject(&self.name, self.target.platform), &self.manifest.tree.fingerprint);
         if !path.is_file() {
             let name = &self.name;
             return Ok(Err(format!("the tree it was made from is no longer in the cache; cargo xtask image {name}")));
         }
-        let tree = tar::read_file(File::open(&path)?, &tar::Limits::default(), &mut |_| {})
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let tree = image::finished_tree(&path, spec)?;
         let (contents, unreadable) = Contents::of(&tree, depth == Depth::Full, |_| {});
         if let Some((path, error)) = unreadable.into_iter().next() {
             bail!("cannot read {path} of the cached tree: {error}");
@@ -240,11 +235,15 @@ pub struct Bootable {
 }
 
 impl Bootable {
-    pub fn get(wanted: Wanted, cache: &Cache, progress: &Progress) -> Result<Self> {
+    /// `sealed`: with what opens images under dm-verity.
+    pub fn get(wanted: Wanted, sealed: bool, cache: &Cache, progress: &Progress) -> Result<Self> {
         needs::require(&[Work::Boot])?;
         let stage = progress.stage("get a kernel");
-        let kernel = Kernel::fetch(cache.root())?;
+        let mut kernel = Kernel::fetch(cache.root())?;
         stage.finish(&kernel.version);
+        if sealed {
+            kernel.mapper = Some(Mapper::fetch(cache, progress)?);
+        }
         let (accelerator, why) = boot::choose(wanted, &kernel, cache, progress)?;
         Ok(Bootable { kernel, accelerator, why })
     }

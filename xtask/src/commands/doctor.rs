@@ -13,6 +13,7 @@ use crate::binaries::Binaries;
 use crate::bootstrap;
 use crate::cache::Cache;
 use crate::engine::choose;
+use crate::filesystem::erofs::ErofsUtils;
 use crate::filesystem::{self, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
 use crate::image::{Order, Suppliers, Target};
 use crate::jobs;
@@ -123,12 +124,24 @@ fn filesystems() -> Vec<(String, Filesystem)> {
 
 /// Writes an image of an empty tree, and answers what wrote it.
 fn write_a_sample(filesystem: &Filesystem) -> Result<String> {
-    let writer = filesystem::writer(filesystem)?;
+    can_be_written(filesystem)?;
+    if filesystem.kind() == FilesystemKind::Erofs && ErofsUtils::must_be_fetched() {
+        return Ok("erofs-utils of a newer Debian, which the first such image fetches into the cache".to_owned());
+    }
+    let writer = filesystem::writer(filesystem, &Progress::hidden())?;
     let tree = RootTree::new(BodySource::new(Vec::new()));
     let folder = tempfile::tempdir()?;
     let census =
         writer.write(&tree, &SizePolicy::default(), &folder.path().join("sample"), &Progress::hidden().stage(""))?;
     Ok(census.writer)
+}
+
+/// Checks the options, and that there is a program or a way to it: looking is no reason to download.
+fn can_be_written(filesystem: &Filesystem) -> Result<()> {
+    match filesystem.kind() == FilesystemKind::Erofs && ErofsUtils::must_be_fetched() {
+        true => Ok(needs::require(&[Work::Erofs])?),
+        false => filesystem::writer(filesystem, &Progress::hidden()).map(drop),
+    }
 }
 
 /// The first line of what a program says of its version.
@@ -168,7 +181,7 @@ fn can_be_built(set: &crate::spec::ImageSet, name: &str, workspace: &Workspace) 
     };
     needs::require(&Work::of(&order))?;
     if let Some(filesystem) = &order.filesystem {
-        filesystem::writer(filesystem)?;
+        can_be_written(filesystem)?;
     }
     Ok(order.plan().base.describe())
 }

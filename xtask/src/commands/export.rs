@@ -1,6 +1,6 @@
 //! `export`: the finished tree of an image as a tar, for other tools to look into.
 
-use std::fs::{self, File};
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,9 +16,11 @@ use crate::binaries::Binaries;
 use crate::cache::Cache;
 use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
-use crate::image::{Order, Suppliers, Target};
+use crate::image::{self, Order, Suppliers, Target};
 use crate::oci::Resolver;
 use crate::report::progress::{Progress, human_bytes};
+use crate::rootfs::tar::{self, TarOptions};
+use crate::rootfs::tree::RootTree;
 use crate::spec::model::{EngineKind, Platform};
 use crate::workspace::Workspace;
 
@@ -58,12 +60,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     progress.note(format!("{}: engine {}, {reason}", arguments.name, engine.kind()));
     let assembly =
         Assembly { cache: &cache, engine: &*engine, refresh: &Refresh::default(), on_failure: OnFailure::default() };
-    let tree = assembly.tree(&order.chain, &progress)?;
+    let held = assembly.tree(&order.chain, &progress)?;
+    let tree = image::finished_tree(held.path(), order.spec)?;
     if arguments.output.as_os_str() == "-" {
-        io::copy(&mut File::open(tree.path())?, &mut io::stdout().lock()).context("cannot write to standard output")?;
+        tar::write(&tree, &mut io::stdout().lock(), TarOptions::FAITHFUL, &mut |_| {})
+            .context("cannot write to standard output")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let bytes = copy(tree.path(), &arguments.output)?;
+    let bytes = write(&tree, &arguments.output)?;
     if arguments.json {
         println!("{}", json!({ "tar": arguments.output, "bytes": bytes }));
     } else {
@@ -72,11 +76,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn copy(tree: &Path, output: &Path) -> Result<u64> {
+fn write(tree: &RootTree, output: &Path) -> Result<u64> {
     let partial = Partial::begin(output)?;
-    let bytes = fs::copy(tree, partial.path())
+    let mut file = OpenOptions::new().write(true).open(partial.path())?;
+    tar::write(tree, &mut file, TarOptions::FAITHFUL, &mut |_| {})
         .map_err(|error| partial.explain(error.into()))
         .with_context(|| format!("cannot write {}", output.display()))?;
+    let bytes = file.metadata()?.len();
     partial.publish()?;
     Ok(bytes)
 }

@@ -117,7 +117,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let tree = tar::read_file(fs::File::open(held.path())?, &tar::Limits::default(), &mut |_| {})?;
     let (contents, _) = Contents::of(&tree, false, |_| {});
     let machine = match !arguments.no_boot && contents.has("init") {
-        true => Some(Bootable::get(arguments.accel, &cache, &progress)?),
+        true => Some(Bootable::get(arguments.accel, true, &cache, &progress)?),
         false => None,
     };
     let folder = cache.work_folder("report")?;

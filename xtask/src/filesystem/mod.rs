@@ -1,8 +1,10 @@
 //! Filesystem images from a [`RootTree`]: ext4, squashfs, erofs. Nothing here knows of specs or engines.
 
+pub mod erofs;
 pub mod ext4;
 pub mod identity;
 pub mod mke2fs;
+pub mod requires;
 pub mod squashfs;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -14,10 +16,10 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::report::progress::Stage;
+use crate::report::progress::{Progress, Stage};
 use crate::rootfs::tree::{RootTree, Timestamp};
 use crate::size::{SizeDecision, SizePolicy};
 
@@ -211,8 +213,8 @@ pub fn image_time(tree: &RootTree) -> i64 {
         .unwrap_or_else(|| tree.entries().map(|entry| entry.inode.mtime.seconds).max().unwrap_or(0))
 }
 
-/// The writer of a filesystem type, its options checked and its programs found.
-pub fn writer(filesystem: &Filesystem) -> Result<Box<dyn FilesystemWriter>> {
+/// The writer of a filesystem type, its options checked and its programs found, or fetched into the cache.
+pub fn writer(filesystem: &Filesystem, progress: &Progress) -> Result<Box<dyn FilesystemWriter>> {
     match filesystem {
         Filesystem::Ext4(options) => match options.writer {
             Ext4Writer::Mke2fs => Ok(Box::new(mke2fs::Mke2fsWriter::new(options)?)),
@@ -220,6 +222,8 @@ pub fn writer(filesystem: &Filesystem) -> Result<Box<dyn FilesystemWriter>> {
             Ext4Writer::Loop => Ok(Box::new(mke2fs::LoopWriter::new(options)?)),
         },
         Filesystem::Squashfs(options) => Ok(Box::new(squashfs::SquashfsWriter::new(options)?)),
-        Filesystem::Erofs(_) => bail!("erofs is not built yet\nhint: choose ext4 or squashfs"),
+        Filesystem::Erofs(options) => {
+            Ok(Box::new(erofs::ErofsWriter::new(options, erofs::ErofsUtils::find(progress)?)?))
+        }
     }
 }

@@ -216,7 +216,7 @@ fn must(login: &Login, command: &str) -> Result<()> {
 pub fn empty_disk(place: &Path, bytes: u64) -> Result<PathBuf> {
     let sizing = SizePolicy { min_size: bytes, ..SizePolicy::default() };
     let tree = RootTree::new(BodySource::new(Vec::new()));
-    let writer = filesystem::writer(&Filesystem::default_of(FilesystemKind::Ext4))?;
+    let writer = filesystem::writer(&Filesystem::default_of(FilesystemKind::Ext4), &Progress::hidden())?;
     writer.write(&tree, &sizing, place, &Progress::hidden().stage("")).context("cannot make an empty disk")?;
     Ok(place.to_path_buf())
 }

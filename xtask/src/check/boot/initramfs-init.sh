@@ -30,13 +30,32 @@ while read -r module; do
     insmod "/modules/$module" || say "cannot load $module"
 done </modules/order
 
+# wait_for DEVICE
+wait_for() {
+    waited=0
+    while [ ! -b "$1" ]; do
+        [ "$waited" -lt "$PATIENCE" ] || give_up "no disk $1"
+        sleep 0.1
+        waited=$((waited + 1))
+    done
+}
+
+# dm-mod.create="NAME,UUID,MINOR,FLAGS,TABLE", as in the kernel's Documentation/admin-guide/device-mapper/dm-init.rst: a
+# kernel that has device-mapper as a module leaves it to us. One device with a table of one line is all that it takes.
+mapped=$(sed -n 's/.*dm-mod\.create="\([^"]*\)".*/\1/p' /proc/cmdline)
+if [ -n "$mapped" ] && [ ! -b /dev/dm-0 ]; then
+    table=${mapped#*,*,*,*,}
+    # shellcheck disable=SC2086 # The words of `0 SECTORS verity 1 DISK …`.
+    set -- $table
+    wait_for "$5"
+    # Nobody here answers for udev.
+    DM_DISABLE_UDEV=1 /mapper/loader --library-path /mapper /mapper/dmsetup create "${mapped%%,*}" --readonly \
+        --table "$table" || give_up "cannot open $5 by $3"
+    say "${mapped%%,*} by $3 over $5"
+fi
+
 root=$(argument root /dev/vda)
-waited=0
-while [ ! -b "$root" ]; do
-    [ "$waited" -lt "$PATIENCE" ] || give_up "no disk $root"
-    sleep 0.1
-    waited=$((waited + 1))
-done
+wait_for "$root"
 
 # Without a type, mount tries all that the kernel knows.
 type=$(argument rootfstype '')

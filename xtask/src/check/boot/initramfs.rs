@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::cpio;
 use super::kernel::Kernel;
+use super::mapper;
 
 /// What a guest needs to find its disk and to read whatever filesystem is on it. Some kernels carry some of them
 /// built in; those are skipped.
@@ -49,6 +50,12 @@ pub fn write(kernel: &Kernel, path: &Path) -> Result<()> {
     archive.character_device("dev/console", 0o600, CONSOLE)?;
     archive.file("bin/busybox", 0o755, &read(&kernel.busybox)?)?;
     archive.file("init", 0o755, INIT.as_bytes())?;
+    if let Some(mapper) = &kernel.mapper {
+        archive.directory(mapper::FOLDER, 0o755)?;
+        for (name, file) in mapper.files()? {
+            archive.file(&format!("{}/{name}", mapper::FOLDER), 0o755, &read(&file)?)?;
+        }
+    }
     let mut order = String::new();
     for module in &modules {
         let name = format!("{}.ko", module_name(module));

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::mapper::Mapper;
+
 /// The package that always depends on the current kernel.
 pub const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
@@ -22,6 +24,8 @@ pub struct Kernel {
     pub modules: PathBuf,
     /// A static busybox.
     pub busybox: PathBuf,
+    /// For images that are sealed with dm-verity, with which [`super::mapper::arguments`] go.
+    pub mapper: Option<Mapper>,
 }
 
 impl Kernel {
@@ -53,6 +57,7 @@ impl Kernel {
             image: folder.join("boot").join(format!("vmlinuz-{version}")),
             modules: modules_of_versions.join(&version),
             busybox: busybox_in(folder)?,
+            mapper: None,
             version,
         })
     }

@@ -8,6 +8,7 @@ pub mod cpio;
 mod exam;
 pub mod initramfs;
 mod kernel;
+pub mod mapper;
 mod qemu;
 pub mod ssh;
 
@@ -20,6 +21,7 @@ use anyhow::Context;
 pub use accelerate::{Wanted, choose};
 pub use exam::{Booted, Exam, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
 pub use kernel::{KERNEL_PACKAGE, Kernel};
+pub use mapper::Mapper;
 pub use qemu::{Accelerator, Disk, Guest, Machine, on_terminal};
 
 /// How long a boot may take. Under emulation a Debian root needs 3 to 13 s on an idle machine; a busy one is slower.

@@ -1,0 +1,57 @@
+//! What opens an image under dm-verity before it can be mounted: `dmsetup`, with its libraries, in the initramfs. Debian's
+//! kernels have device-mapper as a module, so that `dm-mod.create=` on their command line does nothing by itself; the
+//! initramfs reads the very same argument and does what a kernel with CONFIG_DM_INIT would.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::artifact::Verity;
+use crate::cache::Cache;
+use crate::report::progress::Progress;
+use crate::tools::Tools;
+
+/// Where it is in the initramfs; its script knows the names.
+pub const FOLDER: &str = "mapper";
+const PROGRAM: &str = "dmsetup";
+const LOADER: &str = "loader";
+/// Debian's package and the suite to take it from, whatever the host's is.
+const PACKAGE: &str = "dmsetup";
+const SUITE: &str = "trixie";
+
+/// `dmsetup`, unpacked.
+#[derive(Debug, Clone)]
+pub struct Mapper(Tools);
+
+impl Mapper {
+    /// From the cache or, the first time, from Debian's archive.
+    pub fn fetch(cache: &Cache, progress: &Progress) -> Result<Self> {
+        Tools::fetch(cache, SUITE, &[PACKAGE], progress).map(Mapper)
+    }
+
+    /// The program, the loader, and the libraries that the loader says it needs, by the names they must have.
+    pub fn files(&self) -> Result<Vec<(String, PathBuf)>> {
+        let mut command = self.0.command(PROGRAM)?;
+        let loader = PathBuf::from(command.get_program());
+        let program = self.0.program(PROGRAM)?;
+        // `ld.so --list PROGRAM` (ld.so(8)) prints `libc.so.6 => /path/to/libc.so.6 (0x…)`.
+        let mut words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        words.insert(0, "--list".into());
+        command = std::process::Command::new(&loader);
+        let output = command.args(words).output().context("cannot run the loader of dmsetup")?;
+        ensure!(output.status.success(), "dmsetup lacks libraries: {}", String::from_utf8_lossy(&output.stderr));
+        let mut files = vec![(LOADER.to_owned(), loader), (PROGRAM.to_owned(), program)];
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            if let Some((name, place)) = line.trim().split_once(" => ") {
+                let place = place.split(" (0x").next().unwrap_or(place);
+                files.push((name.to_owned(), PathBuf::from(place)));
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// The words of the kernel command line by which a sealed image is opened and becomes the root.
+pub fn arguments(verity: &Verity) -> [String; 2] {
+    [verity.kernel_argument.clone(), "root=/dev/dm-0".to_owned()]
+}

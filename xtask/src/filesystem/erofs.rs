@@ -1,0 +1,295 @@
+//! erofs by the field's own program, `mkfs.erofs` of erofs-utils, which is fed the tree as a tar through a pipe: no tree is
+//! ever on disk, and owners, devices and xattrs need no privileges.
+//!
+//! It reads tars well from 1.8 on. Where the host has none or an older one (Debian 12 has 1.5), Debian 13's is unpacked
+//! into the cache, with its libraries, and run from there; nothing is installed.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cache::Cache;
+use crate::filesystem::tool::{self, Tool};
+use crate::filesystem::{Census, ErofsOptions, FilesystemWriter, Part, identity, image_time};
+use crate::report::progress::{Progress, Stage};
+use crate::rootfs::tar::{self, TarOptions};
+use crate::rootfs::tree::RootTree;
+use crate::size::SizePolicy;
+use crate::tools::Tools;
+
+const MKFS: Tool = Tool { program: "mkfs.erofs", package: "erofs-utils" };
+const DUMP: &str = "dump.erofs";
+/// The first version whose tar mode writes compressed images.
+const LEAST_VERSION: (u32, u32) = (1, 8);
+/// Where to take it from otherwise.
+const SUITE: &str = "trixie";
+
+/// A physical cluster, in bytes: powers of two in this range are all that the kernel reads.
+const CLUSTER_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
+
+/// Namespaces of extended attributes that the format numbers; of others mkfs.erofs would lose the xattr without a word.
+const XATTR_NAMESPACES: [&[u8]; 5] =
+    [b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// Writes a tree as erofs.
+#[derive(Debug, Clone)]
+pub struct ErofsWriter {
+    options: ErofsOptions,
+    utils: ErofsUtils,
+    workers: Option<usize>,
+}
+
+impl ErofsWriter {
+    /// Validates the options.
+    pub fn new(options: &ErofsOptions, utils: ErofsUtils) -> Result<Self> {
+        let cluster = options.cluster_size;
+        ensure!(
+            cluster.is_power_of_two() && CLUSTER_SIZES.contains(&cluster),
+            "erofs cluster-size {cluster} is not a power of two between 4096 and 1048576"
+        );
+        ensure!(
+            !options.dedupe || options.compression != "none",
+            "erofs dedupe shares compressed data\nhint: choose a compression, or leave dedupe out"
+        );
+        Ok(ErofsWriter { options: options.clone(), utils, workers: None })
+    }
+
+    /// Compresses in this many threads instead of one a core. The image is the same.
+    pub fn workers(self, workers: usize) -> Self {
+        ErofsWriter { workers: Some(workers), ..self }
+    }
+
+    fn command(&self, tree: &RootTree, output: &Path) -> Result<Command> {
+        let ErofsOptions { compression, cluster_size, dedupe } = &self.options;
+        let mut uuid = [0; 16];
+        let described = format!("{compression} {cluster_size} {dedupe}");
+        uuid.copy_from_slice(&identity::seed("snug erofs uuid 1", described.as_bytes(), tree)[..16]);
+        // The time of the superblock, from which inodes without a time of their own count.
+        let time = image_time(tree).clamp(0, i64::from(u32::MAX));
+
+        let mut command = self.utils.command("mkfs.erofs")?;
+        command.args(["--quiet", "--tar=f", "--mkfs-time", &format!("-T{time}")]);
+        command.args(["-U", &identity::uuid_text(&identity::own_uuid(uuid))]);
+        if compression != "none" {
+            let (name, level) = compression.split_once(':').map_or((&**compression, None), |(a, b)| (a, Some(b)));
+            let level = level.map(|level| format!(",level={level}")).unwrap_or_default();
+            command.args([format!("-z{name}{level}"), format!("-C{cluster_size}")]);
+            // The ends of files, which fill no cluster, stand beside their inodes. All together in one place (`fragments`)
+            // they would be smaller still, but mkfs.erofs 1.8.6 then writes other bytes at every run.
+            command.arg(if *dedupe { "-Ededupe,ztailpacking" } else { "-Eztailpacking" });
+        }
+        if let Some(workers) = self.workers {
+            command.arg(format!("--workers={workers}"));
+        }
+        // Without a source it reads standard input.
+        command.arg(output);
+        Ok(command)
+    }
+}
+
+impl FilesystemWriter for ErofsWriter {
+    /// The sizing policy does not apply: the image is as large as its compressed content (DESIGN 5.1a).
+    fn write(&self, tree: &RootTree, _policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
+        refuse_foreign_xattrs(tree)?;
+        let mut command = self.command(tree, output)?;
+        stage.detail("compressing");
+        let mut said = 0;
+        let feed = |input: &mut dyn Write| {
+            tar::write(tree, input, TarOptions::PLAIN, &mut |written| {
+                stage.advance(written - said);
+                said = written;
+            })?;
+            Ok(())
+        };
+        tool::feed(&mut command, &[], feed)?;
+        self.census(output)
+    }
+}
+
+impl ErofsWriter {
+    fn census(&self, image: &Path) -> Result<Census> {
+        let size = fs::metadata(image)?.len();
+        let said = tool::run(self.utils.command(DUMP)?.arg("-S").arg(image), &[])?;
+        let said = String::from_utf8_lossy(&said);
+        let data = compressed_bytes(&said).with_context(|| format!("{DUMP} tells no size of the files:\n{said}"))?;
+        // Where equal data is shared, dump.erofs counts it once a file.
+        let data = data.min(size);
+        let parts = [("file data", data), ("inodes, directories, xattrs and padding", size - data)]
+            .map(|(name, bytes)| Part { name: name.into(), bytes });
+        let writer = format!("mkfs.erofs {}", self.utils.version);
+        Ok(Census { size, writer, parts: parts.into(), decision: None, omitted: Vec::new() })
+    }
+}
+
+fn compressed_bytes(said: &str) -> Option<u64> {
+    let line = said.lines().find_map(|line| line.strip_prefix("Filesystem total file size:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn refuse_foreign_xattrs(tree: &RootTree) -> Result<()> {
+    for entry in tree.entries().filter(|entry| entry.hard_link_to.is_none()) {
+        for name in entry.inode.xattrs.keys() {
+            if !XATTR_NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) {
+                bail!(
+                    "{} has the xattr {}, and erofs holds only user.*, trusted.*, security.* and access control lists\n\
+                     hint: remove it from the tree, or use ext4",
+                    entry.path,
+                    name.escape_ascii()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// erofs-utils that read tars: the host's, or unpacked ones.
+#[derive(Debug, Clone)]
+pub struct ErofsUtils {
+    /// `None`: on the host's PATH.
+    tools: Option<Tools>,
+    version: String,
+}
+
+impl ErofsUtils {
+    /// The host's where they are new enough, else those of the cache, which are fetched the first time.
+    pub fn find(progress: &Progress) -> Result<Self> {
+        if let Some(version) = host_version() {
+            return Ok(ErofsUtils { tools: None, version });
+        }
+        let tools = Tools::fetch(&Cache::open()?, SUITE, &[MKFS.package], progress)
+            .context("erofs needs mkfs.erofs 1.8 or newer, which this host has not")?;
+        let said = tool::run(tools.command(MKFS.program)?.arg("--version"), &[])?;
+        let version = version(&String::from_utf8_lossy(&said)).context("mkfs.erofs tells no version")?;
+        Ok(ErofsUtils { tools: Some(tools), version })
+    }
+
+    /// Would [`Self::find`] have to download anything?
+    pub fn must_be_fetched() -> bool {
+        let cached = || Some(Tools::cached(&Cache::open().ok()?, SUITE, &[MKFS.package]).is_some());
+        host_version().is_none() && !cached().unwrap_or(false)
+    }
+
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// One of the programs, ready for arguments.
+    pub fn command(&self, program: &'static str) -> Result<Command> {
+        match &self.tools {
+            None => Tool { program, ..MKFS }.command(),
+            Some(tools) => {
+                let mut command = tools.command(program)?;
+                command.env("LC_ALL", "C").env_remove("SOURCE_DATE_EPOCH");
+                Ok(command)
+            }
+        }
+    }
+}
+
+/// The version of the host's mkfs.erofs, where it will do.
+pub fn host_version() -> Option<String> {
+    let said = tool::run(MKFS.command().ok()?.arg("--version"), &[1]).ok()?;
+    let version = version(&String::from_utf8_lossy(&said))?;
+    (numbers(&version)? >= LEAST_VERSION).then_some(version)
+}
+
+/// `mkfs.erofs (erofs-utils) 1.8.6`, or `mkfs.erofs 1.5`.
+fn version(said: &str) -> Option<String> {
+    let first = said.lines().find(|line| line.starts_with("mkfs.erofs"))?;
+    let last = first.split_whitespace().last()?;
+    numbers(last).map(|_| last.to_owned())
+}
+
+fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::testing::{Lost, Mounted, compare, have, is_root, sample_tree};
+
+    fn writer(options: &ErofsOptions) -> Option<ErofsWriter> {
+        (host_version().is_some() || have(&["mmdebstrap", "newuidmap"])).then(|| {
+            ErofsWriter::new(options, ErofsUtils::find(&Progress::hidden()).expect("erofs-utils")).expect("valid")
+        })
+    }
+
+    fn write(writer: &ErofsWriter, output: &Path) -> Census {
+        let stage = Progress::hidden().stage("test");
+        writer.write(&sample_tree(), &SizePolicy::default(), output, &stage).unwrap()
+    }
+
+    #[test]
+    fn the_same_image_from_any_number_of_threads() {
+        let folder = tempfile::tempdir().unwrap();
+        for options in [
+            ErofsOptions { compression: "lz4hc:3".into(), ..ErofsOptions::default() },
+            ErofsOptions { compression: "zstd:3".into(), cluster_size: 1 << 20, dedupe: false },
+            ErofsOptions { compression: "lz4".into(), cluster_size: 4096, dedupe: true },
+        ] {
+            let Some(writer) = writer(&options) else { return };
+            let images = [1, 2, 5].map(|workers| {
+                let image = folder.path().join(format!("{}-{workers}", options.compression));
+                write(&writer.clone().workers(workers), &image);
+                fs::read(image).unwrap()
+            });
+            assert!(images[0] == images[1] && images[1] == images[2], "{options:?}");
+        }
+    }
+
+    /// Everything the format can hold, as the kernel's own reader sees it, and as fsck.erofs does.
+    #[test]
+    fn the_kernel_reads_the_same_tree() {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, place) = (folder.path().join("image"), folder.path().join("mounted"));
+        fs::create_dir(&place).unwrap();
+        for options in [
+            ErofsOptions::default(),
+            ErofsOptions { compression: "none".into(), ..ErofsOptions::default() },
+            ErofsOptions { dedupe: true, ..ErofsOptions::default() },
+        ] {
+            let Some(writer) = writer(&options) else { return };
+            let _ = fs::remove_file(&image);
+            let census = write(&writer, &image);
+            assert_eq!(census.size, fs::metadata(&image).unwrap().len());
+            assert_eq!(census.parts.iter().map(|part| part.bytes).sum::<u64>(), census.size);
+            tool::run(writer.utils.command("fsck.erofs").unwrap().arg("--extract").arg(&image), &[]).unwrap();
+            if !have(&["mount"]) || !is_root() || !kernel_reads_erofs() {
+                return;
+            }
+            let mounted = Mounted::new(&image, "erofs", &place);
+            compare(&sample_tree(), &place, Lost::default());
+            drop(mounted);
+        }
+    }
+
+    fn kernel_reads_erofs() -> bool {
+        let known = || fs::read_to_string("/proc/filesystems").unwrap().contains("erofs");
+        let _ = known() || Command::new("modprobe").arg("erofs").status().is_ok();
+        known() || crate::filesystem::testing::skip("needs a kernel that reads erofs")
+    }
+
+    #[test]
+    fn what_the_format_cannot_hold_is_refused() {
+        let mut tree = sample_tree();
+        let path = crate::rootfs::tree::TreePath::new("etc/hello").unwrap();
+        tree.get_mut(&path).unwrap().xattrs.insert(b"system.other".as_slice().into(), b"".as_slice().into());
+        insta::assert_snapshot!(refuse_foreign_xattrs(&tree).unwrap_err(), @r"
+        /etc/hello has the xattr system.other, and erofs holds only user.*, trusted.*, security.* and access control lists
+        hint: remove it from the tree, or use ext4
+        ");
+    }
+
+    #[test]
+    fn versions_of_mkfs_are_understood() {
+        assert_eq!(version("mkfs.erofs (erofs-utils) 1.8.6\navailable").as_deref(), Some("1.8.6"));
+        assert_eq!(version("<W> something\nmkfs.erofs 1.5\n").as_deref(), Some("1.5"));
+        assert!(numbers("1.5") < Some(LEAST_VERSION) && numbers("1.10") > Some(LEAST_VERSION));
+        assert_eq!(version("mkfs.erofs: unknown option"), None);
+    }
+}
