@@ -125,7 +125,7 @@ impl Assembly<'_> {
     /// The merged layers of a registry's image, stored as one tar: what engines start from, whichever they are.
     fn oci(&self, resolution: &Resolution, progress: &Progress) -> Result<Tree> {
         let name = resolution.tree_name()?;
-        let wanted = self.cache.tree(&name, &resolution.manifest.hex());
+        let wanted = self.cache.tree(&name, &resolution.fingerprint());
         if let Some(tree) = self.present(&wanted)? {
             return Ok(tree);
         }

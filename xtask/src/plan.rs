@@ -94,8 +94,7 @@ impl PlannedBase {
     fn fingerprint(&self) -> String {
         match self {
             PlannedBase::Debian { fingerprint, .. } | PlannedBase::Image { fingerprint, .. } => fingerprint.clone(),
-            // How its layers are merged is part of what it is.
-            PlannedBase::Oci(resolution) => format!("oci {TREE_FORMAT} {}", resolution.manifest),
+            PlannedBase::Oci(resolution) => resolution.fingerprint(),
             PlannedBase::Tar { sha256, .. } => sha256.clone(),
         }
     }

@@ -194,6 +194,7 @@ fn names(arguments: &Arguments, set: &ImageSet) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Does an image stand, perhaps by way of others, on one of a registry?
 fn stands_on_registry(set: &ImageSet, name: &str) -> bool {
     let chain =
         set.resolve(name).map(|resolved| resolved.ancestors.into_iter().chain([resolved.spec]).collect::<Vec<_>>());

@@ -44,6 +44,11 @@ pub enum OciError {
          hint: the copy was removed, and the next run downloads the image anew"
     )]
     DamagedCopy { what: &'static str, reference: String, expected: Digest, found: Digest },
+    #[error(
+        "this host does not let skopeo get {reference}\n  {said}\n\
+         hint: skopeo reads registries.conf and policy.json, in /etc/containers and ~/.config/containers"
+    )]
+    Host { reference: String, said: String },
     #[error("the registry {registry} failed to give {reference}\n  {said}")]
     Failed { reference: String, registry: String, said: String },
     #[error(

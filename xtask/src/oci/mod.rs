@@ -20,10 +20,11 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::artifact::Partial;
 use crate::cache::Cache;
-use crate::namespace;
+use crate::plan::hex;
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::layers::{LIMITS, Layers};
 use crate::rootfs::tree::RootTree;
@@ -34,6 +35,9 @@ pub use error::OciError;
 
 use manifest::{Config, Document, ImageManifest};
 use reference::Reference;
+
+/// Part of every fingerprint: raised when the same layers would merge to another tree than before.
+const MERGE_FORMAT: u32 = 1;
 
 /// The folder of the cache's downloads.
 const DOWNLOADS: &str = "oci";
@@ -62,6 +66,11 @@ impl Resolution {
         /// Digits of a digest that people compare.
         const DIGITS: usize = 12;
         format!("{} (sha256:{} for {})", self.reference, &self.manifest.hex()[..DIGITS], self.platform)
+    }
+
+    /// SHA-256 over what the base's tree follows from, as hex.
+    pub fn fingerprint(&self) -> String {
+        hex(&Sha256::digest(format!("oci {MERGE_FORMAT} {}", self.manifest)))
     }
 
     /// The name under which the base's tree stands in the cache.
@@ -200,7 +209,7 @@ pub fn fetch(cache: &Cache, resolution: &Resolution, progress: &Progress) -> Res
     let image = Image::open(&folder, resolution, reference);
     if image.is_err() {
         // Nothing in it can be believed; the next run asks for it again.
-        namespace::remove_folder(&folder)?;
+        remove(&folder)?;
     }
     image
 }
@@ -210,10 +219,14 @@ fn drop_older(shelf: &Path) -> Result<()> {
     for entry in fs::read_dir(shelf)? {
         let path = entry?.path();
         if path.is_dir() {
-            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            remove(&path)?;
         }
     }
     Ok(())
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
 fn image_manifest(bytes: &[u8], resolution: &Resolution, reference: &Reference) -> Result<ImageManifest> {
@@ -259,7 +272,7 @@ impl Image {
             let digest = layer.digest;
             let path = self.folder.join(digest.hex());
             if let Err(error) = check("the layer", &path, digest, &self.reference) {
-                namespace::remove_folder(&self.folder)?;
+                remove(&self.folder)?;
                 return Err(error);
             }
             let mut unpacked = blob::Hashing::new(blob::unpack(&path)?);

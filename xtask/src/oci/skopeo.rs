@@ -59,6 +59,7 @@ fn command(words: &[&str]) -> Result<Command> {
 
 /// Runs to the end, with `tick` called meanwhile, and answers standard output.
 fn run(command: &mut Command, reference: &Reference, tick: &mut dyn FnMut()) -> Result<Vec<u8>> {
+    interrupt::die_with_parent(command);
     let mut child = command.spawn().context("cannot start skopeo")?;
     let _registered = interrupt::kill_on_interrupt(&child);
     let said = gather(child.stdout.take(), MAX_DOCUMENT + 1);
@@ -109,6 +110,9 @@ fn translate(complaints: &str, reference: &Reference) -> OciError {
     let says = |needles: &[&str]| needles.iter().any(|needle| own.contains(needle));
     if let Some((expected, found)) = mismatch(own) {
         return OciError::Damaged { what: "the blob", reference: reference_text, expected, found };
+    }
+    if says(&["trust policy", "rejected by policy", "registries configuration", "registries.conf", "no space left"]) {
+        return OciError::Host { reference: reference_text, said };
     }
     if says(&["manifest unknown", "name unknown", "NAME_UNKNOWN", "repository not found"]) {
         let source = reference.source();
@@ -214,6 +218,8 @@ mod tests {
         );
         assert!(matches!(mirrored, OciError::Unreachable { .. }));
         assert!(mirrored.to_string().contains("Mirrors also failed"));
+        let policy = error("Error loading trust policy: open /etc/containers/policy.json: no such file or directory");
+        assert!(matches!(policy, OciError::Host { .. }));
         let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
         let damaged =
             error(&format!("writing blob: happened during read: Digest did not match, expected {one}, got {two}"));
