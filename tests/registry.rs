@@ -87,6 +87,13 @@ impl Registry {
         succeed(command.arg(format!("oci:{}:{tag}", layout.display())).arg(format!("docker://{}/{name}", self.host())));
     }
 
+    /// Pushes an OCI layout rewritten to Docker's own media types.
+    fn push_as_docker(&self, layout: &Path, tag: &str, name: &str) {
+        let mut command = self.skopeo();
+        command.args(["copy", "--quiet", "--all", "--format", "v2s2"]);
+        succeed(command.arg(format!("oci:{}:{tag}", layout.display())).arg(format!("docker://{}/{name}", self.host())));
+    }
+
     fn skopeo(&self) -> Command {
         let mut command = Command::new("skopeo");
         command.arg("--registries-conf").arg(self.conf());
@@ -219,6 +226,16 @@ fn an_image_is_built_by_tag_and_by_digest_and_a_moved_tag_is_noticed_when_asked(
         assert_eq!(desk.manifest(name)["oci"]["manifest"], manifest);
         assert_eq!(desk.manifest(name)["sha256"], desk.manifest("tagged")["sha256"], "{name}");
     }
+
+    // And the same with Docker's own media types, whose digests are not those of the OCI image.
+    let docker = desk.path("docker-layout");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("registry/make_image.py");
+    succeed(Command::new("python3").arg(script).arg("--gzip").arg(&docker));
+    registry.push_as_docker(&docker, "test", "a/docker:1");
+    succeed(&mut desk.image(&registry, "docker", &format!("{}/a/docker:1", registry.host())));
+    assert_eq!(desk.manifest("docker")["oci"]["index"], registry.digest("a/docker:1").as_str());
+    assert_ne!(desk.manifest("docker")["oci"]["manifest"], manifest);
+    assert_eq!(desk.manifest("docker")["sha256"], desk.manifest("tagged")["sha256"]);
 
     // The tag moves: builds go on with what it meant, until they are asked to look again.
     let other = desk.path("other");

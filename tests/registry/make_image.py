@@ -1,9 +1,10 @@
 """Writes an OCI layout with an image for two platforms, whose layers do all that layers can do to each other.
 
-    make_image.py LAYOUT [MARK [ARCHITECTURE…]]
+    make_image.py [--gzip] LAYOUT [MARK [ARCHITECTURE…]]
 
 The layout's tag is `test`. Layers are packed in three ways: not at all, with gzip, and with zstd. A file named MARK tells
 one image from another. Without architectures it is for amd64 and arm64.
+With --gzip all layers are packed with gzip, the only packing that Docker's own media types have.
 """
 
 import gzip
@@ -62,11 +63,13 @@ class Layout:
             json.dump({"schemaVersion": 2, "manifests": [index]}, file)
 
 
-ENDINGS = ["+gzip", "", "+zstd"]
+# The first word of the command line, if it is the option.
+ALL_GZIP = sys.argv[1:2] == ["--gzip"]
+ENDINGS = ["+gzip"] * 3 if ALL_GZIP else ["+gzip", "", "+zstd"]
 
 
 def pack(layer, at):
-    if at % 3 == 0:
+    if ALL_GZIP or at % 3 == 0:
         return gzip.compress(layer, mtime=0)
     if at % 3 == 1:
         return layer
@@ -176,7 +179,7 @@ def layers(architecture, mark):
 
 
 def main():
-    folder, *more = sys.argv[1:]
+    folder, *more = sys.argv[2 if ALL_GZIP else 1 :]
     mark, *architectures = more or [""]
     layout = Layout(folder)
     architectures = architectures or ["amd64", "arm64"]

@@ -199,3 +199,42 @@ fn the_limits_hold_for_all_layers_together() {
     let error = merged.apply(layer(&["b=34"]).as_slice()).unwrap_err();
     assert_eq!(error.to_string(), "`b`: the archive holds more than 3 bytes of data");
 }
+
+/// A layer of any number of empty files, never in memory as a whole.
+struct Many {
+    left: usize,
+    block: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Many {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.block.len() {
+            if self.left == 0 {
+                return Ok(0);
+            }
+            self.left -= 1;
+            self.block = layer(&[&format!("{}=", self.left)]);
+            self.block.truncate(512);
+            self.at = 0;
+        }
+        let count = buffer.len().min(self.block.len() - self.at);
+        buffer[..count].copy_from_slice(&self.block[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+#[test]
+fn a_million_entries_are_a_tree_and_one_more_is_refused() {
+    for (count, fits) in [(LIMITS.entries, true), (LIMITS.entries + 1, false)] {
+        let mut merged = Layers::new(tempfile::tempfile().unwrap(), &LIMITS).unwrap();
+        match merged.apply(Many { left: count, block: Vec::new(), at: 0 }) {
+            Ok(()) => assert!(fits && merged.finish().len() == count + 1),
+            Err(error) => {
+                assert!(!fits);
+                assert_eq!(error.to_string(), "`0`: the archive holds more than 1000000 entries");
+            }
+        }
+    }
+}
