@@ -1,5 +1,6 @@
 //! The real command on real input. One file a subject.
 
+mod alpine;
 mod binaries;
 mod boot;
 mod broken_specs;

