@@ -65,7 +65,7 @@ pub fn run(
     progress: &Progress,
     consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
 ) -> Result<()> {
-    needs::require(&[Work::DebianBase])?;
+    probe()?;
     let work = cache.work_folder("bootstrap")?;
     let scratch = work.path().join("tmp");
     std::fs::create_dir(&scratch)?;

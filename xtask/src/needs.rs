@@ -140,13 +140,14 @@ impl Work {
                         need("qemu-utils", &["qemu-img"], "unpack a real Alpine"),
                         need("python3-pip", &["pip", "pip3"], "get a real Alpine"),
                         need("openssl", &["openssl"], "sign packages to test on"),
-                        need("podman", &["podman"], "judge merged layers"),
+                        need("podman", &["podman"], "judge merged layers, and build"),
                         need("fish", &["fish"], "judge completions"),
                         need("zsh", &["zsh"], "judge completions"),
                         need("bsdutils", &["script"], "give commands a terminal"),
                         need("util-linux", &["unshare"], "be another user in tests"),
                         need("file", &["file"], "tell what a program is for"),
                         need("shellcheck", &["shellcheck"], "judge the images' scripts"),
+                        need("docker.io", &["dockerd"], "build with docker"),
                     ]
                 }
             }

@@ -15,6 +15,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use nix::unistd::Uid;
 
 use self::cli::Cli;
 use self::leavings::Leavings;
@@ -25,7 +26,7 @@ use crate::namespace::POLICY_PATH;
 use crate::plan::{BuildPlan, PlanError};
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::tar::{self, TarOptions};
-use crate::rootfs::tree::{Inode, Kind, RootTree, TreePath};
+use crate::rootfs::tree::{Body, Inode, Kind, RootTree, TreePath};
 use crate::spec::model::{EngineKind, Platform};
 
 /// What the commands' tar readers are sure to know: times as they are, holes as zeros.
@@ -47,6 +48,7 @@ impl Container {
         let base = read(base)?;
         let mut sent = base.clone();
         make_mount_points(&mut sent);
+        hide_devices(&mut sent);
         self.cli.import(leavings, |stdin| tar::write(&sent, stdin, TRANSPORT, &mut |bytes| stage.advance_to(bytes)))?;
         let bytes = stage.bytes();
         stage.finish(&human_bytes(bytes));
@@ -120,6 +122,12 @@ impl Engine for Container {
         self.refuse(plan)?;
         let secrets = secrets::read(&plan.secrets)?;
         leavings::sweep(&self.cli, &self.cache)?;
+        if !self.cli.is_docker() && Uid::effective().is_root() {
+            progress.note(
+                "warning: podman run by root shows build steps the devices of this machine\n\
+                 hint: for a spec that you do not trust, run it without root or take another engine",
+            );
+        }
         let work = self.cache.work_folder(&plan.name)?;
         let mut leavings = Leavings::begin(&self.cli, &self.cache, work.path());
         let base = self.import(base, &leavings, progress)?;
@@ -160,6 +168,20 @@ fn make_mount_points(tree: &mut RootTree) {
     }
     let lock = TreePath::new("run/lock").expect("the paths written here are clean");
     tree.insert(lock, Inode::directory(0o1777)).expect("/run was just made");
+}
+
+/// As with the builtin engine, empty files stand in for device nodes, which a rootless engine cannot make and would leave
+/// out; [`mend`] puts the nodes back.
+fn hide_devices(tree: &mut RootTree) {
+    for inode in tree.inodes_mut() {
+        if is_device(&inode.kind) {
+            inode.kind = Kind::File(Body::default());
+        }
+    }
+}
+
+fn is_device(kind: &Kind) -> bool {
+    matches!(kind, Kind::CharacterDevice { .. } | Kind::BlockDevice { .. })
 }
 
 /// Does Debian's word against services have a place in this root, and none stands there?

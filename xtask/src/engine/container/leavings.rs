@@ -3,6 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -99,9 +100,30 @@ fn cache_id(cache: &Cache) -> String {
     format!("{:016x}", hasher.finish())
 }
 
+/// How often, and after which pause each, removing is tried: a daemon ends a build that was broken off in its own time.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Removes what is there of a build; what cannot be removed now goes with the next run.
 fn remove(cli: Cli, work: &str) {
-    let label = format!("label={WORK_LABEL}={work}");
+    for _ in 0..TRIES {
+        try_to_remove(cli, work);
+        let label = label_of(work);
+        let left =
+            [&["images", "--all", "--quiet", "--filter", &label][..], &["ps", "--all", "--quiet", "--filter", &label]];
+        if left.iter().all(|list| listed(cli, list).is_empty()) {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn label_of(work: &str) -> String {
+    format!("label={WORK_LABEL}={work}")
+}
+
+fn try_to_remove(cli: Cli, work: &str) {
+    let label = label_of(work);
     let mut containers = listed(cli, &["ps", "--all", "--quiet", "--filter", &label]);
     if !cli.is_docker() {
         // The container of a build that was killed is the builder's, and has no labels: it is known by its image.

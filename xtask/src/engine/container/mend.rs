@@ -4,12 +4,15 @@
 //! attribute but `security.capability`, podman also `user.*`; times before 1970 become 1970, holes become zeros; both add
 //! files of their own. What the steps did not touch gets back what the base had. What steps do to such an attribute
 //! themselves cannot be seen here; `[[file]]` attributes are applied after this.
+//!
+//! One thing cannot be put right, as nobody can tell what a step meant: where it writes to one name of a hard link that the
+//! base or an earlier step made, an overlay copies the file, and the other names keep the old one.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 
-use super::{text_at, wants_policy};
+use super::{is_device, text_at, wants_policy};
 use crate::namespace::{POLICY_PATH, POLICY_SCRIPT};
 use crate::rootfs::tree::{Body, BodySource, DataRange, Inode, Kind, RootTree, Timestamp, TreePath};
 use crate::spec::model::EngineKind;
@@ -24,6 +27,7 @@ pub fn mend(tree: &mut RootTree, base: &RootTree, engine: EngineKind) -> Result<
     remove_additions(tree, base);
     lift_policy(tree, base);
     restore_root(tree, base);
+    restore_devices(tree, base);
     restore_lost(tree, base, engine)
 }
 
@@ -72,6 +76,17 @@ fn restore_root(tree: &mut RootTree, base: &RootTree) {
     }
     if let Some(there) = tree.get_mut(&root) {
         *there = inode;
+    }
+}
+
+/// Where a step left the empty file that stood in for a device node, the node comes back.
+fn restore_devices(tree: &mut RootTree, base: &RootTree) {
+    for entry in base.entries().filter(|entry| is_device(&entry.inode.kind)) {
+        if let Some(there) = tree.get_mut(entry.path)
+            && matches!(&there.kind, Kind::File(body) if body.size == 0)
+        {
+            there.kind = entry.inode.kind.clone();
+        }
     }
 }
 
@@ -178,22 +193,29 @@ mod tests {
 
     #[test]
     fn what_steps_left_alone_gets_its_attributes_back_and_nothing_else_does() {
-        let base = tree(&[
+        let mut base = tree(&[
             ("srv/kept", "same", Some(("user.note", "1")), -5),
             ("srv/changed", "before", Some(("user.note", "1")), -5),
             ("srv/able", "same", Some(("security.capability", "x")), 9),
             ("srv/gone", "same", Some(("user.note", "1")), 9),
         ]);
+        for name in ["srv/tape", "srv/written"] {
+            base.insert(known(name), Inode::new(Kind::CharacterDevice { major: 9, minor: 1 }, 0o600)).unwrap();
+        }
         let exported = tree(&[
             ("srv/kept", "same", None, 0),
             ("srv/changed", "after!", None, 7),
             ("srv/able", "same", None, 9),
+            ("srv/tape", "", None, 9),
+            ("srv/written", "by a step", None, 9),
             (".dockerenv", "", None, 9),
             ("etc/hosts", "", None, 9),
         ]);
         let mut docker = exported.clone();
         mend(&mut docker, &base, EngineKind::Docker).unwrap();
         assert_eq!(xattr(&docker, "srv/kept"), ["user.note"]);
+        let kind = |name: &str| docker.get(&known(name)).unwrap().kind.noun();
+        assert_eq!((kind("srv/tape"), kind("srv/written")), ("character device", "file"));
         assert_eq!(docker.get(&known("srv/kept")).unwrap().mtime.seconds, -5);
         assert_eq!(docker.get(&known("srv/changed")).unwrap().mtime.seconds, 7);
         assert!(xattr(&docker, "srv/changed").is_empty());
