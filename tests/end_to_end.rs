@@ -16,6 +16,7 @@ mod faults;
 mod growth;
 mod hostile_builds;
 mod images;
+mod loop_writer;
 mod openclaw;
 mod pack;
 mod platforms;

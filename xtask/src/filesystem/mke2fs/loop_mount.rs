@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{BufWriter, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -142,7 +142,7 @@ fn keep_no_clusters_back(place: &Path) -> Result<()> {
 fn unpack(place: &Path) -> Result<()> {
     let mut command = TAR.command()?;
     command.args(["--extract", "--file", "-", "--preserve-permissions", "--same-owner", "--numeric-owner"]);
-    command.args(["--xattrs", "--xattrs-include=*", "-C"]).arg(place);
+    command.args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "-C"]).arg(place);
     let parent = nix::unistd::getpid();
     let ends_with_us = move || {
         set_pdeathsig(Signal::SIGKILL)?;
@@ -153,9 +153,10 @@ fn unpack(place: &Path) -> Result<()> {
     };
     // SAFETY: the closure runs between fork and exec and makes two system calls; it allocates only where it fails.
     unsafe { command.pre_exec(ends_with_us) };
-    let status = command.status().context("cannot start tar")?;
-    if !status.success() {
-        bail!("tar ended with {status}");
+    let output = command.stdin(Stdio::inherit()).output().context("cannot start tar")?;
+    // An attribute that the kernel refuses is a warning to tar; here, nothing may be lost without a word.
+    if !output.status.success() || !output.stderr.is_empty() {
+        bail!("tar ended with {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
     }
     Ok(())
 }
