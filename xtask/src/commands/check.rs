@@ -113,6 +113,10 @@ fn target(set: &ImageSet, name: &str, platform: Option<Platform>) -> Result<Targ
     Ok(Target::all(set.get(name)?, platform.as_slice())?[0])
 }
 
+/// Where an image's own init may stand, with `/sbin` and `/bin` as they are after Debian's usrmerge, too.
+const OWN_INITS: [&str; 6] =
+    ["usr/lib/snug/init", "sbin/init", "usr/sbin/init", "etc/init", "bin/init", "usr/bin/init"];
+
 /// An image in the folder of results.
 pub struct Built {
     pub name: String,
@@ -181,8 +185,9 @@ impl Built {
         }
         // What cannot be read is better tried than left out.
         let has = |path| found.is_none_or(|found| found.has(path));
-        if !has("init") {
-            return Ok((vec![Check::skipped("boot", "the image has no /init")], None));
+        // Every image has the tool's first stage; that becomes one of these.
+        if !OWN_INITS.into_iter().any(has) {
+            return Ok((vec![Check::skipped("boot", "the image has no init")], None));
         }
         let machine = Bootable::get(wanted, self.manifest.verity.is_some(), cache, progress)?;
         let boot = set.resolve(&self.name)?.boot;

@@ -16,8 +16,8 @@ use super::{BootError, GUEST_ADDRESS};
 use crate::interrupt;
 
 const PROGRAM: &str = "qemu-system-x86_64";
-/// Enough for the heaviest of our images to start its services.
-const MEMORY: &str = "1024M";
+/// Enough for the heaviest of our images, a browser, to start its services; QEMU takes only what the guest touches.
+const MEMORY: &str = "2048M";
 /// The end of the serial console that an error shows, in lines.
 const TAIL_LINES: usize = 40;
 /// QEMU's forwarder accepts before the guest listens, so a banner is asked for again and again.
