@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use snug::check::boot::{self, Accelerator, BootRequest, Disk, Guest, Kernel};
-use snug_tests::{have, openclaw_image, succeed};
+use snug_tests::{have, openclaw_image, succeed, workspace, xtask};
 
 /// What `/init` says on its way, in order.
 const STAGES: &[&str] = &[
@@ -71,6 +71,63 @@ fn openclaw_boots_lets_its_key_holder_in_and_switches_off() {
     guest.wait_for_end().unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// What makes alpine-ssh of alpine-ssh-key, on a Debian root, which is at hand wherever tests run: a machine gets its
+/// password at boot. The hash is what `openssl passwd -6 -salt snug 'hen sesame'` prints.
+#[test]
+fn a_password_given_at_boot_lets_in_and_another_does_not() {
+    const HASH: &str = "JDYkc251ZyRTLzg0cXJOaElwVWpoMkw5RWpLOUxsbnFwLnBYWkZpYlh4LzRSczJpZmd6bS9jQkJoM01ld2F0LkExWGhFWWIzRE1MUkFra3hNaWFDbm1nZ25GYk1vMAo=";
+    if !have(&["qemu-system-x86_64", "apt-get", "dpkg-deb", "ssh", "ssh-keygen", "mmdebstrap", "newuidmap"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let images = folder.path().join("images");
+    std::fs::create_dir(&images).expect("a folder");
+    for name in ["shared", "debian-ssh-key", "alpine-ssh"] {
+        succeed(Command::new("cp").arg("-R").arg(workspace().join("images").join(name)).arg(&images));
+    }
+    let path = images.join("alpine-ssh/image.toml");
+    let spec = std::fs::read_to_string(&path).expect("a spec");
+    let on_debian = spec.replace("\"alpine-ssh-key\"", "\"debian-ssh-key\"").replace("max-size", "# max-size");
+    assert_ne!(spec, on_debian);
+    std::fs::write(&path, on_debian).expect("a spec");
+    succeed(xtask().args(["image", "alpine-ssh", "--images"]).arg(&images).arg("--output").arg(folder.path()));
+
+    let (key, public_key) = throw_away_key(folder.path());
+    let (_, mut guest) = boot::boot_and_keep(&BootRequest {
+        kernel: &Kernel::fetch(&cache()).expect("a kernel"),
+        disks: &[Disk::kept_as_it_is(&folder.path().join("alpine-ssh/rootfs.ext4"))],
+        arguments: &[boot::authorized_key_argument(&public_key), format!("any.root_password_hash_b64={HASH}")],
+        expectations: &["root password: set", "init: ready"],
+        ssh: true,
+        accelerator: Accelerator::Tcg,
+        budget: 5 * boot::DEFAULT_BUDGET,
+        log: folder.path().join("serial.log"),
+    })
+    .unwrap_or_else(|error| panic!("{error:#}"));
+
+    let by_password = |password: &str| {
+        let answer = folder.path().join("answer");
+        std::fs::write(&answer, format!("#!/bin/sh\necho '{password}'\n")).expect("a script");
+        succeed(Command::new("chmod").arg("0755").arg(&answer));
+        let mut command = ssh_asking(&guest, "root");
+        command.args(["-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", "echo $USER is in"]);
+        command.env("SSH_ASKPASS", answer).env("SSH_ASKPASS_REQUIRE", "force").output().expect("ssh runs")
+    };
+    let right = by_password("hen sesame");
+    assert_eq!(right.stdout, b"root is in\n", "{right:?}");
+    let wrong = by_password("open sesame");
+    assert!(!wrong.status.success(), "{wrong:?}");
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("Permission denied"), "{wrong:?}");
+    // The shared rest of sshd's settings still holds, and a key opens as before.
+    let settings = login(&guest, &key, "root", "sshd -T").stdout;
+    let settings = String::from_utf8_lossy(&settings);
+    for line in ["permitemptypasswords no", "maxauthtries 4", "x11forwarding no", "passwordauthentication yes"] {
+        assert!(settings.contains(line), "{line} in {settings}");
+    }
+    let _ = ssh_with(&guest, &key, "root").arg("kill -TERM 1").output().expect("ssh runs");
+    guest.wait_for_end().unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// Kernels are 90 MB each and change rarely: they are kept where the tool keeps them.
 pub fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
@@ -100,10 +157,17 @@ fn ssh_with(guest: &Guest, key: &Path, account: &str) -> Command {
 
 /// Without a configuration of the person who runs the test, and without questions.
 fn ssh(guest: &Guest, account: &str) -> Command {
+    let mut command = ssh_asking(guest, account);
+    command.args(["-o", "BatchMode=yes"]);
+    command
+}
+
+/// As [`ssh`], with questions.
+fn ssh_asking(guest: &Guest, account: &str) -> Command {
     let address = guest.ssh_address();
     let mut command = Command::new("ssh");
     command
-        .args(["-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"])
+        .args(["-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"])
         .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=30", "-p", &address.port().to_string()])
         .args(["-l", account, &address.ip().to_string()]);
     command

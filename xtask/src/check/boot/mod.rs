@@ -129,11 +129,15 @@ pub fn authorized_key_argument(line: &str) -> String {
 
 /// The command line of every boot: the serial console, an end instead of a hang after a panic, the network of
 /// [`GUEST_ADDRESS`], then what the caller adds.
+///
+/// An emulated processor on a busy host may get too few ticks of its timer while the kernel looks whether that works,
+/// and then panics ("IO-APIC + timer doesn't work"): it is told not to look.
 pub fn kernel_arguments(more: &[String]) -> String {
     let mut arguments = vec![
         "console=ttyS0".to_owned(),
         "quiet".to_owned(),
         "panic=-1".to_owned(),
+        "no_timer_check".to_owned(),
         "root=/dev/vda".to_owned(),
         "init=/init".to_owned(),
         format!("ip={GUEST_ADDRESS}::{ROUTER_ADDRESS}:255.255.255.0:::off"),
@@ -177,7 +181,7 @@ mod tests {
     fn the_command_line_ends_with_what_the_caller_adds() {
         insta::assert_snapshot!(
             kernel_arguments(&[authorized_key_argument("ssh-ed25519 AAAA\n")]),
-            @"console=ttyS0 quiet panic=-1 root=/dev/vda init=/init ip=10.0.2.15::10.0.2.2:255.255.255.0:::off snug.authorized_key_b64=c3NoLWVkMjU1MTkgQUFBQQ=="
+            @"console=ttyS0 quiet panic=-1 no_timer_check root=/dev/vda init=/init ip=10.0.2.15::10.0.2.2:255.255.255.0:::off snug.authorized_key_b64=c3NoLWVkMjU1MTkgQUFBQQ=="
         );
     }
 }
