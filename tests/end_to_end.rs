@@ -18,6 +18,7 @@ mod hostile_builds;
 mod images;
 mod loop_writer;
 mod openclaw;
+mod overlay;
 mod pack;
 mod platforms;
 mod registry;

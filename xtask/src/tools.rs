@@ -53,6 +53,11 @@ impl Tools {
         Ok(Tools { root })
     }
 
+    /// A folder that [`Self::fetch`] has filled.
+    pub fn at(root: &Path) -> Self {
+        Tools { root: root.to_path_buf() }
+    }
+
     /// As [`Self::fetch`], where that would ask nobody.
     pub fn cached(cache: &Cache, suite: &str, packages: &[&str]) -> Option<Self> {
         let root = cache.tools().join(name(suite, packages));

@@ -2,7 +2,8 @@
 //! kernels have device-mapper as a module, so that `dm-mod.create=` on their command line does nothing by itself; the
 //! initramfs reads the very same argument and does what a kernel with CONFIG_DM_INIT would.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -29,16 +30,19 @@ impl Mapper {
         Tools::fetch(cache, SUITE, &[PACKAGE], progress).map(Mapper)
     }
 
+    /// From a folder that [`Tools`] has filled.
+    pub fn at(root: &Path) -> Self {
+        Mapper(Tools::at(root))
+    }
+
     /// The program, the loader, and the libraries that the loader says it needs, by the names they must have.
     pub fn files(&self) -> Result<Vec<(String, PathBuf)>> {
-        let mut command = self.0.command(PROGRAM)?;
-        let loader = PathBuf::from(command.get_program());
+        let dmsetup = self.0.command(PROGRAM)?;
+        let loader = PathBuf::from(dmsetup.get_program());
         let program = self.0.program(PROGRAM)?;
-        // `ld.so --list PROGRAM` (ld.so(8)) prints `libc.so.6 => /path/to/libc.so.6 (0x…)`.
-        let mut words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-        words.insert(0, "--list".into());
-        command = std::process::Command::new(&loader);
-        let output = command.args(words).output().context("cannot run the loader of dmsetup")?;
+        // `ld.so --list … PROGRAM` (ld.so(8)) prints `libc.so.6 => /path/to/libc.so.6 (0x…)`.
+        let output = Command::new(&loader).arg("--list").args(dmsetup.get_args()).output();
+        let output = output.context("cannot run the loader of dmsetup")?;
         ensure!(output.status.success(), "dmsetup lacks libraries: {}", String::from_utf8_lossy(&output.stderr));
         let mut files = vec![(LOADER.to_owned(), loader), (PROGRAM.to_owned(), program)];
         for line in String::from_utf8_lossy(&output.stdout).lines() {

@@ -1,0 +1,186 @@
+//! Read-only roots that can be written to: a small guest of busybox as squashfs, erofs and ext4, plain and sealed with
+//! dm-verity, started by Debian's kernel. The guest's init finds a writable root, whatever is under it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use snug::artifact::Manifest;
+use snug::check::boot::{
+    self, Accelerator, BootError, DEFAULT_BUDGET, Disk, Guest, Kernel, Machine, Mapper, initramfs, mapper,
+};
+use snug_tests::{have, succeed, xtask};
+
+/// A base of a static busybox with all its names.
+const BASE: &str = r#"
+    mkdir -p root/bin root/etc
+    cp "$(command -v busybox)" root/bin/busybox
+    for name in $(busybox --list); do [ $name = busybox ] || ln -s busybox root/bin/$name; done
+    tar --create --file base.tar --owner 0 --group 0 -C root .
+"#;
+
+/// The image's own init: says what it sees, and does what an overlay must bear.
+const GUEST: &str = r#"#!/bin/sh
+echo 1 >/proc/sys/kernel/printk
+say() { echo "guest: $*."; }
+say "root $(sed -n 's,^[^ ]* / \([^ ]*\) .*,\1,p' /proc/mounts | tail -n 1)"
+say "bytes $(stat -f -c '%b * %S' / | { read -r sum; echo $((sum)); })"
+say "kept $(cat /kept 2>/dev/null)"
+[ -e /etc/lower ] && say "lower there" || say "lower gone"
+echo canary >/etc/written && sync && echo 3 >/proc/sys/vm/drop_caches
+say "read $(cat /etc/written)"
+rm /etc/lower 2>/dev/null
+[ ! -e /etc/lower ] && ! ls -A /etc | grep -qx lower && say "removed"
+mkdir -p /root/.ssh && chmod 700 /root/.ssh && say "modes $(stat -c %a / /root/.ssh | tr '\n' ' ')"
+say "old root $(grep -c -e ' squashfs ' -e ' erofs ' -e ' /run/layer ' /proc/mounts)"
+echo yes >/kept
+sync
+say done
+poweroff -f
+"#;
+
+struct Built {
+    image: PathBuf,
+    /// Of the kernel command line.
+    words: Vec<String>,
+}
+
+fn build(folder: &Path, filesystem: &str) -> Built {
+    let output = folder.join(format!("out-{filesystem}"));
+    succeed(
+        xtask()
+            .args(["image", "guest", "--filesystem", filesystem, "--images"])
+            .arg(folder.join("images"))
+            .arg("--output")
+            .arg(&output),
+    );
+    let manifest = Manifest::read(&output.join("guest/manifest.json")).expect("a manifest");
+    let words = manifest.verity.as_ref().map(|verity| mapper::arguments(verity).into()).unwrap_or_default();
+    Built { image: output.join("guest").join(&manifest.file), words }
+}
+
+/// Starts the image and answers what it said until it ended.
+fn start(kernel: &Kernel, built: &Built, overlay: Option<&Path>, folder: &Path) -> Result<String, BootError> {
+    let initramfs = folder.join("initramfs.cpio");
+    initramfs::write(kernel, &initramfs).expect("an initramfs");
+    let mut disks = vec![Disk::kept_as_it_is(&built.image)];
+    let mut words = built.words.clone();
+    if let Some(overlay) = overlay {
+        disks.push(Disk::written(overlay));
+        words.push("overlay=/dev/vdb".to_owned());
+    }
+    let mut guest = Guest::start(&Machine {
+        kernel: &kernel.image,
+        initramfs: Some(&initramfs),
+        disks: &disks,
+        arguments: &format!("console=ttyS0 quiet panic=-1 root=/dev/vda init=/init {}", words.join(" ")),
+        accelerator: Accelerator::Tcg,
+        log: &folder.join("serial.log"),
+        budget: 3 * DEFAULT_BUDGET,
+    })?;
+    let seen = guest.wait_for("guest: done");
+    guest.wait_for_end()?;
+    seen.map(|_| guest.console().to_owned())
+}
+
+#[track_caller]
+fn must_say(said: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(said.contains(&format!("guest: {line}.")), "no {line:?} in\n{said}");
+    }
+}
+
+const WRITES: [&str; 4] = ["read canary", "removed", "modes 755 700 ", "old root 0"];
+
+#[test]
+fn a_read_only_root_can_be_written_to_and_a_sealed_one_that_was_changed_does_not_start() {
+    if !have(&["qemu-system-x86_64", "apt-get", "dpkg-deb", "mmdebstrap", "newuidmap", "tar2sqfs", "busybox"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    let spec = folder.join("images/guest");
+    fs::create_dir_all(&spec).expect("a folder");
+    succeed(Command::new("bash").args(["-ec", BASE]).current_dir(&spec));
+    fs::write(spec.join("own-init"), GUEST).expect("a script");
+    let text = r#"
+base = { tar = "base.tar" }
+init = "own-init"
+filesystem = { type = "squashfs", compression = "zstd:3", overlay = "32MiB" }
+file = [{ content = "of the image\n", to = "/etc/lower" }]
+"#;
+    fs::write(spec.join("image.toml"), text).expect("a spec");
+    let mut kernel = Kernel::fetch(&crate::boot::cache()).expect("a kernel");
+    kernel.mapper = Some(mapper());
+
+    // In memory, bounded by the spec; forgotten with the machine.
+    let sealed = build(folder, "squashfs+verity");
+    let said = start(&kernel, &sealed, None, folder).unwrap_or_else(|error| panic!("{error}"));
+    must_say(&said, &["root overlay", &format!("bytes {}", 32 << 20), "kept ", "lower there"]);
+    must_say(&said, &WRITES);
+    assert!(said.contains("first-stage: root squashfs under an overlay on tmpfs"), "{said}");
+
+    // On a disk: what the first machine did, the second finds.
+    let erofs = build(folder, "erofs");
+    let disk = folder.join("overlay.ext4");
+    boot::empty_disk(&disk, 64 << 20).expect("a disk");
+    let said = start(&kernel, &erofs, Some(&disk), folder).unwrap_or_else(|error| panic!("{error}"));
+    must_say(&said, &["root overlay", "kept ", "lower there"]);
+    must_say(&said, &WRITES);
+    let said = start(&kernel, &erofs, Some(&disk), folder).unwrap_or_else(|error| panic!("{error}"));
+    must_say(&said, &["root overlay", "kept yes", "lower gone", "read canary"]);
+
+    // ext4 is written to as it is; under dm-verity it cannot be.
+    let ext4 = build(folder, "ext4+verity");
+    let said = start(&kernel, &ext4, None, folder).unwrap_or_else(|error| panic!("{error}"));
+    must_say(&said, &["root overlay", "lower there"]);
+    must_say(&said, &WRITES);
+    let plain = Built { image: ext4.image.clone(), words: Vec::new() };
+    let said = start(&kernel, &plain, None, folder).unwrap_or_else(|error| panic!("{error}"));
+    must_say(&said, &["root ext4", "lower there", "read canary", "removed"]);
+
+    // A byte of the filesystem's superblock: its last check time, which nothing but dm-verity looks at.
+    const LAST_CHECK: u64 = 1024 + 0x40;
+    let mut byte = [0];
+    let file = File::options().read(true).write(true).open(&ext4.image).expect("an image");
+    file.read_exact_at(&mut byte, LAST_CHECK).expect("a superblock");
+    file.write_all_at(&[byte[0] ^ 1], LAST_CHECK).expect("written");
+    let error = start(&kernel, &ext4, None, folder).expect_err("it was changed");
+    assert!(matches!(error, BootError::Ended { .. }), "{error}");
+    // The kernel's words on the end of its first process are longer than the tail that an error shows.
+    let said = fs::read_to_string(folder.join("serial.log")).expect("a log");
+    assert!(said.contains("cannot mount /dev/dm-0") && !said.contains("guest:"), "{said}");
+}
+
+/// By the command, as a test has no cache of its own to hand over.
+fn mapper() -> Mapper {
+    let output = succeed(xtask().args(["tools", "trixie", "dmsetup"]));
+    Mapper::at(Path::new(String::from_utf8(output.stdout).expect("a path").trim_end()))
+}
+
+#[test]
+fn a_kernel_that_is_too_old_for_what_the_image_is_made_of_is_refused_when_planning() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let spec = folder.path().join("young");
+    fs::create_dir_all(&spec).expect("a folder");
+    let text = r#"
+base = { debian = "trixie" }
+filesystem = { type = "erofs", compression = "zstd:15" }
+[boot]
+kernel = "6.1"
+"#;
+    fs::write(spec.join("image.toml"), text).expect("a spec");
+    let output = xtask().args(["image", "young", "--dry-run", "--images"]).arg(folder.path()).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let why = "the guest's kernel 6.1 does not know erofs compressed with zstd: Linux has it since 6.10";
+    assert!(said.contains(why), "{said}");
+    // lz4hc, which squashfs's spec does not name, is what every kernel from 5.17 on reads.
+    let fine = text.replace("zstd:15", "lz4hc:12");
+    fs::write(spec.join("image.toml"), fine).expect("a spec");
+    let output = succeed(xtask().args(["image", "young", "--dry-run", "--json", "--images"]).arg(folder.path()));
+    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(rows[0]["filesystem"]["type"], "erofs");
+}
