@@ -107,19 +107,34 @@ impl Stage {
 
     /// `bytes` more are done.
     pub fn advance(&self, bytes: u64) {
-        let done = self.bytes();
-        self.advance_to(done + bytes);
+        let mut state = self.state.lock().expect("no panic while locked");
+        state.bytes += bytes;
+        self.say_bytes(&mut state);
     }
 
     /// `bytes` are done in all.
     pub fn advance_to(&self, bytes: u64) {
         let mut state = self.state.lock().expect("no panic while locked");
         state.bytes = bytes;
+        self.say_bytes(&mut state);
+    }
+
+    /// Says how far it is, where a person could see it: amounts come by the ten thousand, and text costs more than what
+    /// it counts.
+    fn say_bytes(&self, state: &mut State) {
+        let pace = match &self.show {
+            Show::Hidden => return,
+            Show::Plain { .. } => PLAIN_HEARTBEAT,
+            Show::Live { .. } => REPAINT,
+        };
+        if state.last_said.elapsed() < pace {
+            return;
+        }
         let amount = match state.total {
             Some(total) => format!("{} of {}", human_bytes(state.bytes), human_bytes(total)),
             None => human_bytes(state.bytes),
         };
-        self.say(&mut state, &amount);
+        self.say(state, &amount);
     }
 
     /// Bytes done so far.
@@ -141,7 +156,10 @@ impl Stage {
                     print_line(&format!("{label} … {} {text}", human_duration(self.started.elapsed())));
                 }
             }
-            Show::Live { line, .. } => line.set_message(text.to_owned()),
+            Show::Live { line, .. } => {
+                state.last_said = Instant::now();
+                line.set_message(text.to_owned());
+            }
         }
     }
 

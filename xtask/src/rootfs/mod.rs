@@ -4,6 +4,7 @@ mod body;
 pub mod capabilities;
 pub mod disk;
 pub mod glob;
+mod growing;
 pub mod layers;
 pub mod normalise;
 pub mod packages;

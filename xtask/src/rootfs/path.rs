@@ -84,11 +84,13 @@ impl TreePath {
 
     /// The directory that holds this path; `None` for the root.
     pub fn parent(&self) -> Option<TreePath> {
-        if self.is_root() {
-            return None;
-        }
+        self.parent_bytes().map(|parent| TreePath(parent.into()))
+    }
+
+    /// The bytes of [`Self::parent`], without a path of their own.
+    pub fn parent_bytes(&self) -> Option<&[u8]> {
         let end = self.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-        Some(TreePath(self.0[..end].into()))
+        (!self.is_root()).then(|| &self.0[..end])
     }
 
     /// Number of components; 0 for the root.

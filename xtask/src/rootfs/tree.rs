@@ -4,7 +4,7 @@
 //! and which name is "the" file is decided by sorting, never by the order in which a stream happened to name them.
 //! Bodies are not held in memory: they are ranges of a [`BodySource`] (a tar file, or the spool of a pipe).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
 pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt, Relocation};
 pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
@@ -117,6 +117,9 @@ pub struct RootTree {
     names: BTreeMap<TreePath, InodeId>,
     inodes: Vec<Inode>,
     bodies: BodySource,
+    /// The parent of the last name that was put in, as long as nothing can have taken it away: in a tar, neighbours
+    /// share it.
+    last_parent: Option<TreePath>,
 }
 
 /// Symlinks followed for one path before it counts as a loop (`MAXSYMLINKS` of Linux, path_resolution(7)).
@@ -143,6 +146,7 @@ impl RootTree {
             names: BTreeMap::from([(TreePath::root(), InodeId(0))]),
             inodes: vec![Inode::directory(0o755)],
             bodies,
+            last_parent: None,
         }
     }
 
@@ -185,6 +189,7 @@ impl RootTree {
     }
 
     pub fn get_mut(&mut self, path: &TreePath) -> Option<&mut Inode> {
+        self.last_parent = None;
         let id = *self.names.get(path)?;
         Some(&mut self.inodes[id.0 as usize])
     }
@@ -195,6 +200,7 @@ impl RootTree {
 
     /// Every inode, those included that have lost their names.
     pub fn inodes_mut(&mut self) -> impl Iterator<Item = &mut Inode> {
+        self.last_parent = None;
         self.inodes.iter_mut()
     }
 
@@ -228,12 +234,16 @@ impl RootTree {
     /// `st_nlink` of every inode by slot: names for files, 2 + subdirectories for directories, 0 without a name.
     pub fn link_counts(&self) -> Vec<u32> {
         let mut counts = vec![0; self.inodes.len()];
+        // The directories above a name, by depth.
+        let mut above: Vec<InodeId> = Vec::new();
         for (path, id) in &self.names {
             if self.inode(*id).is_directory() {
                 counts[id.0 as usize] += 2;
-                if let Some(parent) = path.parent().and_then(|parent| self.id(&parent)) {
+                above.truncate(path.depth());
+                if let Some(parent) = above.last() {
                     counts[parent.0 as usize] += 1;
                 }
+                above.push(*id);
             } else {
                 counts[id.0 as usize] += 1;
             }
@@ -246,19 +256,43 @@ impl RootTree {
     /// entries and takes the new attributes.
     pub fn insert(&mut self, path: TreePath, inode: Inode) -> Result<InodeId, TreeError> {
         self.make_parents(&path)?;
-        if let Some(&id) = self.names.get(&path) {
-            let old = &mut self.inodes[id.0 as usize];
-            if old.is_directory() && inode.is_directory() {
-                *old = inode;
-                return Ok(id);
-            }
-            if old.is_directory() && self.subtree(&path).nth(1).is_some() || path.is_root() {
-                return Err(TreeError::DirectoryInTheWay { path, kind: inode.kind.noun() });
+        match self.names.entry(path) {
+            btree_map::Entry::Vacant(place) => Ok(*place.insert(add_inode(&mut self.inodes, inode))),
+            btree_map::Entry::Occupied(place) => {
+                let (path, id) = (place.key().clone(), *place.get());
+                self.replace(path, id, inode)
             }
         }
-        let id = self.add_inode(inode);
+    }
+
+    /// Puts an inode where `path` already names `id`.
+    fn replace(&mut self, path: TreePath, id: InodeId, inode: Inode) -> Result<InodeId, TreeError> {
+        let old = &mut self.inodes[id.0 as usize];
+        if old.is_directory() && inode.is_directory() {
+            *old = inode;
+            return Ok(id);
+        }
+        if old.is_directory() && self.subtree(&path).nth(1).is_some() || path.is_root() {
+            return Err(TreeError::DirectoryInTheWay { path, kind: inode.kind.noun() });
+        }
+        self.last_parent = None;
+        let id = add_inode(&mut self.inodes, inode);
         self.names.insert(path, id);
         Ok(id)
+    }
+
+    /// An inode that has no name yet.
+    pub(super) fn add_unnamed(&mut self, inode: Inode) -> InodeId {
+        add_inode(&mut self.inodes, inode)
+    }
+
+    /// Names inodes of a tree that has names for its root only. The names ascend, and each one's parent is a directory
+    /// among them.
+    pub(super) fn name_all(&mut self, names: Vec<(TreePath, InodeId)>) {
+        debug_assert!(self.is_empty());
+        let root = (TreePath::root(), self.names[&TreePath::root()]);
+        self.names = std::iter::once(root).chain(names).collect();
+        self.last_parent = None;
     }
 
     /// Makes `path` a further name of what `target` names.
@@ -278,6 +312,7 @@ impl RootTree {
 
     /// Takes `path` and all below it away; the root keeps itself. Answers how many names went.
     pub fn remove(&mut self, path: &TreePath) -> usize {
+        self.last_parent = None;
         let doomed: Vec<TreePath> =
             self.subtree(path).map(|(name, _)| name.clone()).filter(|name| !name.is_root()).collect();
         for name in &doomed {
@@ -325,6 +360,9 @@ impl RootTree {
     }
 
     fn make_parents(&mut self, path: &TreePath) -> Result<(), TreeError> {
+        if self.last_parent.as_ref().map(TreePath::as_bytes) == path.parent_bytes() {
+            return Ok(());
+        }
         let mut missing = Vec::new();
         let mut next = path.parent();
         while let Some(parent) = next {
@@ -340,17 +378,18 @@ impl RootTree {
             }
         }
         for parent in missing {
-            let id = self.add_inode(Inode::directory(0o755));
+            let id = add_inode(&mut self.inodes, Inode::directory(0o755));
             self.names.insert(parent, id);
         }
+        self.last_parent = path.parent();
         Ok(())
     }
+}
 
-    fn add_inode(&mut self, inode: Inode) -> InodeId {
-        let id = InodeId(u32::try_from(self.inodes.len()).expect("readers bound the number of entries"));
-        self.inodes.push(inode);
-        id
-    }
+fn add_inode(inodes: &mut Vec<Inode>, inode: Inode) -> InodeId {
+    let id = InodeId(u32::try_from(inodes.len()).expect("readers bound the number of entries"));
+    inodes.push(inode);
+    id
 }
 
 #[cfg(test)]
@@ -386,6 +425,20 @@ mod tests {
         tree.insert(path("etc"), Inode::new(Kind::Symlink(b"/etc".as_slice().into()), 0o777)).unwrap();
         let error = tree.insert(path("etc/passwd"), Inode::new(Kind::Fifo, 0o644)).unwrap_err();
         assert_eq!(error.to_string(), "/etc/passwd needs /etc to be a directory, and it is a symlink");
+    }
+
+    #[test]
+    fn a_directory_that_was_replaced_is_no_parent_any_more() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        let file = || Inode::new(Kind::File(Body::default()), 0o644);
+        tree.insert(path("a/b"), file()).unwrap();
+        tree.remove(&path("a"));
+        tree.insert(path("a"), file()).unwrap();
+        assert!(matches!(tree.insert(path("a/c"), file()), Err(TreeError::NotADirectory { .. })));
+        tree.insert(path("d/e"), file()).unwrap();
+        tree.remove(&path("d/e"));
+        tree.insert(path("d"), file()).unwrap();
+        assert!(matches!(tree.insert(path("d/f"), file()), Err(TreeError::NotADirectory { .. })));
     }
 
     #[test]

@@ -47,15 +47,12 @@ impl Header {
     /// Does the stored checksum fit? Some old writers summed signed bytes, so either sum is taken.
     pub fn checksum_fits(&self) -> bool {
         let Ok(stored) = number(&self.0[CHECKSUM]) else { return false };
-        let (mut unsigned, mut signed) = (0_i64, 0_i64);
-        for &byte in &self.0 {
-            unsigned += i64::from(byte);
-            signed += i64::from(byte as i8);
-        }
-        for &byte in &self.0[CHECKSUM] {
-            unsigned += i64::from(b' ') - i64::from(byte);
-            signed += i64::from(b' ') - i64::from(byte as i8);
-        }
+        // The field counts as spaces. Sums of 512 bytes cannot overflow; said so, the loop takes many at once.
+        let mut block = self.0;
+        block[CHECKSUM].fill(b' ');
+        let unsigned = block.iter().fold(0_u32, |sum, &byte| sum.wrapping_add(u32::from(byte)));
+        let negative = block.iter().fold(0_u32, |sum, &byte| sum.wrapping_add(u32::from(byte >> 7)));
+        let (unsigned, signed) = (i64::from(unsigned), i64::from(unsigned) - 256 * i64::from(negative));
         stored == i128::from(unsigned) || stored == i128::from(signed)
     }
 

@@ -10,7 +10,7 @@ use super::error::TarError;
 /// KiB would copy as much as reading everything).
 const FILE_WINDOW: usize = 8 << 10;
 /// Read at once from a pipe, and written at once to the spool.
-const STREAM_BUFFER: usize = 1 << 20;
+const STREAM_BUFFER: usize = 128 << 10;
 
 /// An archive, read from its start to its end.
 pub trait Input {

@@ -11,6 +11,7 @@ use super::limits::Limits;
 use super::member::{Member, header_name, stored_size};
 use super::pax::Records;
 use super::sparse::{Map, TextMap};
+use crate::rootfs::growing::GrowingTree;
 use crate::rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, TreePath};
 
 /// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
@@ -36,7 +37,7 @@ pub fn read_file(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> 
     let bodies = file.try_clone().map_err(|source| TarError::Read { offset: 0, source })?;
     let mut reader = Reader::new(FileInput::new(file)?, RootTree::new(BodySource::new(bodies)), limits);
     reader.read(progress)?;
-    Ok(reader.tree)
+    Ok(reader.tree.finish())
 }
 
 /// Reads a tar from a pipe. Bodies are appended to `spool`, a temporary file that the tree then reads from. Whatever
@@ -54,7 +55,7 @@ pub fn read_stream(
     reader.input.drain();
     result?;
     reader.input.flush()?;
-    Ok(reader.tree)
+    Ok(reader.tree.finish())
 }
 
 /// What one entry of a layer says. Layers are changes to a tree that only who applies them has: a hard link's target, a
@@ -114,7 +115,7 @@ pub fn read_layer(
 
 struct Reader<'a, I> {
     input: I,
-    tree: RootTree,
+    tree: GrowingTree,
     /// Where this is a layer, its changes so far; the tree stays empty then.
     layer: Option<Vec<Change>>,
     limits: &'a Limits,
@@ -140,6 +141,7 @@ struct Announced {
 impl<'a, I: Input> Reader<'a, I> {
     fn new(input: I, tree: RootTree, limits: &'a Limits) -> Self {
         let (globals, next) = (Records::default(), Announced::default());
+        let tree = GrowingTree::new(tree);
         Reader { input, tree, layer: None, limits, globals, next, last: Vec::new(), counts: Counts::default() }
     }
 

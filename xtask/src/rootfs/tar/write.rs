@@ -9,8 +9,8 @@ use super::header::{
 use super::pax::{format_time, put_record, put_xattr};
 use crate::rootfs::tree::{Body, BodySource, DataRange, Entry, Kind, RootTree, Timestamp};
 
-/// Written at once.
-const BUFFER: usize = 1 << 20;
+/// Written at once: what still fits a core's own cache.
+const BUFFER: usize = 256 << 10;
 /// Largest number in a header field of eight bytes, as octal digits.
 const OCTAL_7: u64 = (1 << 21) - 1;
 /// Largest number in a header field of twelve bytes, as octal digits.
