@@ -1,5 +1,6 @@
 //! Filesystem images from a [`RootTree`]: ext4, squashfs, erofs. Nothing here knows of specs or engines.
 
+pub mod digest;
 pub mod erofs;
 pub mod ext4;
 pub mod identity;
@@ -16,9 +17,10 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use self::digest::Digest;
 use crate::report::progress::{Progress, Stage};
 use crate::rootfs::tree::{RootTree, Timestamp};
 use crate::size::{SizeDecision, SizePolicy};
@@ -180,6 +182,21 @@ pub trait FilesystemWriter {
     /// Writes `tree` to `output`, a path in the folder of the final image that the caller renames afterwards, sized by
     /// `policy`, and answers what every byte is for. On an error `output` may be left behind for the caller to remove.
     fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> anyhow::Result<Census>;
+
+    /// As [`Self::write`], and answers the SHA-256 of the image as well. Taken while writing where the writer can, or else
+    /// by reading the image again.
+    fn write_hashed(
+        &self,
+        tree: &RootTree,
+        policy: &SizePolicy,
+        output: &Path,
+        stage: &Stage,
+    ) -> anyhow::Result<(Census, Digest)> {
+        let census = self.write(tree, policy, output, stage)?;
+        stage.detail("hashing the image");
+        let digest = digest::of_file(output).with_context(|| format!("read {}", output.display()))?;
+        Ok((census, digest))
+    }
 }
 
 /// What an image consists of.

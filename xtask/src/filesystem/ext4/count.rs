@@ -112,6 +112,15 @@ impl<'tree> Demand<'tree> {
         Ok(demand)
     }
 
+    /// Where an inode of the tree stands in [`Self::nodes`], by its number.
+    pub fn position(&self, number: u32) -> Option<usize> {
+        let at = match number {
+            special::ROOT => 0,
+            number => (number.checked_sub(special::FIRST)? + 1) as usize,
+        };
+        (at < self.nodes.len()).then_some(at)
+    }
+
     /// The entries of a directory, ready to be written.
     pub fn directory(&self, number: u32) -> Result<Directory<'tree>, TooManyNames> {
         let start = self.names.partition_point(|(directory, _)| *directory < number);

@@ -10,6 +10,7 @@ mod count;
 mod directory;
 mod error;
 mod extents;
+mod groups;
 mod hash;
 mod inode;
 mod journal;
@@ -22,7 +23,8 @@ mod tests;
 mod write;
 mod xattr;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -34,6 +36,7 @@ use self::output::Output;
 use self::plan::Plan;
 use self::write::{Description, Writing};
 pub use self::xattr::XattrError;
+use crate::filesystem::digest::{Digest, StreamHash};
 use crate::filesystem::identity::Identity;
 use crate::filesystem::{Census, Ext4Options, FilesystemWriter, image_time};
 use crate::report::progress::Stage;
@@ -88,8 +91,15 @@ impl NativeExt4 {
     }
 }
 
-impl FilesystemWriter for NativeExt4 {
-    fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
+impl NativeExt4 {
+    fn write_with(
+        &self,
+        tree: &RootTree,
+        policy: &SizePolicy,
+        output: &Path,
+        stage: &Stage,
+        hash: Option<StreamHash>,
+    ) -> Result<(Census, Option<Digest>)> {
         let time = self.time.unwrap_or_else(|| image_time(tree));
         let mut lost_found = Inode::directory(LOST_FOUND_MODE);
         lost_found.mtime = Timestamp::from_seconds(time.max(0));
@@ -105,12 +115,41 @@ impl FilesystemWriter for NativeExt4 {
             label: self.options.label.as_deref().unwrap_or_default().as_bytes(),
             checksum_seed: self.checksum_seed,
         };
-        let image = File::create(output).with_context(|| format!("create {}", output.display()))?;
+        let image = empty_file(output).with_context(|| format!("create {}", output.display()))?;
         image.set_len(plan.decision.bytes).with_context(|| format!("size {}", output.display()))?;
         stage.expect_bytes(plan.end * crate::size::BLOCK_SIZE);
-        Writing::new(&plan, &description, Output::new(&image, tree.bodies(), stage))
+        let mut output_file = Output::new(&image, tree.bodies(), stage, hash);
+        Writing::new(&plan, &description, &mut output_file)
             .run()
             .with_context(|| format!("write {}", output.display()))?;
-        Ok(census::census(&plan))
+        Ok((census::census(&plan), output_file.digest(plan.decision.bytes)))
+    }
+}
+
+/// Makes `path` an empty file. One that is empty already is not truncated: a filesystem takes that for the replacement of a
+/// file's content, and writes it to disk as soon as it is closed (ext4's `auto_da_alloc`).
+fn empty_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    if file.metadata()?.len() > 0 {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+impl FilesystemWriter for NativeExt4 {
+    fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
+        Ok(self.write_with(tree, policy, output, stage, None)?.0)
+    }
+
+    fn write_hashed(
+        &self,
+        tree: &RootTree,
+        policy: &SizePolicy,
+        output: &Path,
+        stage: &Stage,
+    ) -> Result<(Census, Digest)> {
+        let hash = StreamHash::start().context("start a thread")?;
+        let (census, digest) = self.write_with(tree, policy, output, stage, Some(hash))?;
+        Ok((census, digest.expect("a hash was given")))
     }
 }

@@ -172,6 +172,16 @@ impl<'tree> Plan<'tree> {
         &self.runs[range.start as usize..range.end as usize]
     }
 
+    /// The blocks of the tree over an inode's map, in order.
+    pub fn tree_places(&self, placed: &Placed) -> impl Iterator<Item = u64> {
+        self.runs_of(&placed.tree).iter().flat_map(|run| run.physical..run.physical + u64::from(run.length))
+    }
+
+    /// Blocks of the journal that `placed` is, without a tree over them.
+    pub fn journal_blocks(&self, placed: &Placed) -> u64 {
+        self.runs_of(&placed.runs).iter().map(|run| u64::from(run.length)).sum()
+    }
+
     /// Blocks of an inode's map and of the tree over it.
     pub fn blocks_of(&self, placed: &Placed) -> u64 {
         [&placed.runs, &placed.tree]

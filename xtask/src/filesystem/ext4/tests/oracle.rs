@@ -8,13 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::{Whence, lseek64};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::super::NativeExt4;
+use crate::filesystem::digest::Digest;
 use crate::filesystem::{Census, Ext4Options, FilesystemWriter};
 use crate::report::progress::Progress;
 use crate::rootfs::tree::{Body, Kind, NAME_MAX, RootTree, Timestamp};
 use crate::size::SizePolicy;
+
+/// Images up to this size, in bytes, are written with a digest, and read again for it.
+const HASHED: u64 = 64 << 20;
 
 /// An image in a folder of its own, which goes away with it.
 pub struct Image {
@@ -26,7 +31,13 @@ impl Image {
     pub fn write(tree: &RootTree, policy: &SizePolicy, options: &Ext4Options) -> anyhow::Result<Image> {
         let folder = tempfile::tempdir()?;
         let stage = Progress::hidden().stage("");
-        let census = NativeExt4::new(options)?.write(tree, policy, &folder.path().join("image"), &stage)?;
+        let (writer, place) = (NativeExt4::new(options)?, folder.path().join("image"));
+        // Images of gigabytes are nearly all holes, and hashing those would take most of the tests' time.
+        if writer.decide(tree, policy).is_ok_and(|decision| decision.bytes > HASHED) {
+            return Ok(Image { census: writer.write(tree, policy, &place, &stage)?, folder });
+        }
+        let (census, digest) = writer.write_hashed(tree, policy, &place, &stage)?;
+        assert_eq!(digest, Digest::from(Sha256::digest(std::fs::read(&place)?)), "the digest is not the image's");
         Ok(Image { census, folder })
     }
 
