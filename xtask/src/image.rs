@@ -5,22 +5,25 @@ use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use crate::artifact::verity::{self, Verity};
-use crate::artifact::{Manifest, Partial, TreeSummary, manifest_beside};
+use crate::artifact::{Manifest, Partial, TreeSummary, contents_beside, manifest_beside, write_contents};
 use crate::assemble::{Assembly, Link};
 use crate::binaries::Binaries;
 use crate::check::contents::Contents;
 use crate::check::{self, Subject};
+use crate::filesystem::digest::{self, BodyDigests, Digest};
 use crate::filesystem::requires::missed;
 use crate::filesystem::{self, Census, Filesystem, FilesystemKind, Part};
 use crate::first_stage;
 use crate::oci::{Resolution, Resolver};
-use crate::plan::{self, BuildPlan, PlanError, PlannedBase, hash_file, hex};
+use crate::plan::{self, BuildPlan, PlanError, PlannedBase, hex};
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::tree::{Kind, RootTree};
 use crate::rootfs::{packages, tar};
@@ -221,6 +224,8 @@ impl<'set> Order<'set> {
             format!("there is {}", manifest.file)
         } else if length.as_ref().ok() != Some(&manifest.census.size) {
             if length.is_ok() { "the image file was changed".into() } else { "the image file is gone".into() }
+        } else if !image.with_file_name(&manifest.contents.file).is_file() {
+            "the list of its contents is gone".into()
         } else if manifest.fingerprint == self.fingerprint()? {
             return Ok(Freshness::UpToDate(manifest));
         } else {
@@ -252,11 +257,9 @@ impl<'set> Order<'set> {
         let held = assembly.tree(&self.chain, progress)?;
         let tree = finished_tree(held.path(), self.spec)?;
 
-        let Written { partial, census, verity } =
-            write(&tree, filesystem, self.verity, &self.sizing, &image, progress)?;
-        let stage = progress.stage("hash the image");
-        let sha256 = hash_file(partial.path())?;
-        stage.finish("");
+        let written = write(&tree, filesystem, self.verity, &self.sizing, &image, Digests::All, progress)?;
+        let (sha256, bodies) = written.sha256.zip(written.bodies.as_ref()).context("the digests were asked for")?;
+        let (list, contents) = write_contents(&tree, bodies, &contents_beside(&image))?;
 
         let manifest = Manifest {
             schema: Manifest::SCHEMA,
@@ -266,24 +269,26 @@ impl<'set> Order<'set> {
             file: image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             filesystem: filesystem.clone(),
             fingerprint,
-            sha256,
+            sha256: hex(&sha256),
+            contents,
             oci: self.oci().cloned(),
             tree: summary(&tree, self.plan()),
             packages: packages::installed(&tree)?,
-            census,
-            verity,
+            census: written.census,
+            verity: written.verity,
         };
         if self.check {
             let (meant, _) = Contents::of(&tree, false, |_| {});
             let chain = self.chain.iter().map(|link| link.spec);
-            check::guard(Subject::new(partial.path(), &manifest, Ok(meant), chain), progress)?;
+            check::guard(Subject::new(written.partial.path(), &manifest, Ok(meant), chain), progress)?;
         }
-        // Between the two steps the old manifest would speak of the new image.
+        // Between the steps the old manifest would speak of the new files.
         let place = manifest_beside(&image);
         if place.exists() {
             fs::remove_file(&place).with_context(|| format!("cannot replace {}", place.display()))?;
         }
-        partial.publish()?;
+        list.publish()?;
+        written.partial.publish()?;
         manifest.write(&place)?;
         Ok(Outcome::Built { image, manifest: manifest.into() })
     }
@@ -310,12 +315,31 @@ fn refuse_for_kernel(name: &str, filesystem: &Filesystem, verity: bool, kernel: 
     )));
 }
 
+/// Which digests are taken while an image is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digests {
+    None,
+    Image,
+    /// Of the image, and of every file in it.
+    All,
+}
+
 /// An image that is written and not yet published.
 pub struct Written {
     pub partial: Partial,
     pub census: Census,
+    /// Of the image file, where it was asked for.
+    pub sha256: Option<Digest>,
+    /// Of the files, where they were asked for.
+    pub bodies: Option<BodyDigests>,
     /// How to open it, where it is sealed.
     pub verity: Option<Verity>,
+}
+
+/// Threads that hash bodies: the writer and the digest of the image have work for one core, and more than a few wait for
+/// the disk.
+fn body_threads() -> usize {
+    thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).clamp(1, 4))
 }
 
 /// Writes a tree as an image beside `place`, to be published there; `seal` closes it with dm-verity.
@@ -325,15 +349,30 @@ pub fn write(
     seal: bool,
     sizing: &SizePolicy,
     place: &Path,
+    digests: Digests,
     progress: &Progress,
 ) -> Result<Written> {
     let writer = filesystem::writer(filesystem, progress)?;
     let partial = Partial::begin(place)?;
     let stage = progress.stage(format!("write {}", filesystem.kind()));
-    let mut census = writer
-        .write(tree, sizing, partial.path(), &stage)
+    let stop = AtomicBool::new(false);
+    let (written, bodies) = thread::scope(|scope| {
+        let hash = || BodyDigests::of(tree, body_threads(), &stop);
+        let bodies = (digests == Digests::All).then(|| scope.spawn(hash));
+        // A seal adds to the image: its digest comes after.
+        let written = match digests == Digests::None || seal {
+            true => writer.write(tree, sizing, partial.path(), &stage).map(|census| (census, None)),
+            false => {
+                writer.write_hashed(tree, sizing, partial.path(), &stage).map(|(census, digest)| (census, Some(digest)))
+            }
+        };
+        stop.store(written.is_err(), Ordering::Relaxed);
+        (written, bodies.map(|bodies| bodies.join().expect("hashing does not panic")))
+    });
+    let (mut census, mut sha256) = written
         .map_err(|error| partial.explain(error))
         .with_context(|| format!("cannot write the {} image", filesystem.kind()))?;
+    let bodies = bodies.transpose().context("cannot read the files for their digests")?;
     stage.finish(&human_bytes(census.size));
     for omitted in &census.omitted {
         progress.note(format!("warning: {omitted}"));
@@ -342,7 +381,12 @@ pub fn write(
         true => Some(seal_image(tree, &partial, &mut census, progress)?),
         false => None,
     };
-    Ok(Written { partial, census, verity })
+    if seal && digests != Digests::None {
+        let stage = progress.stage("hash the image");
+        sha256 = Some(digest::of_file(partial.path()).context("cannot read the image again")?);
+        stage.finish("");
+    }
+    Ok(Written { partial, census, sha256, bodies, verity })
 }
 
 fn seal_image(tree: &RootTree, partial: &Partial, census: &mut Census, progress: &Progress) -> Result<Verity> {

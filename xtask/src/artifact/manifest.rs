@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Partial, Verity};
+use super::{ContentsFile, Partial, Verity};
 use crate::filesystem::{Census, Filesystem};
 use crate::oci::Resolution;
 use crate::plan::Inputs;
@@ -35,6 +35,8 @@ pub struct Manifest {
     pub fingerprint: String,
     /// SHA-256 of the image file.
     pub sha256: String,
+    /// The list of all entries with their digests.
+    pub contents: ContentsFile,
     /// The image of a registry that this one stands on, with what its tag meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Resolution>,
@@ -71,7 +73,7 @@ pub fn manifest_beside(image: &Path) -> PathBuf {
 
 impl Manifest {
     /// Raised when a field changes its meaning or goes.
-    pub const SCHEMA: u32 = 1;
+    pub const SCHEMA: u32 = 2;
 
     /// Reads the manifest at `path`; `None` if there is none, or none of this schema.
     pub fn read(path: &Path) -> Option<Self> {

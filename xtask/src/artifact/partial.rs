@@ -76,14 +76,21 @@ impl Partial {
     }
 
     /// Makes the file durable and gives it its name, in place of what stood there.
-    pub fn publish(mut self) -> Result<PathBuf> {
+    pub fn publish(self) -> Result<PathBuf> {
         // A program may have replaced the file that was begun: the one that is there now counts.
         let written = File::open(&self.path).and_then(|file| file.sync_all());
         written.with_context(|| format!("cannot write {} to disk", self.path.display()))?;
+        let place = self.publish_unsynced()?;
+        // The new name is durable once its folder is.
+        File::open(folder_of(&place)).and_then(|folder| folder.sync_all()).context("cannot sync the folder")?;
+        Ok(place)
+    }
+
+    /// Gives the file its name and leaves it to the kernel when the disk has it: after a power failure it may be there and
+    /// not be whole.
+    pub fn publish_unsynced(mut self) -> Result<PathBuf> {
         fs::rename(&self.path, &self.place).with_context(|| format!("cannot name {}", self.place.display()))?;
         self.published = true;
-        // The new name is durable once its folder is.
-        File::open(folder_of(&self.place)).and_then(|folder| folder.sync_all()).context("cannot sync the folder")?;
         Ok(self.place.clone())
     }
 

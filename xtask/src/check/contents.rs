@@ -7,6 +7,7 @@ use std::io;
 
 use sha2::{Digest, Sha256};
 
+use crate::artifact::Item;
 use crate::rootfs::tree::{Body, BodySource, Kind, RootTree, Timestamp, TreePath};
 
 /// Bodies are hashed through a buffer of this size: large enough for the kernel, small enough for the cache.
@@ -140,6 +141,33 @@ impl Contents {
     /// Does anything stand at `path`, which must be clean?
     pub fn has(&self, path: &str) -> bool {
         TreePath::new(path).is_ok_and(|path| self.records.contains_key(&path))
+    }
+
+    /// The contents that a list beside an image states.
+    pub fn listed(items: Vec<Item>) -> Self {
+        let mut contents = Contents::default();
+        for Item { path, inode, sha256, hard_link_to } in items {
+            let what = match inode.kind {
+                Kind::Directory => What::Directory,
+                Kind::File(body) => What::File { size: body.size, digest: sha256.map(BodyDigest) },
+                Kind::Symlink(target) => What::Symlink(target),
+                Kind::CharacterDevice { major, minor } => What::CharacterDevice { major, minor },
+                Kind::BlockDevice { major, minor } => What::BlockDevice { major, minor },
+                Kind::Fifo => What::Fifo,
+                Kind::Socket => What::Socket,
+            };
+            let record = Record {
+                what,
+                mode: inode.mode,
+                uid: inode.uid,
+                gid: inode.gid,
+                mtime: inode.mtime,
+                xattrs: inode.xattrs,
+                link_to: hard_link_to,
+            };
+            contents.records.insert(path, record);
+        }
+        contents
     }
 
     /// Bytes of all files, each inode's once.

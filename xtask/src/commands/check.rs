@@ -3,26 +3,25 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use super::load_images;
-use crate::artifact::{MANIFEST_FILE, Manifest};
-use crate::assemble;
+use crate::artifact::{MANIFEST_FILE, Manifest, read_contents};
 use crate::binaries::Binaries;
 use crate::cache::Cache;
 use crate::check::boot::{self, Accelerator, Booted, Exam, Kernel, Mapper, Wanted, mapper};
 use crate::check::contents::Contents;
 use crate::check::{Check, CheckReport, Depth, Reader, Subject, prove};
 use crate::filesystem::FilesystemKind;
-use crate::image::{self, NamedType, Order, Suppliers, Target};
+use crate::image::{NamedType, Order, Suppliers, Target};
 use crate::needs::{self, Work};
 use crate::oci::Resolver;
-use crate::plan::PlanError;
+use crate::plan::{PlanError, hash_file};
 use crate::report::failure;
 use crate::report::progress::Progress;
+use crate::spec::ImageSet;
 use crate::spec::model::{Boot, Platform};
-use crate::spec::{ImageSet, ImageSpec};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -78,7 +77,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         if let Some(note) = built.staleness(&set, &workspace) {
             progress.note(format!("{name}: {note}"));
         }
-        let (mut checks, found) = prove(built.subject(&set, &cache, depth)?, depth, arguments.reader, &progress);
+        let (mut checks, found) = prove(built.subject(&set)?, depth, arguments.reader, &progress);
         let mut booted = None;
         if arguments.boot {
             let (more, how) = built.boot(&set, &cache, found.as_ref(), arguments.accel, &progress)?;
@@ -163,10 +162,10 @@ impl Built {
     }
 
     /// The image with what it is held against.
-    fn subject(&self, set: &ImageSet, cache: &Cache, depth: Depth) -> Result<Subject<'_>> {
+    fn subject(&self, set: &ImageSet) -> Result<Subject<'_>> {
         let resolved = set.resolve(&self.name)?;
         let chain = resolved.ancestors.iter().copied().chain([resolved.spec]);
-        Ok(Subject::new(&self.image, &self.manifest, self.meant(resolved.spec, cache, depth)?, chain))
+        Ok(Subject::new(&self.image, &self.manifest, self.meant()?, chain))
     }
 
     /// Starts the image and tries it. `found` is what was read of it.
@@ -215,19 +214,19 @@ impl Built {
         })
     }
 
-    /// The tree as it was read when the image was written.
-    fn meant(&self, spec: &ImageSpec, cache: &Cache, depth: Depth) -> Result<Result<Contents, String>> {
-        let path = cache.tree(&assemble::subject(&self.name, self.target.platform), &self.manifest.tree.fingerprint);
-        if !path.is_file() {
-            let name = &self.name;
-            return Ok(Err(format!("the tree it was made from is no longer in the cache; cargo xtask image {name}")));
+    /// The tree that the image was made from, as it was listed when the image was written.
+    fn meant(&self) -> Result<Result<Contents, String>> {
+        let (contents, name) = (&self.manifest.contents, &self.name);
+        let list = self.image.with_file_name(&contents.file);
+        if !list.is_file() {
+            return Ok(Err(format!("{} is gone; cargo xtask image {name}", list.display())));
         }
-        let tree = image::finished_tree(&path, spec)?;
-        let (contents, unreadable) = Contents::of(&tree, depth == Depth::Full, |_| {});
-        if let Some((path, error)) = unreadable.into_iter().next() {
-            bail!("cannot read {path} of the cached tree: {error}");
-        }
-        Ok(Ok(contents))
+        ensure!(
+            hash_file(&list)? == contents.sha256,
+            "{} was changed: it is not the list that the manifest names\nhint: cargo xtask image {name} --refresh",
+            list.display()
+        );
+        Ok(Ok(Contents::listed(read_contents(&list)?)))
     }
 }
 

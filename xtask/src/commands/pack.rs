@@ -9,9 +9,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
+use crate::artifact::write_contents;
 use crate::filesystem::{Census, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
-use crate::image::{self, NamedType, Written};
-use crate::plan::PlanError;
+use crate::image::{self, Digests, NamedType};
+use crate::plan::{PlanError, hex};
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::table;
 use crate::rootfs::normalise::{Normalise, normalise};
@@ -51,6 +52,15 @@ pub struct Arguments {
     /// Put right what container engines leave behind, as `image` does
     #[arg(long, visible_alias = "normalise")]
     normalize: bool,
+    /// Write a list of all entries with their digests (mtree)
+    #[arg(long, value_name = "FILE", conflicts_with = "no_digest")]
+    contents: Option<PathBuf>,
+    /// Take no SHA-256 of the image
+    #[arg(long)]
+    no_digest: bool,
+    /// Do not wait until the disk has the image, as `cp` does not
+    #[arg(long)]
+    no_sync: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -71,19 +81,31 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         normalise(&mut tree, &Normalise { hostname: None, clamp_mtime });
     }
     let verity = arguments.filesystem.is_some_and(|named| named.verity);
-    let Written { partial, census, verity } =
-        image::write(&tree, &filesystem, verity, &sizing, &arguments.output, &progress)?;
-    let image = partial.publish()?;
+    let digests = match (&arguments.contents, arguments.no_digest) {
+        (Some(_), _) => Digests::All,
+        (None, false) => Digests::Image,
+        (None, true) => Digests::None,
+    };
+    let written = image::write(&tree, &filesystem, verity, &sizing, &arguments.output, digests, &progress)?;
+    let (census, verity) = (&written.census, &written.verity);
+    if let Some((list, bodies)) = arguments.contents.as_ref().zip(written.bodies.as_ref()) {
+        write_contents(&tree, bodies, list)?.0.publish()?;
+    }
+    let image = if arguments.no_sync { written.partial.publish_unsynced()? } else { written.partial.publish()? };
+    let sha256 = written.sha256.map(|digest| hex(&digest));
     if arguments.json {
-        let mut about = json!({ "image": image, "filesystem": filesystem, "census": census });
-        if let Some(verity) = &verity {
+        let mut about = json!({ "image": image, "filesystem": filesystem, "sha256": sha256, "census": census });
+        if let Some(verity) = verity {
             about["verity"] = serde_json::to_value(verity)?;
         }
         println!("{}", serde_json::to_string_pretty(&about)?);
     } else {
         println!("{}: {}, {} bytes, by {}", image.display(), filesystem.kind(), census.size, census.writer);
-        print!("{}", parts(&census));
-        if let Some(verity) = &verity {
+        if let Some(sha256) = sha256 {
+            println!("sha256 {sha256}");
+        }
+        print!("{}", parts(census));
+        if let Some(verity) = verity {
             print!("{}", verity.lines());
         }
     }
