@@ -1,6 +1,7 @@
 //! The real command on real input. One file a subject.
 
 mod alpine;
+mod bench;
 mod binaries;
 mod boot;
 mod broken_specs;
@@ -10,6 +11,7 @@ mod chromium;
 mod conformance;
 mod containers;
 mod determinism;
+mod digests;
 mod edges;
 mod engines;
 mod faults;

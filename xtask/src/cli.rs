@@ -30,6 +30,8 @@ enum Verb {
     Boot(commands::boot::Arguments),
     /// Build one image as every type, and set their costs side by side
     Report(commands::report::Arguments),
+    /// Measure what writing an image costs, beside cp and other programs
+    Bench(commands::bench::Arguments),
     /// Show the images of this workspace
     List(commands::list::Arguments),
     /// Begin a new image: write a spec to start from
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => commands::check::run(arguments),
         Verb::Boot(arguments) => commands::boot::run(arguments),
         Verb::Report(arguments) => commands::report::run(arguments),
+        Verb::Bench(arguments) => commands::bench::run(arguments),
         Verb::List(arguments) => commands::list::run(arguments),
         Verb::New(arguments) => commands::new::run(arguments),
         Verb::Doctor(arguments) => commands::doctor::run(arguments),

@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod assemble;
+pub mod bench;
 pub mod binaries;
 pub mod bootstrap;
 pub mod cache;

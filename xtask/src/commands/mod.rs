@@ -1,5 +1,6 @@
 //! One file a verb: what it takes, what it does, what it says at the end.
 
+pub mod bench;
 pub mod boot;
 pub mod check;
 pub mod clean;

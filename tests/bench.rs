@@ -1,0 +1,51 @@
+//! `bench`: that all it promises is measured, and that nothing of it stays. How fast anything is, is no test.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use snug_tests::{have, succeed, xtask};
+
+#[test]
+fn it_measures_what_is_installed_and_leaves_nothing() {
+    if !have(&["mke2fs", "tar2sqfs", "mksquashfs"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (tar, cache) = (folder.path().join("root.tar"), folder.path().join("cache"));
+    let script = "mkdir -p root/usr/share; seq 100000 > root/usr/share/numbers; \
+                  for n in $(seq 200); do echo $n > root/usr/share/$n; done; tar -cf root.tar -C root .";
+    succeed(Command::new("sh").args(["-ec", script]).current_dir(folder.path()));
+    let mut command = xtask();
+    command.args(["bench", "--rounds", "2", "--json"]).arg(&tar).env("XDG_CACHE_HOME", &cache);
+    let about: Value = serde_json::from_slice(&succeed(&mut command).stdout).expect("JSON");
+
+    assert_eq!(about["tar"]["bytes"], fs::metadata(&tar).expect("the tar").len());
+    assert!(about["sha256"]["bytes-per-second"].as_u64().expect("a number") > 0);
+    let rows = about["candidates"].as_array().expect("rows");
+    let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();
+    let known = ["cp", "snug", "snug-digests", "snug-pipe", "tar-extract", "mke2fs", "loop", "tar2sqfs", "mksquashfs"];
+    let is_root = succeed(Command::new("id").arg("-u")).stdout == b"0\n";
+    let expected: Vec<&str> = known.into_iter().filter(|name| is_root || *name != "loop").collect();
+    assert_eq!(names, expected);
+    for row in rows {
+        for number in ["cpu", "wall", "cpu-to-cp", "wall-to-cp", "peak-memory"] {
+            assert!(row[number].as_f64().expect("a number") > 0.0, "{number} of {row}");
+        }
+        let compresses = row["name"].as_str().expect("a name").ends_with("sqfs") || row["name"] == "mksquashfs";
+        assert_eq!(row["rounds"], if compresses { 1 } else { 2 });
+    }
+    let bytes = |name: &str| rows.iter().find(|row| row["name"] == name).expect("a row")["output-bytes"].clone();
+    assert_eq!(bytes("cp"), about["tar"]["bytes"]);
+    assert_eq!(bytes("snug"), bytes("snug-pipe"));
+    assert_eq!(bytes("snug"), bytes("snug-digests"));
+    assert_eq!(fs::read_dir(cache.join("snug/work")).expect("the cache").count(), 0, "the scratch space is gone");
+}
+
+#[test]
+fn an_unknown_candidate_is_wrong_usage() {
+    let output = xtask().args(["bench", "--only", "snug,rsync"]).output().expect("xtask runs");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("`rsync` cannot be measured") && said.contains("snug-pipe"), "{said}");
+}

@@ -1,0 +1,223 @@
+//! What is measured: `cp` as the yardstick, this writer, and the field's programs as far as they are installed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::filesystem::tool::Tool;
+
+/// Room for mke2fs and for the loop mount, which cannot be told to fit: as a share of the size of our image.
+const ROOM: f64 = 1.3;
+/// Bytes that mke2fs sizes are rounded to.
+const MEBIBYTE: u64 = 1 << 20;
+
+const TAR: Tool = Tool { program: "tar", package: "tar" };
+const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
+const MKSQUASHFS: Tool = Tool { program: "mksquashfs", package: "squashfs-tools" };
+const TAR2SQFS: Tool = Tool { program: "tar2sqfs", package: "squashfs-tools-ng" };
+const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux" };
+
+/// One thing to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Candidate {
+    Copy,
+    File,
+    FileDigests,
+    Pipe,
+    Extract,
+    Mke2fs,
+    Loop,
+    Tar2sqfs,
+    Mksquashfs,
+}
+
+/// Where everything is, and how large.
+#[derive(Debug)]
+pub struct Bench {
+    pub tar: PathBuf,
+    /// A folder for results, on one filesystem.
+    pub scratch: PathBuf,
+    /// This program.
+    pub xtask: PathBuf,
+    /// Of our image without headroom, in bytes.
+    pub image_bytes: u64,
+    pub inodes: u64,
+}
+
+impl Candidate {
+    pub const ALL: [Candidate; 9] = [
+        Candidate::Copy,
+        Candidate::File,
+        Candidate::FileDigests,
+        Candidate::Pipe,
+        Candidate::Extract,
+        Candidate::Mke2fs,
+        Candidate::Loop,
+        Candidate::Tar2sqfs,
+        Candidate::Mksquashfs,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Candidate::Copy => "cp",
+            Candidate::File => "snug",
+            Candidate::FileDigests => "snug-digests",
+            Candidate::Pipe => "snug-pipe",
+            Candidate::Extract => "tar-extract",
+            Candidate::Mke2fs => "mke2fs",
+            Candidate::Loop => "loop",
+            Candidate::Tar2sqfs => "tar2sqfs",
+            Candidate::Mksquashfs => "mksquashfs",
+        }
+    }
+
+    /// For people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Candidate::Copy => "cp --reflink=never",
+            Candidate::File => "snug, from a file",
+            Candidate::FileDigests => "snug, from a file, with digests",
+            Candidate::Pipe => "snug, from a pipe",
+            Candidate::Extract => "tar -x, for mke2fs",
+            Candidate::Mke2fs => "mke2fs -d, after tar -x",
+            Candidate::Loop => "mkfs.ext4, loop mount, tar -x",
+            Candidate::Tar2sqfs => "tar2sqfs, zstd 15",
+            Candidate::Mksquashfs => "mksquashfs -tar, zstd 15",
+        }
+    }
+
+    /// Why it cannot be measured here.
+    pub fn obstacle(self) -> Option<String> {
+        let missing = |tools: &[Tool]| {
+            let tool = tools.iter().find(|tool| tool.find().is_none())?;
+            Some(format!("{} is not installed (Debian's {})", tool.program, tool.package))
+        };
+        match self {
+            Candidate::Copy | Candidate::File | Candidate::FileDigests | Candidate::Pipe => None,
+            Candidate::Extract => missing(&[TAR]),
+            Candidate::Mke2fs => missing(&[TAR, MKE2FS]),
+            Candidate::Loop if !nix::unistd::geteuid().is_root() => Some("mounting needs root".into()),
+            Candidate::Loop => missing(&[UNSHARE, MKE2FS, TAR]),
+            Candidate::Tar2sqfs => missing(&[TAR2SQFS]),
+            Candidate::Mksquashfs => missing(&[MKSQUASHFS]),
+        }
+    }
+
+    /// Rounds of the `wanted`: compressing takes minutes, and is the same each time.
+    pub fn rounds(self, wanted: usize) -> usize {
+        match self {
+            Candidate::Tar2sqfs | Candidate::Mksquashfs => wanted.min(1),
+            _ => wanted,
+        }
+    }
+
+    /// Does the tar come through a pipe?
+    pub fn is_fed(self) -> bool {
+        matches!(self, Candidate::Pipe | Candidate::Tar2sqfs | Candidate::Mksquashfs)
+    }
+}
+
+impl Bench {
+    /// The file or folder that a candidate makes.
+    pub fn output(&self, candidate: Candidate) -> PathBuf {
+        let name = match candidate {
+            Candidate::Copy => "copy.tar",
+            Candidate::Extract => "extracted",
+            Candidate::Tar2sqfs | Candidate::Mksquashfs => "image.squashfs",
+            _ => "image.ext4",
+        };
+        self.scratch.join(name)
+    }
+
+    pub fn command(&self, candidate: Candidate) -> Result<Command> {
+        let output = self.output(candidate);
+        match candidate {
+            Candidate::Copy => {
+                let mut command = Command::new("cp");
+                command.arg("--reflink=never").arg(&self.tar).arg(&output);
+                Ok(command)
+            }
+            Candidate::File => Ok(self.pack(&self.tar, &output, &["--no-digest"])),
+            Candidate::Pipe => Ok(self.pack(Path::new("-"), &output, &["--no-digest"])),
+            Candidate::FileDigests => {
+                let mut command = self.pack(&self.tar, &output, &[]);
+                command.arg("--contents").arg(self.scratch.join("contents.mtree"));
+                Ok(command)
+            }
+            Candidate::Extract => {
+                std::fs::create_dir_all(&output)?;
+                let mut command = TAR.command()?;
+                command.arg("-xpf").arg(&self.tar).args(["--numeric-owner", "--xattrs", "--xattrs-include=*"]);
+                command.arg("-C").arg(&output);
+                Ok(command)
+            }
+            Candidate::Mke2fs => {
+                let mut command = MKE2FS.command()?;
+                command.env("MKE2FS_CONFIG", "/dev/null").args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0"]);
+                command.args(["-I", "256", "-N", &self.roomy_inodes().to_string(), "-d"]);
+                command.arg(self.output(Candidate::Extract)).arg(&output).arg(self.roomy_size());
+                Ok(command)
+            }
+            Candidate::Loop => {
+                // The mount is seen by nobody else and goes with the last process of the namespace, however that ends.
+                let mut command = UNSHARE.command()?;
+                command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec"]);
+                command.arg(
+                    r#"mke2fs -q -F -t ext4 -b 4096 -m 0 -I 256 -N "$3" "$1" "$4"
+                    mkdir -p "$1.mounted"
+                    mount -o loop "$1" "$1.mounted"
+                    tar -xpf "$2" --numeric-owner --xattrs '--xattrs-include=*' -C "$1.mounted"
+                    umount "$1.mounted"
+                    rmdir "$1.mounted""#,
+                );
+                command.arg("sh").arg(&output).arg(&self.tar);
+                command.arg(self.roomy_inodes().to_string()).arg(self.roomy_size());
+                Ok(command)
+            }
+            Candidate::Tar2sqfs => {
+                let mut command = TAR2SQFS.command()?;
+                command.args(["--quiet", "--force", "--compressor", "zstd", "--comp-extra", "level=15"]);
+                command.args(["--block-size", "1048576"]).arg(&output);
+                Ok(command)
+            }
+            Candidate::Mksquashfs => {
+                let mut command = MKSQUASHFS.command()?;
+                command.arg("-").arg(&output).args(["-tar", "-noappend", "-quiet", "-no-progress", "-b", "1048576"]);
+                command.args(["-comp", "zstd", "-Xcompression-level", "15"]);
+                Ok(command)
+            }
+        }
+    }
+
+    /// The exact fit, so that a digest is one of content: neither headroom nor journal. `cp` waits for no disk either.
+    pub fn pack(&self, tar: &Path, output: &Path, more: &[&str]) -> Command {
+        let mut command = Command::new(&self.xtask);
+        command.arg("pack").arg(tar).arg("-o").arg(output);
+        command.args(["--filesystem", "ext4", "--headroom", "1.0", "--no-journal", "--no-sync"]).args(more);
+        command
+    }
+
+    /// The tar, for a pipe.
+    pub fn feed(&self, candidate: Candidate) -> Result<Option<File>> {
+        if !candidate.is_fed() {
+            return Ok(None);
+        }
+        Ok(Some(File::open(&self.tar).with_context(|| format!("cannot open {}", self.tar.display()))?))
+    }
+
+    fn roomy_size(&self) -> String {
+        let mebibytes = (self.image_bytes as f64 * ROOM) as u64 / MEBIBYTE + 64;
+        format!("{mebibytes}M")
+    }
+
+    fn roomy_inodes(&self) -> u64 {
+        self.inodes + self.inodes / 4
+    }
+
+    /// Bytes that must be free: the largest results that stand beside each other, an extracted tree and an image.
+    pub fn space_needed(tar_bytes: u64) -> u64 {
+        (tar_bytes as f64 * (1.3 + 1.3 * ROOM)) as u64
+    }
+}

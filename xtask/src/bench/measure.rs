@@ -1,0 +1,124 @@
+//! One child process and what it took.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{mem, thread};
+
+use anyhow::{Context, Result, bail};
+
+use crate::interrupt;
+
+/// Bytes handed to a pipe at once: what a pipe of Linux holds.
+const PIPE: usize = 64 << 10;
+/// Lines of a failed child's standard error that are shown.
+const SAID_BYTES: usize = 2000;
+
+/// What a process took, its own children included where it waited for them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// User and system time.
+    pub cpu: Duration,
+    pub wall: Duration,
+    /// Largest resident set, in bytes.
+    pub peak_memory: u64,
+}
+
+/// Runs a command to its end; with a `feed`, that file comes through a pipe on its standard input.
+pub fn measure(command: &mut Command, feed: Option<&File>) -> Result<Measured> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    command.stdin(if feed.is_some() { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let started = Instant::now();
+    let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+    let _registered = interrupt::kill_on_interrupt(&child);
+    let (input, errors) = (child.stdin.take(), child.stderr.take());
+    let (measured, said) = thread::scope(|scope| {
+        if let (Some(mut input), Some(file)) = (input, feed) {
+            scope.spawn(move || pour(file, &mut input));
+        }
+        let said = scope.spawn(move || {
+            let mut said = Vec::new();
+            errors.map(|mut errors| errors.read_to_end(&mut said));
+            said
+        });
+        let measured = wait(&child, started);
+        (measured, said.join().unwrap_or_default())
+    });
+    interrupt::hold_if_interrupted();
+    let (measured, status) = measured.with_context(|| format!("cannot wait for {name}"))?;
+    if status != 0 {
+        let said = String::from_utf8_lossy(&said[said.len().saturating_sub(SAID_BYTES)..]).into_owned();
+        bail!("{name} failed\n{}", said.trim_end());
+    }
+    Ok(measured)
+}
+
+/// A child that stops reading shows by its status.
+fn pour(mut file: &File, input: &mut impl Write) -> io::Result<()> {
+    let mut buffer = [0; PIPE];
+    io::Seek::rewind(&mut file)?;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => input.write_all(&buffer[..count])?,
+        }
+    }
+}
+
+/// Waits as `Child::wait` does, and asks the kernel what it counted (wait4(2)).
+fn wait(child: &Child, started: Instant) -> io::Result<(Measured, i32)> {
+    let mut status = 0;
+    // SAFETY: a rusage is numbers only, and all zeros is one.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    loop {
+        // SAFETY: both places outlive the call; the child has not been waited for, so its id is still its own.
+        let answer = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
+        if answer >= 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    let wall = started.elapsed();
+    let time = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.max(0) as u64) + Duration::from_micros(time.tv_usec.max(0) as u64)
+    };
+    let cpu = time(usage.ru_utime) + time(usage.ru_stime);
+    // In KiB, getrusage(2).
+    Ok((Measured { cpu, wall, peak_memory: usage.ru_maxrss.max(0) as u64 * 1024 }, status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn children_are_counted_and_failures_told() {
+        let busy = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
+        let measured = measure(&mut shell(&format!("{busy}; sh -c '{busy}'")), None).unwrap();
+        assert!(measured.cpu > Duration::ZERO && measured.wall > Duration::ZERO && measured.peak_memory > 0);
+        let error = measure(&mut shell("echo why >&2; exit 3"), None).unwrap_err();
+        assert_eq!(error.to_string(), "sh failed\nwhy");
+    }
+
+    #[test]
+    fn a_file_comes_through_the_pipe() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![b'x'; 300_000]).unwrap();
+        for _ in 0..2 {
+            measure(&mut shell("test $(wc -c) = 300000"), Some(&file)).unwrap();
+        }
+        // Who stops reading early is no failure of the pipe.
+        measure(&mut shell("exit 0"), Some(&file)).unwrap();
+    }
+}

@@ -1,0 +1,201 @@
+//! `bench`: what writing an image from a tar costs, beside `cp` and the field's programs.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::bench::candidates::{Bench, Candidate};
+use crate::bench::{self, measure, summary};
+use crate::cache::Cache;
+use crate::plan::PlanError;
+use crate::report::progress::{Progress, human_bytes};
+
+/// Bytes that tell how fast SHA-256 is here.
+const HASHED: usize = 64 << 20;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Tar of a root filesystem [default: one that is made up, a gigabyte in 53,000 names]
+    #[arg(value_name = "TAR")]
+    tar: Option<PathBuf>,
+    /// Rounds through all candidates; what is shown are medians
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=99))]
+    rounds: u16,
+    /// Measure these only, `cp` always among them [default: all that are installed]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Write the made-up tar to this file and measure nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tar", "rounds", "only", "json"])]
+    sample: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let progress = Progress::on_stderr();
+    if let Some(place) = &arguments.sample {
+        return sample(place, &progress);
+    }
+    let candidates = candidates(&arguments.only, &progress)?;
+    let cache = Cache::open()?;
+    cache.sweep()?;
+    let scratch = cache.work_folder("bench")?;
+    let xtask = std::env::current_exe().context("cannot tell where this program is")?;
+    let tar = match &arguments.tar {
+        Some(tar) => tar.clone(),
+        None => made_up(&xtask, scratch.path())?,
+    };
+    let tar_bytes = warm(&tar)?;
+    let needed = Bench::space_needed(tar_bytes);
+    let free = free_space(scratch.path())?;
+    ensure!(
+        free >= needed,
+        "{} has {} free, and measuring takes {}\nhint: set XDG_CACHE_HOME to a larger disk, or give a smaller tar",
+        scratch.path().display(),
+        human_bytes(free),
+        human_bytes(needed)
+    );
+    let mut bench = Bench { tar, scratch: scratch.path().to_path_buf(), xtask, image_bytes: 0, inodes: 0 };
+    (bench.image_bytes, bench.inodes) = size(&bench)?;
+    let all = rounds(&bench, &candidates, usize::from(arguments.rounds), &progress)?;
+    let rows = summary::rows(&all);
+    let (sha_ni, sha_rate) = sha256();
+    if arguments.json {
+        let about = json!({
+            "tar": { "bytes": tar_bytes, "made-up": arguments.tar.is_none() },
+            "sha256": { "instructions": sha_ni, "bytes-per-second": sha_rate as u64 },
+            "candidates": rows,
+        });
+        println!("{}", serde_json::to_string_pretty(&about)?);
+    } else {
+        print!("{}", summary::table(&rows));
+        let how = if sha_ni { "by the processor's SHA instructions" } else { "without SHA instructions" };
+        println!("\nSHA-256 {how}: {}/s a thread", human_bytes(sha_rate as u64));
+        println!(
+            "the tar: {tar_bytes} bytes, in the page cache; nobody waits for the disk; medians, and (smallest..largest)"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Those that were asked for and can run here, `cp` first.
+fn candidates(only: &[String], progress: &Progress) -> Result<Vec<Candidate>> {
+    if let Some(unknown) = only.iter().find(|name| Candidate::ALL.iter().all(|known| known.name() != *name)) {
+        let known: Vec<&str> = Candidate::ALL.iter().map(|candidate| candidate.name()).collect();
+        bail!(PlanError(format!("`{unknown}` cannot be measured\nhint: there are {}", known.join(", "))));
+    }
+    let named = |candidate: &Candidate| only.is_empty() || only.iter().any(|name| name == candidate.name());
+    let mut chosen = vec![Candidate::Copy];
+    for candidate in Candidate::ALL.into_iter().skip(1) {
+        // mke2fs works on what tar extracted in the same round.
+        let needed = candidate == Candidate::Extract && named(&Candidate::Mke2fs);
+        if !needed && !named(&candidate) {
+            continue;
+        }
+        match candidate.obstacle() {
+            Some(obstacle) => progress.note(format!("{}: left out, {obstacle}", candidate.name())),
+            None => chosen.push(candidate),
+        }
+    }
+    Ok(chosen)
+}
+
+fn rounds(bench: &Bench, candidates: &[Candidate], count: usize, progress: &Progress) -> Result<Vec<summary::Rounds>> {
+    let empty = |&candidate| summary::Rounds { candidate, measured: Vec::new(), output_bytes: None };
+    let mut all: Vec<summary::Rounds> = candidates.iter().map(empty).collect();
+    for round in 0..count {
+        let stage = progress.stage(format!("round {} of {count}", round + 1));
+        for entry in &mut all {
+            let candidate = entry.candidate;
+            if round >= candidate.rounds(count) {
+                continue;
+            }
+            stage.detail(candidate.name());
+            let output = bench.output(candidate);
+            let feed = bench.feed(candidate)?;
+            let mut command = bench.command(candidate)?;
+            let measured = measure(&mut command, feed.as_ref()).with_context(|| candidate.title())?;
+            entry.measured.push(measured);
+            if candidate == Candidate::Extract {
+                continue;
+            }
+            entry.output_bytes = Some(fs::metadata(&output)?.size());
+            // At once, so that the next one does not wait for pages or disk that belong to this one.
+            fs::remove_file(&output)?;
+        }
+        let extracted = bench.output(Candidate::Extract);
+        if extracted.exists() {
+            fs::remove_dir_all(&extracted).with_context(|| format!("cannot remove {}", extracted.display()))?;
+        }
+        stage.finish("");
+    }
+    Ok(all)
+}
+
+/// Bytes and inodes of our image of the tar.
+fn size(bench: &Bench) -> Result<(u64, u64)> {
+    let output = bench.output(Candidate::File);
+    let mut command = bench.pack(&bench.tar, &output, &["--no-digest", "--json"]);
+    let said = command.stderr(Stdio::inherit()).output().context("cannot start this program again")?;
+    ensure!(said.status.success(), "cannot make an image of {}", bench.tar.display());
+    fs::remove_file(&output)?;
+    let about: serde_json::Value = serde_json::from_slice(&said.stdout)?;
+    let number = |pointer: &str| about.pointer(pointer).and_then(serde_json::Value::as_u64);
+    number("/census/size").zip(number("/census/decision/inodes")).context("the answer of pack has no size")
+}
+
+/// Written by another process, whose memory would otherwise count as that of every process started here.
+fn made_up(xtask: &Path, scratch: &Path) -> Result<PathBuf> {
+    let tar = scratch.join("sample.tar");
+    let status = Command::new(xtask).args(["bench", "--sample"]).arg(&tar).status();
+    ensure!(status.context("cannot start this program again")?.success(), "cannot make a tar");
+    Ok(tar)
+}
+
+fn sample(place: &Path, progress: &Progress) -> Result<ExitCode> {
+    let stage = progress.stage("make up a root filesystem");
+    let mut file = File::create(place).with_context(|| format!("cannot write {}", place.display()))?;
+    bench::write_sample(&mut file, &stage).with_context(|| format!("cannot write {}", place.display()))?;
+    stage.finish(&human_bytes(file.metadata()?.len()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the tar once, so that no candidate waits for it; answers its size.
+fn warm(tar: &Path) -> Result<u64> {
+    let mut file = File::open(tar).with_context(|| format!("cannot open {}", tar.display()))?;
+    ensure!(file.metadata()?.is_file(), PlanError(format!("{} is no file that can be read again", tar.display())));
+    io::copy(&mut file.by_ref(), &mut io::sink()).with_context(|| format!("cannot read {}", tar.display()))
+}
+
+fn free_space(folder: &Path) -> Result<u64> {
+    let about = nix::sys::statvfs::statvfs(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    Ok(about.blocks_available() * about.fragment_size())
+}
+
+/// Does the processor have instructions for SHA-256 that the library takes, and how many bytes a second does it hash?
+fn sha256() -> (bool, f64) {
+    #[cfg(target_arch = "x86_64")]
+    let instructions = std::arch::is_x86_feature_detected!("sha")
+        && std::arch::is_x86_feature_detected!("ssse3")
+        && std::arch::is_x86_feature_detected!("sse4.1");
+    #[cfg(target_arch = "aarch64")]
+    let instructions = std::arch::is_aarch64_feature_detected!("sha2");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let instructions = false;
+    let (block, mut hash) = (vec![1; 64 << 10], Sha256::new());
+    let started = Instant::now();
+    for _ in 0..HASHED / block.len() {
+        hash.update(&block);
+    }
+    std::hint::black_box(hash.finalize());
+    (instructions, HASHED as f64 / started.elapsed().as_secs_f64())
+}
