@@ -85,3 +85,49 @@ fn an_image_that_is_up_to_date_is_left_alone() {
     assert_eq!(rows[0]["state"], "up-to-date");
     assert_eq!(modified(), before);
 }
+
+/// The fewest blocks that could hold a tar's tree: bodies by the holes they state, packed directories, exact inode tables
+/// with ten inodes of the filesystem's own, two bitmaps a group, one superblock and one block of descriptors.
+const FLOOR: &str = r#"
+import collections, sys, tarfile
+blocks, inodes, directories = 2, 10, collections.Counter()
+for member in tarfile.open(sys.argv[1]):
+    name = member.name.removeprefix("./").strip("/")
+    if name not in ("", "."):
+        parent, _, last = ("/" + name).rpartition("/")
+        directories[parent.strip("/")] += 8 + (len(last.encode(errors="surrogateescape")) + 3) // 4 * 4
+    if member.islnk():
+        continue
+    inodes += 1
+    if member.isdir():
+        directories["" if name == "." else name] += 0
+    elif member.issym():
+        blocks += len(member.linkname.encode(errors="surrogateescape")) >= 60
+    elif member.issparse():
+        blocks += sum((length + 4095) // 4096 for _, length in member.sparse)
+    elif member.isreg():
+        blocks += (member.size + 4095) // 4096
+blocks += sum((size + 24 + 4083) // 4084 for size in directories.values())
+blocks += (inodes + 15) // 16
+print(blocks + 2 * ((blocks + 32767) // 32768))
+"#;
+
+#[test]
+fn the_exact_fit_is_at_most_a_thousandth_above_the_floor() {
+    if !have(&["python3", "e2fsck", "dumpe2fs"]) || openclaw_image().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (tar, image) = (folder.path().join("openclaw.tar"), folder.path().join("openclaw.ext4"));
+    succeed(xtask().args(["export", "openclaw", "-o"]).arg(&tar));
+    let output = succeed(Command::new("python3").args(["-c", FLOOR]).arg(&tar));
+    let floor: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
+    let exact = ["--headroom", "1.0", "--no-journal"];
+    succeed(xtask().arg("pack").arg(&tar).arg("-o").arg(&image).args(exact));
+    succeed(Command::new("e2fsck").arg("-fn").arg(&image));
+    let superblock = superblock(&image);
+    let blocks = superblock["Block count"];
+    println!("{blocks} blocks, and the floor is {floor}");
+    assert_eq!((superblock["Free blocks"], superblock["Reserved block count"]), (0, 0));
+    assert!(blocks >= floor && (blocks - floor) * 1000 <= floor, "{blocks} blocks, and the floor is {floor}");
+}
