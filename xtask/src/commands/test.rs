@@ -5,7 +5,9 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::filesystem::erofs::ErofsUtils;
 use crate::needs::Work;
+use crate::report::progress::Progress;
 use crate::setup;
 use crate::workspace::Workspace;
 
@@ -24,6 +26,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     if arguments.setup {
         setup::prepare(&Work::ALL)?;
+        // Unpacked by the tool in a namespace, which unit tests cannot make: they run in a program of their own.
+        ErofsUtils::find(&Progress::on_stderr())?;
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let run = |words: &[&str], tail: &[String]| -> Result<bool> {
