@@ -57,6 +57,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let cache = Cache::open()?;
     cache.sweep()?;
     let Choice { engine, reason } = Engines::new(&cache)?.choose(arguments.engine, order.spec.engine)?;
+    engine.sweep();
     progress.note(format!("{}: engine {}, {reason}", arguments.name, engine.kind()));
     let assembly =
         Assembly { cache: &cache, engine: &*engine, refresh: &Refresh::default(), on_failure: OnFailure::default() };

@@ -152,6 +152,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
                 progress.note(format!("{name}: {note}"));
             }
             let Choice { engine, reason } = choice.insert(engines.choose(arguments.engine, order.spec.engine)?);
+            engine.sweep();
             progress.note(format!("{name}: engine {}, {reason}", engine.kind()));
             let assembly = Assembly { cache: &cache, engine: &**engine, refresh: &refresh, on_failure };
             order.fill(&assembly, &output, &progress)

@@ -110,6 +110,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let cache = Cache::open()?;
     cache.sweep()?;
     let Choice { engine, .. } = Engines::new(&cache)?.choose(None, first.spec.engine)?;
+    engine.sweep();
     let refresh = Refresh::default();
     let assembly = Assembly { cache: &cache, engine: &*engine, refresh: &refresh, on_failure: OnFailure::default() };
     // Built once, for all: what is measured is the way from the tree to the image.

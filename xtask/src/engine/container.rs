@@ -13,6 +13,7 @@ mod output;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
@@ -35,11 +36,13 @@ const TRANSPORT: TarOptions = TarOptions { sparse: false, plain_times: false };
 pub struct Container {
     cli: Cli,
     cache: Cache,
+    /// Once is enough for all images of a run.
+    swept: Once,
 }
 
 impl Container {
     pub fn new(kind: EngineKind, cache: Cache) -> Self {
-        Container { cli: Cli::new(kind), cache }
+        Container { cli: Cli::new(kind), cache, swept: Once::new() }
     }
 
     /// Makes an image of the base's tree, which everything else is built on and labelled by.
@@ -97,6 +100,10 @@ impl Engine for Container {
         self.cli.probe()
     }
 
+    fn sweep(&self) {
+        self.swept.call_once(|| leavings::sweep(&self.cli, &self.cache));
+    }
+
     fn script(&self, plan: &BuildPlan) -> Option<String> {
         let trust = environment::ca_bundle().is_some();
         Some(dockerfile::write(plan, "BASE", dockerfile::Extras { trust, quiet: true }))
@@ -121,7 +128,6 @@ impl Engine for Container {
         };
         self.refuse(plan)?;
         let secrets = secrets::read(&plan.secrets)?;
-        leavings::sweep(&self.cli, &self.cache)?;
         if !self.cli.is_docker() && Uid::effective().is_root() {
             progress.note(
                 "warning: podman run by root shows build steps the devices of this machine\n\

@@ -44,6 +44,9 @@ pub trait Engine: Send + Sync {
     /// Can it work here? The error says why not and what to do.
     fn probe(&self) -> Result<()>;
 
+    /// Removes what killed runs left with it, once it is to be used.
+    fn sweep(&self) {}
+
     /// Runs the plan's steps on the tree in `base`, a tar file, and hands the tar stream of what comes out to `consume`,
     /// which reads it to its end. A tree that cannot be left or opened `on_failure` is an error before anything runs.
     fn build(

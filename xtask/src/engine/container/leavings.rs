@@ -3,9 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::time::Duration;
-
-use anyhow::Result;
+use std::time::{Duration, Instant};
 
 use super::cli::Cli;
 use crate::cache::Cache;
@@ -100,18 +98,19 @@ fn cache_id(cache: &Cache) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// How often, and after which pause each, removing is tried: a daemon ends a build that was broken off in its own time.
-const TRIES: usize = 20;
+/// For how long, and after which pause each, removing is tried: a daemon ends a build that was broken off in its own time.
+const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Removes what is there of a build; what cannot be removed now goes with the next run.
 fn remove(cli: Cli, work: &str) {
-    for _ in 0..TRIES {
+    let started = Instant::now();
+    let label = label_of(work);
+    let lists =
+        [&["images", "--all", "--quiet", "--filter", &label][..], &["ps", "--all", "--quiet", "--filter", &label]];
+    while started.elapsed() < PATIENCE {
         try_to_remove(cli, work);
-        let label = label_of(work);
-        let left =
-            [&["images", "--all", "--quiet", "--filter", &label][..], &["ps", "--all", "--quiet", "--filter", &label]];
-        if left.iter().all(|list| listed(cli, list).is_empty()) {
+        if lists.iter().all(|list| cli.ask(list).is_ok_and(|left| left.is_empty())) {
             return;
         }
         std::thread::sleep(PAUSE);
@@ -144,7 +143,7 @@ fn try_to_remove(cli: Cli, work: &str) {
 }
 
 /// Removes what killed runs of this cache left: their work folders are gone, or about to be.
-pub fn sweep(cli: &Cli, cache: &Cache) -> Result<()> {
+pub fn sweep(cli: &Cli, cache: &Cache) {
     let own = format!("label={CACHE_LABEL}={}", cache_id(cache));
     let mut images = listed(*cli, &["images", "--all", "--quiet", "--filter", &own]);
     images.sort();
@@ -160,7 +159,6 @@ pub fn sweep(cli: &Cli, cache: &Cache) -> Result<()> {
     for work in works.iter().filter(|work| !cache.holds_work(work)) {
         remove(*cli, work);
     }
-    Ok(())
 }
 
 /// The lines of an answer; none where there is no answer.
