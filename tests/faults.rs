@@ -156,7 +156,7 @@ fn a_full_or_read_only_folder_of_results_is_named_and_the_last_image_stays() {
     let good = fs::read(workshop.image("grown")).expect("an image");
     let stands = |said: &str| {
         assert!(fs::read(workshop.image("grown")).expect("the image") == good, "{said}");
-        assert_eq!(workshop.names("out/grown"), ["manifest.json", "rootfs.ext4"], "{said}");
+        assert_eq!(workshop.names("out/grown"), ["contents.mtree", "manifest.json", "rootfs.ext4"], "{said}");
     };
 
     workshop.spec("grown", MUCH);
