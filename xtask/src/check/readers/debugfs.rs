@@ -132,12 +132,30 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
-/// Lines of `ls -p`: `/INODE/MODE/UID/GID/NAME/SIZE/`, the mode in octal with the type.
+/// The records of `ls -p`, each of as many lines as its name has: no name holds a slash, so seven of them end a record.
+fn records(listing: &[u8]) -> Vec<Vec<u8>> {
+    const SLASHES: usize = 7;
+    let slashes = |record: &[u8]| record.iter().filter(|&&byte| byte == b'/').count();
+    let mut records: Vec<Vec<u8>> = Vec::new();
+    for line in listing.split(|&byte| byte == b'\n') {
+        match records.last_mut().filter(|record| slashes(record) < SLASHES) {
+            Some(record) => {
+                record.push(b'\n');
+                record.extend_from_slice(line);
+            }
+            None if line.is_empty() => {}
+            None => records.push(line.to_vec()),
+        }
+    }
+    records
+}
+
+/// Records of `ls -p`: `/INODE/MODE/UID/GID/NAME/SIZE/`, the mode in octal with the type.
 fn entries(listing: &[u8]) -> Result<Vec<Listed>> {
     const TYPE: u32 = 0o170_000;
     const DIRECTORY: u32 = 0o040_000;
     let mut entries = Vec::new();
-    for line in listing.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+    for line in records(listing) {
         let fields: Vec<&[u8]> = line.split(|&byte| byte == b'/').collect();
         let [b"", inode, mode, _, _, name, ..] = fields[..] else {
             bail!("debugfs lists {:?}", line.escape_ascii().to_string());
