@@ -12,6 +12,9 @@ use crate::rootfs::tree::Timestamp;
 
 pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
 
+/// Attributes that hold POSIX access control lists.
+const ACL_XATTRS: &str = "system.posix_acl_";
+
 /// debugfs with one image.
 pub struct Debugfs<'a> {
     image: &'a Path,
@@ -89,7 +92,8 @@ impl<'a> Debugfs<'a> {
         }
         self.run(&script)?;
         let value = |(index, (inode, name)): (usize, &(u32, String))| {
-            fs::read(place(index)).with_context(|| format!("debugfs gives no {name} of inode {inode}"))
+            let value = fs::read(place(index)).with_context(|| format!("debugfs gives no {name} of inode {inode}"))?;
+            Ok(if name.starts_with(ACL_XATTRS) { as_the_kernel_says(value) } else { value })
         };
         wanted.iter().enumerate().map(value).collect()
     }
@@ -125,6 +129,23 @@ impl<'a> Debugfs<'a> {
         ensure!(script.is_empty() || !said.is_empty(), "debugfs cannot open the filesystem");
         Ok(said)
     }
+}
+
+/// An ACL with the kernel's "no id" (`ACL_UNDEFINED_ID`, include/uapi/linux/posix_acl.h) in entries that are nobody's in
+/// particular. On disk such an entry has no room for an id, and libext2fs makes it 0. Entries of eight bytes stand behind a
+/// version of four: tag, permissions, id.
+fn as_the_kernel_says(mut value: Vec<u8>) -> Vec<u8> {
+    const VERSION: usize = 4;
+    const USER: u16 = 0x02;
+    const GROUP: u16 = 0x08;
+    const UNDEFINED_ID: [u8; 4] = u32::MAX.to_le_bytes();
+    let (entries, _) = value.get_mut(VERSION..).unwrap_or_default().as_chunks_mut::<8>();
+    for entry in entries {
+        if ![USER, GROUP].contains(&u16::from_le_bytes([entry[0], entry[1]])) {
+            entry[4..].copy_from_slice(&UNDEFINED_ID);
+        }
+    }
+    value
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
@@ -253,6 +274,15 @@ mod tests {
         assert_eq!((stat.mode, stat.uid, stat.gid, stat.device), (0o666, 5, 70000, Some((1, 30))));
         assert_eq!(stat.mtime, Timestamp { seconds: 1 + (1 << 32), nanoseconds: 5 });
         assert_eq!(stat.xattrs, ["user.note", "security.capability"]);
+    }
+
+    #[test]
+    fn access_control_lists_are_those_of_the_kernel() {
+        // u::rw-,u:33:r--: as libext2fs gives it, and as getxattr(2) does.
+        let entry = |tag: u8, permissions: u8, id: [u8; 4]| [&[tag, 0, permissions, 0], &id[..]].concat();
+        let list = |owner_id| [vec![2, 0, 0, 0], entry(1, 6, owner_id), entry(2, 4, [33, 0, 0, 0])].concat();
+        assert_eq!(as_the_kernel_says(list([0; 4])), list([0xff; 4]));
+        assert_eq!(as_the_kernel_says(vec![2, 0]), [2, 0]);
     }
 
     #[test]
