@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::Value;
-use snug_tests::{Workshop, have, succeed, xtask};
+use snug_tests::{Workshop, have, succeed};
 
 /// The state that `list` gives, with its reason.
 fn listed(workshop: &Workshop, name: &str) -> (String, String) {
@@ -113,16 +113,7 @@ fn a_damaged_package_in_the_cache_is_fetched_anew() {
         return;
     }
     let workshop = Workshop::new();
-    // The base comes from the cache of the person who runs the tests: only what is done with it is of interest here.
-    workshop.write_spec("debian-of-the-tests", "base = { debian = \"trixie\" }\n");
-    let base = workshop.path("debian.tar");
-    succeed(
-        xtask()
-            .args(["export", "debian-of-the-tests", "--output"])
-            .arg(&base)
-            .arg("--images")
-            .arg(workshop.path("images")),
-    );
+    let base = workshop.debian_base();
     let spec = |rest: &str| {
         let base = base.display();
         workshop.write_spec(

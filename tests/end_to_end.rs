@@ -23,6 +23,7 @@ mod openclaw;
 mod overlay;
 mod pack;
 mod platforms;
+mod proxy;
 mod registry;
 mod secrets;
 mod small_specs;

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use snug_tests::{Workshop, have, is_root, succeed};
 
+use crate::proxy::VanishingProxy;
+
 /// How often the build is killed.
 const KILLS: usize = 20;
 /// Bytes of the small disks, a tmpfs each.
@@ -219,6 +221,45 @@ fn a_network_that_is_gone_is_named() {
     assert!(said.contains("mmdebstrap trixie (minbase) failed"), "{said}");
     assert!(said.contains("hint: the network did not answer, or the proxy that http_proxy"), "{said}");
     assert_eq!(workshop.names("cache/snug/work"), [""; 0], "{said}");
+}
+
+#[test]
+fn a_network_that_vanishes_during_a_download_costs_nothing() {
+    if !have(&["busybox", "newuidmap", "mmdebstrap", "e2fsck"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let base = workshop.debian_base();
+    let spec = |packages: &str| {
+        let base = base.display();
+        workshop.write_spec(
+            "far",
+            &format!("base = {{ tar = \"{base}\" }}\nfilesystem = \"ext4\"\npackages = [{packages}]\n"),
+        );
+    };
+    spec("\"hello\"");
+    assert!(workshop.build("far").status.success());
+    let good = fs::read(workshop.image("far")).expect("an image");
+
+    // The lists of packages are some ten megabytes, the package after them 27: in the middle of it.
+    spec("\"hello\", \"fonts-noto-color-emoji\", \"linux-image-cloud-amd64\"");
+    let proxy = VanishingProxy::start(25 << 20);
+    let mut build = workshop.xtask(&["image", "far"]);
+    for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
+        build.env(name, proxy.url());
+    }
+    let output = build.output().expect("xtask runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(proxy.is_gone(), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("hint: the network did not answer, or the proxy that http_proxy"), "{said}");
+    assert!(fs::read(workshop.image("far")).expect("the image") == good, "{said}");
+    assert_eq!(workshop.names("cache/snug/work"), [""; 0], "{said}");
+
+    // Half a package in the cache does no harm either.
+    let output = workshop.build("far");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    succeed(Command::new("e2fsck").arg("-fn").arg(workshop.image("far")));
 }
 
 #[test]

@@ -51,6 +51,18 @@ impl Workshop {
         fs::write(folder.join("image.toml"), text).expect("a spec");
     }
 
+    /// The tar of a Debian. It comes from the cache of the person who runs the tests: what a test does with it is of
+    /// interest, not how it came about. Needs mmdebstrap.
+    #[track_caller]
+    pub fn debian_base(&self) -> PathBuf {
+        self.write_spec("debian-of-the-tests", "base = { debian = \"trixie\" }\n");
+        let base = self.path("debian.tar");
+        let mut export = xtask();
+        export.args(["export", "debian-of-the-tests", "--output"]).arg(&base);
+        succeed(export.arg("--images").arg(self.path("images")));
+        base
+    }
+
     pub fn image(&self, name: &str) -> PathBuf {
         self.path("out").join(name).join("rootfs.ext4")
     }

@@ -96,7 +96,7 @@ fn output_text(lines: &[String]) -> String {
 }
 
 /// What apt, npm, pip, curl and the C library say where the network does not answer.
-const NETWORK_TROUBLE: [&str; 18] = [
+const NETWORK_TROUBLE: [&str; 24] = [
     "Temporary failure resolving",
     "Temporary failure in name resolution",
     "Could not resolve",
@@ -106,7 +106,13 @@ const NETWORK_TROUBLE: [&str; 18] = [
     "Failed to connect to",
     "Failed to establish a new connection",
     "Cannot initiate the connection",
+    "Connection failed",
     "Connection timed out",
+    "Connection reset by peer",
+    "Remote end closed connection",
+    "Error reading from server",
+    "socket hang up",
+    "ECONNRESET",
     "Connection refused",
     "Network is unreachable",
     "ProxyError",

@@ -35,15 +35,21 @@ pub fn is_beyond_this_host(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<PlanError>() || cause.is::<Lacking>() || cause.is::<MissingTool>())
 }
 
-/// The first line of an error's first sentence, for a table.
+/// What failed and why, in one line for a table.
 pub fn in_short(error: &anyhow::Error) -> String {
     if error.is::<SpecErrors>() {
         return "the spec has errors".to_owned();
     }
     // The innermost cause that a person can act on is the reason; what stands before it says where it came up.
     let cause = error.chain().find(|cause| cause.is::<Lacking>() || cause.is::<MissingTool>());
-    let text = cause.map_or_else(|| error.to_string(), ToString::to_string);
-    text.lines().next().unwrap_or_default().to_owned()
+    let first_line = |text: &str| text.lines().next().unwrap_or_default().to_owned();
+    if let Some(cause) = cause {
+        return first_line(&cause.to_string());
+    }
+    let said: Vec<String> = error.chain().take(2).map(|cause| first_line(&cause.to_string())).collect();
+    // Paths of specs are whole ones; a table has no room for where the reader stands.
+    let here = std::env::current_dir().map(|here| format!("{}/", here.display())).unwrap_or_default();
+    said.join(": ").replacen(&here, "", usize::from(here.len() > 1))
 }
 
 /// Says an error to a person on standard error.
