@@ -1,5 +1,6 @@
 //! What every end-to-end test needs: the built command, tools that may be missing, folders that go away.
 
+pub mod trees;
 mod workshop;
 
 use std::collections::BTreeMap;

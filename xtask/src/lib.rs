@@ -23,9 +23,9 @@ pub mod oci;
 pub mod plan;
 pub mod report;
 pub mod room;
-pub mod rootfs;
 pub mod setup;
-pub mod size;
 pub mod spec;
 pub mod tools;
 pub mod workspace;
+
+pub use {snug_ext4::size, snug_rootfs as rootfs};

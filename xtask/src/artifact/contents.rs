@@ -311,7 +311,8 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::filesystem::testing::{have, sample_tree};
+    use snug_tests::have;
+    use snug_tests::trees::sample_tree;
 
     #[test]
     fn what_is_written_is_read_back() {

@@ -257,8 +257,8 @@ mod tests {
     use std::process::{Command, Output};
 
     use super::*;
-    use crate::filesystem::testing::have;
     use crate::report::progress::Progress;
+    use snug_tests::have;
 
     const SEED: Seed = Seed { uuid: *b"0123456789abcdef", salt: [0x5a; SALT] };
 

@@ -211,7 +211,8 @@ fn numbers(version: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filesystem::testing::{Lost, Mounted, compare, have, is_root, sample_tree, skip};
+    use snug_tests::trees::{Lost, Mounted, compare, sample_tree};
+    use snug_tests::{have, is_root, skip};
 
     fn writer(options: &ErofsOptions) -> Option<ErofsWriter> {
         // Fetching takes the tool's own hidden verb, which this test program has not: `test --setup` fetches.

@@ -1,16 +1,15 @@
 //! Filesystem images from a [`RootTree`]: ext4, squashfs, erofs. Nothing here knows of specs or engines.
 
-pub mod digest;
 pub mod erofs;
 pub mod ext4;
-pub mod identity;
 pub mod mke2fs;
 pub mod requires;
 pub mod squashfs;
-#[cfg(test)]
-pub(crate) mod testing;
 pub mod tool;
 
+pub use snug_ext4::{Census, Ext4Options, Ext4Writer, Part, identity};
+pub use snug_rootfs::digest;
+pub use snug_rootfs::tree::image_time;
 pub use tool::MissingTool;
 
 use std::fmt;
@@ -22,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use self::digest::Digest;
 use crate::report::progress::{Progress, Stage};
-use crate::rootfs::tree::{RootTree, Timestamp};
-use crate::size::{SizeDecision, SizePolicy};
+use crate::rootfs::tree::RootTree;
+use crate::size::SizePolicy;
 
 /// The type of an image; also its file extension and its name in specs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -60,62 +59,6 @@ impl FromStr for FilesystemKind {
             .into_iter()
             .find(|kind| kind.as_str() == text)
             .ok_or_else(|| format!("`{text}` is not one of ext4, squashfs, erofs"))
-    }
-}
-
-/// Which program writes an ext4 image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ext4Writer {
-    /// The writer of this tool.
-    #[default]
-    Native,
-    /// `mke2fs -d` over the tree, materialised in a namespace.
-    Mke2fs,
-    /// `mkfs.ext4`, a loop mount and `tar`: needs root.
-    Loop,
-}
-
-impl FromStr for Ext4Writer {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "native" => Ok(Ext4Writer::Native),
-            "mke2fs" => Ok(Ext4Writer::Mke2fs),
-            "loop" => Ok(Ext4Writer::Loop),
-            _ => Err(format!("`{text}` is not one of native, mke2fs, loop")),
-        }
-    }
-}
-
-/// What an ext4 image can be told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ext4Options {
-    /// Have a journal, sized by mke2fs's table.
-    pub journal: bool,
-    /// Blocks kept for root, in percent of all (0..=50).
-    pub reserved_percent: u8,
-    /// Volume label, at most 16 bytes.
-    pub label: Option<String>,
-    /// Instead of the UUID that is derived from the content.
-    pub uuid: Option<[u8; 16]>,
-    /// Size in bytes up to which the filesystem must be able to grow online (group descriptors are reserved for it);
-    /// `None`: 16 times its size and at least 64 GiB.
-    pub growth: Option<u64>,
-    pub writer: Ext4Writer,
-}
-
-impl Default for Ext4Options {
-    fn default() -> Self {
-        Ext4Options {
-            journal: true,
-            reserved_percent: 0,
-            label: None,
-            uuid: None,
-            growth: None,
-            writer: Ext4Writer::default(),
-        }
     }
 }
 
@@ -197,37 +140,6 @@ pub trait FilesystemWriter {
         let digest = digest::of_file(output).with_context(|| format!("read {}", output.display()))?;
         Ok((census, digest))
     }
-}
-
-/// What an image consists of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Census {
-    /// Length of the image file in bytes.
-    pub size: u64,
-    /// The program and version that wrote it.
-    pub writer: String,
-    /// Every byte of the image by what it is for, in the order of the image or by weight; sums to `size`.
-    pub parts: Vec<Part>,
-    /// Why it is this large; `None` for read-only types, which are as large as their content.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub decision: Option<SizeDecision>,
-    /// What of the tree the format cannot hold, in sentences for people.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub omitted: Vec<String>,
-}
-
-/// A share of an image.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
-    pub name: String,
-    pub bytes: u64,
-}
-
-/// The time an image is said to be made, in seconds since the epoch: `SOURCE_DATE_EPOCH` where it is set, or else the
-/// newest modification time of the tree. Never the time of the build.
-pub fn image_time(tree: &RootTree) -> i64 {
-    Timestamp::source_date_epoch()
-        .unwrap_or_else(|| tree.entries().map(|entry| entry.inode.mtime.seconds).max().unwrap_or(0))
 }
 
 /// The writer of a filesystem type, its options checked and its programs found, or fetched into the cache.

@@ -339,9 +339,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::filesystem::testing::{Lost, Mounted, compare, have, is_root, sample_tree};
     use crate::report::progress::Progress;
     use crate::rootfs::tree::{Inode, Kind};
+    use snug_tests::trees::{Lost, Mounted, compare, sample_tree};
+    use snug_tests::{have, is_root};
 
     fn write(tree: &RootTree, writer: &SquashfsWriter, output: &Path) -> Result<Census> {
         writer.write(tree, &SizePolicy::default(), output, &Progress::hidden().stage("test"))

@@ -69,8 +69,8 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::filesystem::testing::have;
     use crate::rootfs::tree::BodySource;
+    use snug_tests::have;
 
     fn path(raw: &str) -> TreePath {
         TreePath::new(raw).unwrap()

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use snug_ext4::Meter;
+pub use snug_ext4::size::human_bytes;
 
 /// Off a terminal, a stage that takes longer than this says that it is still alive.
 const PLAIN_HEARTBEAT: Duration = Duration::from_secs(10);
@@ -97,6 +99,16 @@ struct State {
     bytes: u64,
     total: Option<u64>,
     last_said: Instant,
+}
+
+impl Meter for Stage {
+    fn expect_bytes(&self, total: u64) {
+        Stage::expect_bytes(self, total);
+    }
+
+    fn advance(&self, bytes: u64) {
+        Stage::advance(self, bytes);
+    }
 }
 
 impl Stage {
@@ -205,30 +217,6 @@ fn print_line(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// `1.4 GiB`, `312 MiB`, `4096 B`: binary units, as the specs use.
-pub fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 10 * 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    if value < 10.0 {
-        format!("{value:.2} {unit}")
-    } else if value < 100.0 {
-        format!("{value:.1} {unit}")
-    } else {
-        format!("{value:.0} {unit}")
-    }
-}
-
 /// `0.4 s`, `17.5 s`, `2 min 05 s`
 pub fn human_duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
@@ -246,9 +234,6 @@ mod tests {
 
     #[test]
     fn amounts_read_well() {
-        assert_eq!(human_bytes(4096), "4096 B");
-        assert_eq!(human_bytes(312 << 20), "312 MiB");
-        assert_eq!(human_bytes(1_154_666_496), "1.08 GiB");
         assert_eq!(human_duration(Duration::from_millis(17_480)), "17.5 s");
         assert_eq!(human_duration(Duration::from_secs(125)), "2 min 05 s");
     }

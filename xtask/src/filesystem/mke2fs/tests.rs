@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use snug_tests::trees::{Lost, Mounted, compare, sample_tree};
+use snug_tests::{have, is_root};
 
 use super::*;
-use crate::filesystem::testing::{Lost, Mounted, compare, have, is_root, sample_tree};
 use crate::report::progress::Progress;
 use crate::rootfs::disk;
 use crate::rootfs::tree::{Body, BodySource, Inode, Kind, TreePath};

@@ -1,0 +1,116 @@
+//! What tells one filesystem from another, and is the same whenever the same is written: UUID and hash seed.
+
+use sha2::{Digest, Sha256};
+use snug_rootfs::tree::{Inode, Kind, RootTree};
+
+use crate::Ext4Options;
+
+/// Names the derivation, so that a later one cannot yield the same UUID for other bytes.
+const DOMAIN: &[u8] = b"snug ext4 identity 1\0";
+
+/// UUID and directory hash seed of one filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    pub uuid: [u8; 16],
+    pub hash_seed: [u8; 16],
+}
+
+impl Identity {
+    /// Derives both from the entries' headers, the options and the label. Bodies do not take part, so that the identity
+    /// is known before they are read; an `uuid` of the options replaces the derived one.
+    pub fn new(tree: &RootTree, options: &Ext4Options) -> Self {
+        let mut digest = Sha256::new();
+        digest.update(DOMAIN);
+        digest.update([u8::from(options.journal), options.reserved_percent]);
+        digest.update(options.growth.unwrap_or(0).to_le_bytes());
+        bytes(&mut digest, options.label.as_deref().unwrap_or_default().as_bytes());
+        headers(&mut digest, tree);
+        let digest: [u8; 32] = digest.finalize().into();
+        let (mut uuid, mut hash_seed) = ([0; 16], [0; 16]);
+        uuid.copy_from_slice(&digest[..16]);
+        hash_seed.copy_from_slice(&digest[16..]);
+        Identity { uuid: options.uuid.unwrap_or(own_uuid(uuid)), hash_seed }
+    }
+}
+
+/// 32 bytes for `purpose` that are the same whenever the same is written: from the entries' headers and `options`.
+/// Bodies do not take part.
+pub fn seed(purpose: &str, options: &[u8], tree: &RootTree) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    bytes(&mut digest, purpose.as_bytes());
+    bytes(&mut digest, options);
+    headers(&mut digest, tree);
+    digest.finalize().into()
+}
+
+/// A UUID of these bytes. RFC 9562: version 8, made by a rule of one's own.
+pub fn own_uuid(mut uuid: [u8; 16]) -> [u8; 16] {
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+/// A UUID in the groups of RFC 9562.
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let digits: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+}
+
+fn headers(digest: &mut Sha256, tree: &RootTree) {
+    for entry in tree.entries() {
+        bytes(digest, entry.path.as_bytes());
+        match entry.hard_link_to {
+            Some(first) => {
+                digest.update(b"=");
+                bytes(digest, first.as_bytes());
+            }
+            None => header(digest, entry.inode),
+        }
+    }
+}
+
+/// Length first, so that no two lists of fields read the same.
+fn bytes(digest: &mut Sha256, field: &[u8]) {
+    digest.update((field.len() as u64).to_le_bytes());
+    digest.update(field);
+}
+
+fn header(digest: &mut Sha256, inode: &Inode) {
+    let device = |digest: &mut Sha256, kind: &[u8], major: u32, minor: u32| {
+        digest.update(kind);
+        digest.update(major.to_le_bytes());
+        digest.update(minor.to_le_bytes());
+    };
+    match &inode.kind {
+        Kind::Directory => digest.update(b"d"),
+        Kind::Fifo => digest.update(b"p"),
+        Kind::Socket => digest.update(b"s"),
+        Kind::CharacterDevice { major, minor } => device(digest, b"c", *major, *minor),
+        Kind::BlockDevice { major, minor } => device(digest, b"b", *major, *minor),
+        Kind::Symlink(target) => {
+            digest.update(b"l");
+            bytes(digest, target);
+        }
+        Kind::File(body) => {
+            digest.update(b"f");
+            digest.update(body.size.to_le_bytes());
+            let ranges = body.extents.as_slice();
+            digest.update((ranges.len() as u64).to_le_bytes());
+            for range in ranges {
+                // Where the body lies in its source is no property of the tree.
+                digest.update(range.offset.to_le_bytes());
+                digest.update(range.length.to_le_bytes());
+            }
+        }
+    }
+    digest.update(inode.mode.to_le_bytes());
+    digest.update(inode.uid.to_le_bytes());
+    digest.update(inode.gid.to_le_bytes());
+    digest.update(inode.mtime.seconds.to_le_bytes());
+    digest.update(inode.mtime.nanoseconds.to_le_bytes());
+    digest.update((inode.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in &inode.xattrs {
+        bytes(digest, name);
+        bytes(digest, value);
+    }
+}

@@ -1,0 +1,73 @@
+//! Random trees: clean, and read back the same by every reader at hand.
+
+use proptest::prelude::*;
+use snug_tests::trees::{Lost, Mounted, compare};
+use snug_tests::{have, is_root};
+
+use super::oracle::{Image, reads_back_by_debugfs, reads_back_by_ext4_view, the_kernel_sees_the_holes};
+use super::trees;
+use crate::Ext4Options;
+use crate::size::{Headroom, SizePolicy};
+
+fn policies() -> impl Strategy<Value = SizePolicy> {
+    prop_oneof![Just(1_000_000_u32), 1_000_000..3_000_000_u32]
+        .prop_map(|millionths| SizePolicy { headroom: Headroom { millionths }, ..SizePolicy::default() })
+}
+
+fn options() -> impl Strategy<Value = Ext4Options> {
+    (any::<bool>(), 0..20_u8).prop_map(|(journal, reserved_percent)| Ext4Options {
+        journal,
+        reserved_percent,
+        ..Ext4Options::default()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ext4_view_reads_the_same_tree(
+        tree in trees::tree(trees::plain_time()), policy in policies(), options in options()
+    ) {
+        reads_back_by_ext4_view(&tree, &Image::write(&tree, &policy, &options).unwrap());
+    }
+
+    #[test]
+    fn e2fsck_debugfs_and_the_kernel_read_the_same_tree(
+        tree in trees::tree(trees::any_time()), policy in policies(), options in options()
+    ) {
+        let image = Image::write(&tree, &policy, &options).unwrap();
+        if have(&["e2fsck", "debugfs"]) {
+            image.is_clean();
+            reads_back_by_debugfs(&tree, &image);
+        }
+        if have(&["mount"]) && is_root() {
+            let (path, place) = (image.path(), image.mount_point());
+            let _mounted = Mounted::new(&path, "ext4", &place);
+            compare(&tree, &place, Lost::default());
+            the_kernel_sees_the_holes(&tree, &place);
+        }
+    }
+}
+
+proptest! {
+    // Few, because they are large: up to a gigabyte each, most of which is zeros and takes no room here.
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn files_across_group_and_extent_borders_read_back(
+        tree in trees::large(), policy in policies(), options in options()
+    ) {
+        let image = Image::write(&tree, &policy, &options).unwrap();
+        if have(&["e2fsck"]) {
+            image.is_clean();
+        }
+        reads_back_by_ext4_view(&tree, &image);
+        if have(&["mount"]) && is_root() {
+            let (path, place) = (image.path(), image.mount_point());
+            let _mounted = Mounted::new(&path, "ext4", &place);
+            compare(&tree, &place, Lost::default());
+            the_kernel_sees_the_holes(&tree, &place);
+        }
+    }
+}

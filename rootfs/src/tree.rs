@@ -1,0 +1,477 @@
+//! The root filesystem in memory: names, inodes, and where each file's body lies.
+//!
+//! A [`RootTree`] keeps names and inodes apart, as a filesystem does: a hard link is a second name of the same inode,
+//! and which name is "the" file is decided by sorting, never by the order in which a stream happened to name them.
+//! Bodies are not held in memory: they are ranges of a [`BodySource`] (a tar file, or the spool of a pipe).
+
+use std::collections::{BTreeMap, btree_map};
+
+pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt, Relocation};
+pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
+
+/// A point in time: seconds since the epoch (negative before 1970) and nanoseconds after that second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp {
+    pub seconds: i64,
+    /// 0..1_000_000_000
+    pub nanoseconds: u32,
+}
+
+impl Timestamp {
+    /// SOURCE_DATE_EPOCH in seconds, where the environment has it: the time that a reproducible build counts as now
+    /// (reproducible-builds.org, "SOURCE_DATE_EPOCH specification").
+    pub fn source_date_epoch() -> Option<i64> {
+        std::env::var("SOURCE_DATE_EPOCH").ok()?.trim().parse().ok()
+    }
+
+    pub const fn from_seconds(seconds: i64) -> Self {
+        Timestamp { seconds, nanoseconds: 0 }
+    }
+}
+
+/// Index of an inode in its [`RootTree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InodeId(pub(crate) u32);
+
+/// What a name stands for, whatever the number of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inode {
+    pub kind: Kind,
+    /// Permission, set-id and sticky bits: the low twelve bits of `st_mode`.
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Timestamp,
+    /// Extended attributes by full name (`security.capability`); values are arbitrary bytes.
+    pub xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+}
+
+impl Inode {
+    /// A directory of root's, as it is made where a stream names a file without its folder.
+    pub fn directory(mode: u16) -> Self {
+        Inode::new(Kind::Directory, mode)
+    }
+
+    pub fn new(kind: Kind, mode: u16) -> Self {
+        Inode { kind, mode, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: BTreeMap::new() }
+    }
+
+    pub fn is_directory(&self) -> bool {
+        matches!(self.kind, Kind::Directory)
+    }
+}
+
+/// The type of an inode, with what only that type has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    Directory,
+    File(Body),
+    /// The target, as it is written: it is never followed.
+    Symlink(Box<[u8]>),
+    CharacterDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
+    Fifo,
+    Socket,
+}
+
+/// Why a change to a tree is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TreeError {
+    #[error("{path} needs {parent} to be a directory, and it is a {kind}")]
+    NotADirectory { path: TreePath, parent: TreePath, kind: &'static str },
+    #[error("{path} is already a directory and cannot become a {kind}")]
+    DirectoryInTheWay { path: TreePath, kind: &'static str },
+    #[error("{path} is a hard link to {target}, which does not exist")]
+    DanglingHardLink { path: TreePath, target: TreePath },
+    #[error("{path} is a hard link to {target}, which is a directory")]
+    HardLinkToDirectory { path: TreePath, target: TreePath },
+}
+
+impl Kind {
+    /// The type's name in messages.
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Kind::Directory => "directory",
+            Kind::File(_) => "file",
+            Kind::Symlink(_) => "symlink",
+            Kind::CharacterDevice { .. } => "character device",
+            Kind::BlockDevice { .. } => "block device",
+            Kind::Fifo => "FIFO",
+            Kind::Socket => "socket",
+        }
+    }
+}
+
+/// One root filesystem: sorted names, the inodes behind them, and the source of the bodies.
+///
+/// Invariants: the root exists and is a directory; every name's parent exists and is a directory; a directory has
+/// exactly one name.
+#[derive(Debug, Clone)]
+pub struct RootTree {
+    names: BTreeMap<TreePath, InodeId>,
+    inodes: Vec<Inode>,
+    bodies: BodySource,
+    /// The parent of the last name that was put in, as long as nothing can have taken it away: in a tar, neighbours
+    /// share it.
+    last_parent: Option<TreePath>,
+}
+
+/// Symlinks followed for one path before it counts as a loop (`MAXSYMLINKS` of Linux, path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+fn names_reversed(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect()
+}
+
+/// One name, as [`RootTree::entries`] walks them.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'tree> {
+    pub path: &'tree TreePath,
+    pub id: InodeId,
+    pub inode: &'tree Inode,
+    /// The first name in order of this inode, when this is a later one: this entry is a hard link to it.
+    pub hard_link_to: Option<&'tree TreePath>,
+}
+
+impl RootTree {
+    /// A tree of nothing but the root directory, mode 0755.
+    pub fn new(bodies: BodySource) -> Self {
+        RootTree {
+            names: BTreeMap::from([(TreePath::root(), InodeId(0))]),
+            inodes: vec![Inode::directory(0o755)],
+            bodies,
+            last_parent: None,
+        }
+    }
+
+    pub fn bodies(&self) -> &BodySource {
+        &self.bodies
+    }
+
+    /// The source of the bodies, for taking in those of another tree.
+    pub fn bodies_mut(&mut self) -> &mut BodySource {
+        &mut self.bodies
+    }
+
+    /// Keeps a small content of the tool's own in memory and answers a body for it.
+    pub fn add_body(&mut self, content: &[u8]) -> Body {
+        Body::contiguous(content.len() as u64, self.bodies.add_bytes(content))
+    }
+
+    /// Number of names, the root and hard links included.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Is there nothing but the root?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 1
+    }
+
+    /// Upper bound of [`InodeId`]s, for tables indexed by them.
+    pub fn inode_slots(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Number of inodes that have a name.
+    pub fn inode_count(&self) -> usize {
+        self.entries().filter(|entry| entry.hard_link_to.is_none()).count()
+    }
+
+    pub fn get(&self, path: &TreePath) -> Option<&Inode> {
+        self.names.get(path).map(|id| self.inode(*id))
+    }
+
+    pub fn get_mut(&mut self, path: &TreePath) -> Option<&mut Inode> {
+        self.last_parent = None;
+        let id = *self.names.get(path)?;
+        Some(&mut self.inodes[id.0 as usize])
+    }
+
+    pub fn id(&self, path: &TreePath) -> Option<InodeId> {
+        self.names.get(path).copied()
+    }
+
+    /// Every inode, those included that have lost their names.
+    pub fn inodes_mut(&mut self) -> impl Iterator<Item = &mut Inode> {
+        self.last_parent = None;
+        self.inodes.iter_mut()
+    }
+
+    pub fn inode(&self, id: InodeId) -> &Inode {
+        &self.inodes[id.0 as usize]
+    }
+
+    /// Index of an inode for tables of [`Self::inode_slots`] rows.
+    pub fn slot(id: InodeId) -> usize {
+        id.0 as usize
+    }
+
+    /// Every name in order: the root first, each directory before what is in it, hard links resolved to their first
+    /// name.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let mut first: Vec<Option<&TreePath>> = vec![None; self.inodes.len()];
+        self.names.iter().map(move |(path, &id)| {
+            let seen = &mut first[id.0 as usize];
+            let hard_link_to = *seen;
+            seen.get_or_insert(path);
+            Entry { path, id, inode: self.inode(id), hard_link_to }
+        })
+    }
+
+    /// Names below `path` and `path` itself, in order.
+    pub fn subtree(&self, path: &TreePath) -> impl Iterator<Item = (&TreePath, InodeId)> {
+        let top = path.clone();
+        self.names.range(path.clone()..).take_while(move |(name, _)| name.is_within(&top)).map(|(name, id)| (name, *id))
+    }
+
+    /// `st_nlink` of every inode by slot: names for files, 2 + subdirectories for directories, 0 without a name.
+    pub fn link_counts(&self) -> Vec<u32> {
+        let mut counts = vec![0; self.inodes.len()];
+        // The directories above a name, by depth.
+        let mut above: Vec<InodeId> = Vec::new();
+        for (path, id) in &self.names {
+            if self.inode(*id).is_directory() {
+                counts[id.0 as usize] += 2;
+                above.truncate(path.depth());
+                if let Some(parent) = above.last() {
+                    counts[parent.0 as usize] += 1;
+                }
+                above.push(*id);
+            } else {
+                counts[id.0 as usize] += 1;
+            }
+        }
+        counts
+    }
+
+    /// Puts an inode at `path` under a name of its own. Missing parents become directories of root's, mode 0755. What
+    /// stood there is replaced, as a later tar entry replaces an earlier one; a directory onto a directory keeps the
+    /// entries and takes the new attributes.
+    pub fn insert(&mut self, path: TreePath, inode: Inode) -> Result<InodeId, TreeError> {
+        self.make_parents(&path)?;
+        match self.names.entry(path) {
+            btree_map::Entry::Vacant(place) => Ok(*place.insert(add_inode(&mut self.inodes, inode))),
+            btree_map::Entry::Occupied(place) => {
+                let (path, id) = (place.key().clone(), *place.get());
+                self.replace(path, id, inode)
+            }
+        }
+    }
+
+    /// Puts an inode where `path` already names `id`.
+    fn replace(&mut self, path: TreePath, id: InodeId, inode: Inode) -> Result<InodeId, TreeError> {
+        let old = &mut self.inodes[id.0 as usize];
+        if old.is_directory() && inode.is_directory() {
+            *old = inode;
+            return Ok(id);
+        }
+        if old.is_directory() && self.subtree(&path).nth(1).is_some() || path.is_root() {
+            return Err(TreeError::DirectoryInTheWay { path, kind: inode.kind.noun() });
+        }
+        self.last_parent = None;
+        let id = add_inode(&mut self.inodes, inode);
+        self.names.insert(path, id);
+        Ok(id)
+    }
+
+    /// An inode that has no name yet.
+    pub(super) fn add_unnamed(&mut self, inode: Inode) -> InodeId {
+        add_inode(&mut self.inodes, inode)
+    }
+
+    /// Names inodes of a tree that has names for its root only. The names ascend, and each one's parent is a directory
+    /// among them.
+    pub(super) fn name_all(&mut self, names: Vec<(TreePath, InodeId)>) {
+        debug_assert!(self.is_empty());
+        let root = (TreePath::root(), self.names[&TreePath::root()]);
+        self.names = std::iter::once(root).chain(names).collect();
+        self.last_parent = None;
+    }
+
+    /// Makes `path` a further name of what `target` names.
+    pub fn link(&mut self, path: TreePath, target: &TreePath) -> Result<(), TreeError> {
+        let dangling = || TreeError::DanglingHardLink { path: path.clone(), target: target.clone() };
+        let id = self.id(target).filter(|_| *target != path).ok_or_else(dangling)?;
+        if self.inode(id).is_directory() {
+            return Err(TreeError::HardLinkToDirectory { path, target: target.clone() });
+        }
+        self.make_parents(&path)?;
+        if self.get(&path).is_some_and(Inode::is_directory) {
+            return Err(TreeError::DirectoryInTheWay { path, kind: "hard link" });
+        }
+        self.names.insert(path, id);
+        Ok(())
+    }
+
+    /// Takes `path` and all below it away; the root keeps itself. Answers how many names went.
+    pub fn remove(&mut self, path: &TreePath) -> usize {
+        self.last_parent = None;
+        let doomed: Vec<TreePath> =
+            self.subtree(path).map(|(name, _)| name.clone()).filter(|name| !name.is_root()).collect();
+        for name in &doomed {
+            self.names.remove(name);
+        }
+        doomed.len()
+    }
+
+    /// The path at which `path` really lies once every symlink on its way, the last included, is followed inside the
+    /// tree; `None` if nothing is there or links go in circles.
+    pub fn resolve(&self, path: &TreePath) -> Option<TreePath> {
+        let mut pending: Vec<Vec<u8>> = names_reversed(path.as_bytes());
+        let mut here = TreePath::root();
+        let mut links = 0;
+        while let Some(name) = pending.pop() {
+            match name.as_slice() {
+                b"" | b"." => continue,
+                b".." => here = here.parent().unwrap_or_else(TreePath::root),
+                _ => {
+                    let next = here.join(&name)?;
+                    match &self.get(&next)?.kind {
+                        Kind::Symlink(target) => {
+                            links += 1;
+                            if links > LINKS_MAX {
+                                return None;
+                            }
+                            if target.first() == Some(&b'/') {
+                                here = TreePath::root();
+                            }
+                            pending.extend(names_reversed(target));
+                        }
+                        _ => here = next,
+                    }
+                }
+            }
+        }
+        Some(here)
+    }
+
+    /// `path` with the symlinks in its parents followed, as far as they exist: where a new entry is to be put.
+    pub fn resolve_parent(&self, path: &TreePath) -> TreePath {
+        let resolved =
+            path.parent().and_then(|parent| self.resolve(&parent)).and_then(|parent| parent.join(path.name()));
+        resolved.unwrap_or_else(|| path.clone())
+    }
+
+    fn make_parents(&mut self, path: &TreePath) -> Result<(), TreeError> {
+        if self.last_parent.as_ref().map(TreePath::as_bytes) == path.parent_bytes() {
+            return Ok(());
+        }
+        let mut missing = Vec::new();
+        let mut next = path.parent();
+        while let Some(parent) = next {
+            match self.get(&parent) {
+                Some(inode) if inode.is_directory() => break,
+                Some(inode) => {
+                    return Err(TreeError::NotADirectory { path: path.clone(), kind: inode.kind.noun(), parent });
+                }
+                None => {
+                    next = parent.parent();
+                    missing.push(parent);
+                }
+            }
+        }
+        for parent in missing {
+            let id = add_inode(&mut self.inodes, Inode::directory(0o755));
+            self.names.insert(parent, id);
+        }
+        self.last_parent = path.parent();
+        Ok(())
+    }
+}
+
+fn add_inode(inodes: &mut Vec<Inode>, inode: Inode) -> InodeId {
+    let id = InodeId(u32::try_from(inodes.len()).expect("readers bound the number of entries"));
+    inodes.push(inode);
+    id
+}
+
+/// The time an image is said to be made, in seconds since the epoch: `SOURCE_DATE_EPOCH` where it is set, or else the
+/// newest modification time of the tree. Never the time of the build.
+pub fn image_time(tree: &RootTree) -> i64 {
+    Timestamp::source_date_epoch()
+        .unwrap_or_else(|| tree.entries().map(|entry| entry.inode.mtime.seconds).max().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(raw: &str) -> TreePath {
+        TreePath::new(raw).unwrap()
+    }
+
+    #[test]
+    fn the_first_name_in_order_is_the_file_and_removal_promotes_the_next() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        tree.insert(path("z"), Inode::new(Kind::File(Body::default()), 0o644)).unwrap();
+        tree.link(path("b"), &path("z")).unwrap();
+        tree.link(path("c"), &path("b")).unwrap();
+        let links = |tree: &RootTree| {
+            tree.entries().map(|e| (e.path.to_string(), e.hard_link_to.map(ToString::to_string))).collect::<Vec<_>>()
+        };
+        let linked = |name: &str, to: Option<&str>| (name.to_string(), to.map(ToString::to_string));
+        assert_eq!(
+            links(&tree),
+            [linked("/", None), linked("/b", None), linked("/c", Some("/b")), linked("/z", Some("/b"))]
+        );
+        assert_eq!(tree.inode_count(), 2);
+        tree.remove(&path("b"));
+        assert_eq!(links(&tree), [linked("/", None), linked("/c", None), linked("/z", Some("/c"))]);
+    }
+
+    #[test]
+    fn a_file_cannot_serve_as_a_directory() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        tree.insert(path("etc"), Inode::new(Kind::Symlink(b"/etc".as_slice().into()), 0o777)).unwrap();
+        let error = tree.insert(path("etc/passwd"), Inode::new(Kind::Fifo, 0o644)).unwrap_err();
+        assert_eq!(error.to_string(), "/etc/passwd needs /etc to be a directory, and it is a symlink");
+    }
+
+    #[test]
+    fn a_directory_that_was_replaced_is_no_parent_any_more() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        let file = || Inode::new(Kind::File(Body::default()), 0o644);
+        tree.insert(path("a/b"), file()).unwrap();
+        tree.remove(&path("a"));
+        tree.insert(path("a"), file()).unwrap();
+        assert!(matches!(tree.insert(path("a/c"), file()), Err(TreeError::NotADirectory { .. })));
+        tree.insert(path("d/e"), file()).unwrap();
+        tree.remove(&path("d/e"));
+        tree.insert(path("d"), file()).unwrap();
+        assert!(matches!(tree.insert(path("d/f"), file()), Err(TreeError::NotADirectory { .. })));
+    }
+
+    #[test]
+    fn links_resolve_inside_the_tree() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        let link = |target: &str| Inode::new(Kind::Symlink(target.as_bytes().into()), 0o777);
+        tree.insert(path("usr/bin/dash"), Inode::new(Kind::Fifo, 0o644)).unwrap();
+        for (name, target) in
+            [("bin", "usr/bin"), ("usr/bin/sh", "dash"), ("abs", "/../bin/sh"), ("a", "b"), ("b", "a")]
+        {
+            tree.insert(path(name), link(target)).unwrap();
+        }
+        assert_eq!(tree.resolve(&path("bin/sh")), Some(path("usr/bin/dash")));
+        assert_eq!(tree.resolve(&path("abs")), Some(path("usr/bin/dash")));
+        assert_eq!(tree.resolve(&path("a")), None);
+        assert_eq!(tree.resolve(&path("bin/none")), None);
+        assert_eq!(tree.resolve_parent(&path("bin/new")), path("usr/bin/new"));
+    }
+
+    #[test]
+    fn link_counts_are_the_kernels() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        tree.insert(path("usr/bin/a"), Inode::new(Kind::Fifo, 0o644)).unwrap();
+        tree.link(path("b"), &path("usr/bin/a")).unwrap();
+        let counts = tree.link_counts();
+        let of = |name: &str| counts[RootTree::slot(tree.id(&path(name)).unwrap())];
+        assert_eq!((of("/"), of("usr"), of("usr/bin"), of("b")), (3, 3, 2, 2));
+    }
+}

@@ -1,0 +1,28 @@
+//! The native writer of ext4 (the crate `snug-ext4`) as one of the writers of this tool.
+
+use std::path::Path;
+
+use anyhow::Result;
+pub use snug_ext4::{Ext4Error, NativeExt4};
+
+use super::digest::Digest;
+use super::{Census, FilesystemWriter};
+use crate::report::progress::Stage;
+use crate::rootfs::tree::RootTree;
+use crate::size::SizePolicy;
+
+impl FilesystemWriter for NativeExt4 {
+    fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
+        NativeExt4::write(self, tree, policy, output, stage)
+    }
+
+    fn write_hashed(
+        &self,
+        tree: &RootTree,
+        policy: &SizePolicy,
+        output: &Path,
+        stage: &Stage,
+    ) -> Result<(Census, Digest)> {
+        NativeExt4::write_hashed(self, tree, policy, output, stage)
+    }
+}
