@@ -13,8 +13,9 @@ use crate::binaries::Binaries;
 use crate::bootstrap;
 use crate::cache::Cache;
 use crate::engine::choose;
-use crate::filesystem::erofs::ErofsUtils;
-use crate::filesystem::{self, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
+use crate::filesystem::erofs::{self, ErofsUtils};
+use crate::filesystem::squashfs::{Program, SquashfsWriter};
+use crate::filesystem::{self, Ext4Options, Ext4Writer, Filesystem, FilesystemKind, FilesystemWriter, SquashfsOptions};
 use crate::image::{Order, Suppliers, Target};
 use crate::jobs;
 use crate::needs::{self, Work};
@@ -90,6 +91,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     for (what, filesystem) in filesystems() {
         probes.push((what, Box::new(move || write_a_sample(&filesystem))));
     }
+    probes.push(("filesystem squashfs by mksquashfs".to_owned(), Box::new(mksquashfs)));
     probes.push(("check of ext4".to_owned(), Box::new(|| proved(Work::Check, "e2fsck", "-V"))));
     probes.push(("check --boot".to_owned(), Box::new(boot)));
     let first_image = probes.len();
@@ -126,14 +128,26 @@ fn filesystems() -> Vec<(String, Filesystem)> {
 fn write_a_sample(filesystem: &Filesystem) -> Result<String> {
     can_be_written(filesystem)?;
     if filesystem.kind() == FilesystemKind::Erofs && ErofsUtils::must_be_fetched() {
-        return Ok("erofs-utils of a newer Debian, which the first such image fetches into the cache".to_owned());
+        let here = erofs::installed_version()
+            .map_or("no mkfs.erofs here".to_owned(), |version| format!("mkfs.erofs {version} here is too old"));
+        return Ok(format!("{here}; the first such image fetches a newer Debian's into the cache"));
     }
-    let writer = filesystem::writer(filesystem, &Progress::hidden())?;
+    write_by(&*filesystem::writer(filesystem, &Progress::hidden())?)
+}
+
+fn write_by(writer: &dyn FilesystemWriter) -> Result<String> {
     let tree = RootTree::new(BodySource::new(Vec::new()));
     let folder = tempfile::tempdir()?;
     let census =
         writer.write(&tree, &SizePolicy::default(), &folder.path().join("sample"), &Progress::hidden().stage(""))?;
     Ok(census.writer)
+}
+
+/// What writes squashfs where tar2sqfs is missing.
+fn mksquashfs() -> Result<String> {
+    Program::Mksquashfs.probe()?;
+    let writer = SquashfsWriter::with_program(&SquashfsOptions::default(), Program::Mksquashfs)?;
+    Ok(format!("{}, which loses the root directory's attributes", write_by(&writer)?))
 }
 
 /// Checks the options, and that there is a program or a way to it: looking is no reason to download.

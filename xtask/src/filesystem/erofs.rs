@@ -189,11 +189,15 @@ impl ErofsUtils {
     }
 }
 
+/// The version of the host's mkfs.erofs, whether it will do or not.
+pub fn installed_version() -> Option<String> {
+    let said = tool::run(MKFS.command().ok()?.arg("--version"), &[1]).ok()?;
+    version(&String::from_utf8_lossy(&said))
+}
+
 /// The version of the host's mkfs.erofs, where it will do.
 pub fn host_version() -> Option<String> {
-    let said = tool::run(MKFS.command().ok()?.arg("--version"), &[1]).ok()?;
-    let version = version(&String::from_utf8_lossy(&said))?;
-    (numbers(&version)? >= LEAST_VERSION).then_some(version)
+    installed_version().filter(|version| numbers(version).is_some_and(|numbers| numbers >= LEAST_VERSION))
 }
 
 /// `mkfs.erofs (erofs-utils) 1.8.6`, or `mkfs.erofs 1.5`.

@@ -40,6 +40,9 @@ pub struct SquashfsWriter {
     jobs: Option<usize>,
 }
 
+/// The first mksquashfs with `-tar`.
+const READS_TAR: (u32, u32) = (4, 5);
+
 /// Which program writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
@@ -49,15 +52,40 @@ pub enum Program {
     Mksquashfs,
 }
 
+impl Program {
+    /// Why the program cannot be used here: it is missing, or too old to read tar streams.
+    pub fn probe(self) -> Result<()> {
+        let tool = match self {
+            Program::Tar2sqfs => TAR2SQFS,
+            Program::Mksquashfs => MKSQUASHFS,
+        };
+        if tool.find().is_none() {
+            return Err(tool.missing());
+        }
+        if self == Program::Mksquashfs {
+            let said = tool::run(MKSQUASHFS.command()?.arg("-version"), &[1])?;
+            let version = mksquashfs_version(&String::from_utf8_lossy(&said));
+            let (major, minor) = version.context("mksquashfs does not say its version")?;
+            ensure!(
+                (major, minor) >= READS_TAR,
+                "mksquashfs {major}.{minor} cannot read a tar stream, which {}.{} is the first to do\n\
+                 hint: apt-get install {} (or run with --setup)",
+                READS_TAR.0,
+                READS_TAR.1,
+                TAR2SQFS.package
+            );
+        }
+        Ok(())
+    }
+}
+
 impl SquashfsWriter {
     /// Validates the options and finds a program that writes squashfs.
     pub fn new(options: &SquashfsOptions) -> Result<Self> {
-        let program = if TAR2SQFS.find().is_some() {
-            Program::Tar2sqfs
-        } else if MKSQUASHFS.find().is_some() && mksquashfs_reads_tar()? {
-            Program::Mksquashfs
-        } else {
-            return Err(TAR2SQFS.missing());
+        let program = match (Program::Tar2sqfs.probe(), Program::Mksquashfs.probe()) {
+            (Ok(()), _) => Program::Tar2sqfs,
+            (_, Ok(())) => Program::Mksquashfs,
+            (Err(missing), _) => return Err(missing),
         };
         Self::with_program(options, program)
     }
@@ -144,11 +172,6 @@ impl SquashfsWriter {
         let first = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned();
         Ok(first.replace(" version ", " ").split(" (20").next().unwrap_or_default().to_owned())
     }
-}
-
-fn mksquashfs_reads_tar() -> Result<bool> {
-    let said = tool::run(MKSQUASHFS.command()?.arg("-version"), &[1])?;
-    Ok(mksquashfs_version(&String::from_utf8_lossy(&said)).is_some_and(|version| version >= (4, 5)))
 }
 
 fn mksquashfs_version(said: &str) -> Option<(u32, u32)> {
