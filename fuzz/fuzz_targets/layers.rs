@@ -7,9 +7,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use snug::rootfs::layers::{LIMITS, Layers};
-use snug::rootfs::tar::{Limits, TarOptions, read_stream, write};
-use snug::rootfs::tree::{Kind, RootTree};
+use snug_rootfs::layers::{LIMITS, Layers};
+use snug_rootfs::tar::{Limits, TarOptions, read_stream, write};
+use snug_rootfs::tree::{Kind, RootTree};
 
 const BLOCK: usize = 512;
 /// Trees with more data than this are not written back: holes make small inputs large.

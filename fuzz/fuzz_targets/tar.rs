@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 
 use libfuzzer_sys::fuzz_target;
-use snug::rootfs::tar::{Limits, TarOptions, read_file, read_stream, write};
-use snug::rootfs::tree::{Kind, RootTree};
+use snug_rootfs::tar::{Limits, TarOptions, read_file, read_stream, write};
+use snug_rootfs::tree::{Kind, RootTree};
 
 const BLOCK: usize = 512;
 /// Trees with more data than this are not written back: holes make small inputs large.
