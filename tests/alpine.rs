@@ -67,7 +67,7 @@ fn layout_of_alpine(folder: &Path) -> PathBuf {
         succeed(command.arg(&tar).arg("-C").arg(disk.path()).arg("."));
     }
     let layout = folder.join("alpine-layout");
-    succeed(Command::new("python3").arg(script("make_alpine.py")).arg(&layout).arg(&tar));
+    succeed(Command::new("python3").arg(script("make_layout.py")).arg(&layout).arg(&tar));
     for gone in [&raw, &tar] {
         fs::remove_file(gone).expect("the file");
     }

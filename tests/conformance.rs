@@ -8,6 +8,10 @@ use std::process::Command;
 use snug_tests::{have, is_root, succeed, workspace, xtask};
 
 use crate::containers::{Dockerd, Podman};
+use crate::registry::Registry;
+
+/// Which registries there are, for the builds of one test.
+const REGISTRIES: &str = "registries.conf";
 
 /// Every time that a build makes is cut to this: what is compared does not depend on when it was built.
 const EPOCH: &str = "1700000000";
@@ -99,20 +103,53 @@ for entry in archive:
     print(" ".join(words))
 "#;
 
+/// What is needed to dress a base and to build as somebody else.
+const TOOLS: [&str; 7] = ["mmdebstrap", "newuidmap", "setfattr", "setcap", "setfacl", "python3", "runuser"];
+
 #[test]
 fn every_engine_gives_the_same_tree() {
-    if !have(&["mmdebstrap", "newuidmap", "setfattr", "setcap", "setfacl", "python3", "runuser"]) || !is_root() {
+    if !have(&TOOLS) || !is_root() {
         return;
     }
-    let folder = tempfile::Builder::new().prefix("conformance").tempdir().expect("a temporary folder");
+    let folder = dressed_folder();
     let folder = folder.path();
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("its mode");
-    dress_base(folder);
-    write_spec(folder);
+    fs::write(folder.join(REGISTRIES), "").expect("a file");
+    all_engines(folder, &format!("tar = \"{}\"", folder.join("base.tar").display()), "t");
+}
+
+/// The same base as an image of a registry.
+#[test]
+fn every_engine_gives_the_same_tree_on_a_base_from_a_registry() {
+    if !have(&TOOLS) || !have(&["docker-registry", "skopeo"]) || !is_root() {
+        return;
+    }
+    let folder = dressed_folder();
+    let folder = folder.path();
+    let registry = Registry::start(false);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("registry/make_layout.py");
+    let layout = folder.join("layout");
+    succeed(Command::new("python3").arg(script).arg(&layout).arg(folder.join("base.tar")));
+    registry.push(&layout, "test", "debian/dressed:1");
+    // Where everybody can read it.
+    fs::copy(registry.conf(), folder.join(REGISTRIES)).expect("a file");
+    all_engines(folder, &format!("oci = \"{}/debian/dressed:1\"", registry.host()), "r");
+}
+
+/// A folder that everybody may enter, with the base in it.
+fn dressed_folder() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new().prefix("conformance").tempdir().expect("a temporary folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    dress_base(folder.path());
+    folder
+}
+
+/// Builds the spec on `base` by every engine that this host has; `mark` tells this test's user from another's.
+fn all_engines(folder: &Path, base: &str, mark: &str) {
+    write_spec(folder, base);
 
     let builtin = Built::by("builtin", folder, xtask, |_| {});
     assert!(builtin.said.contains("conformance: engine builtin, the default\n"), "{}", builtin.said);
-    let user = User::make(folder);
+    let user = User::make(folder, mark);
     let unprivileged = || user.xtask();
     Built::by("unprivileged", folder, unprivileged, |_| {}).must_equal(&builtin);
 
@@ -179,15 +216,14 @@ fn dress_base(folder: &Path) {
     fs::remove_dir_all(&root).expect("the root goes");
 }
 
-fn write_spec(folder: &Path) {
+fn write_spec(folder: &Path, base: &str) {
     let image = folder.join("images/conformance");
     fs::create_dir_all(image.join("files/tree/share/deep")).expect("a folder");
     fs::write(image.join("files/tree/share/deep/data"), "data\n").expect("a file");
     std::os::unix::fs::symlink("deep/data", image.join("files/tree/share/link")).expect("a link");
     fs::write(image.join("files/tree/run-me"), "#!/bin/sh\n").expect("a file");
     fs::set_permissions(image.join("files/tree/run-me"), fs::Permissions::from_mode(0o744)).expect("its mode");
-    let base = format!("base = {{ tar = \"{}\" }}\n", folder.join("base.tar").display());
-    fs::write(image.join("image.toml"), base + SPEC).expect("a spec");
+    fs::write(image.join("image.toml"), format!("base = {{ {base} }}\n{SPEC}")).expect("a spec");
 }
 
 fn nothing_left(engine: &dyn Fn() -> Command) {
@@ -218,6 +254,7 @@ impl Built {
             let mut command = xtask();
             command.args([verb, "conformance", "--images"]).arg(folder.join("images")).arg("--output").arg(output);
             command.env("SOURCE_DATE_EPOCH", EPOCH).env("XDG_CACHE_HOME", own.join("cache"));
+            command.env("CONTAINERS_REGISTRIES_CONF", folder.join(REGISTRIES));
             tell(&mut command);
             String::from_utf8_lossy(&succeed(&mut command).stderr).into_owned()
         };
@@ -254,8 +291,8 @@ struct User {
 
 impl User {
     /// With a copy of the tool, and what cargo says of this workspace: neither may be where others can read.
-    fn make(folder: &Path) -> Self {
-        let name = format!("snug{}", std::process::id());
+    fn make(folder: &Path, mark: &str) -> Self {
+        let name = format!("snug{mark}{}", std::process::id());
         succeed(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", &name]));
         let user = User { name, folder: own_folder(folder, "user") };
         let ids = fs::read_to_string("/etc/subuid").unwrap_or_default();

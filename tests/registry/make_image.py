@@ -70,7 +70,7 @@ ENDINGS = ["+gzip"] * 3 if ALL_GZIP else ["+gzip", "", "+zstd"]
 
 def pack(layer, at):
     if ALL_GZIP or at % 3 == 0:
-        return gzip.compress(layer, mtime=0)
+        return gzip.compress(layer, 1, mtime=0)
     if at % 3 == 1:
         return layer
     return subprocess.run(["zstd", "-q", "-c", "-B1000"], input=layer, stdout=subprocess.PIPE, check=True).stdout
