@@ -24,6 +24,9 @@ use crate::report::progress::Stage;
 /// an option of the same meaning.
 const REGISTRIES_CONF: &str = "CONTAINERS_REGISTRIES_CONF";
 
+/// Where `podman login` and `skopeo login` keep logins for a user without a session (containers-auth.json(5)).
+const SYSTEM_LOGINS: &str = "/run/containers";
+
 /// How often a download is looked at.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -53,8 +56,24 @@ fn command(words: &[&str]) -> Result<Command> {
     if let Some(file) = std::env::var_os(REGISTRIES_CONF).filter(|file| !file.is_empty()) {
         command.arg("--registries-conf").arg(file);
     }
+    if logins_are_out_of_reach() {
+        // Then it goes on to ~/.config/containers and ~/.docker. Only root could put logins here, and nobody does.
+        command.env("XDG_RUNTIME_DIR", "/");
+    }
     command.args(words).env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Ok(command)
+}
+
+/// A user without a session, as in many a CI, is sent to root's folder for logins; where root made it for itself alone,
+/// skopeo takes that for a broken file and gives up, where there is no more than no login.
+fn logins_are_out_of_reach() -> bool {
+    let is_told = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if is_told("REGISTRY_AUTH_FILE") || is_told("XDG_RUNTIME_DIR") {
+        return false;
+    }
+    let user = nix::unistd::Uid::current();
+    let file = Path::new(SYSTEM_LOGINS).join(user.to_string()).join("auth.json");
+    fs::metadata(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Runs to the end, with `tick` called meanwhile, and answers standard output.
