@@ -41,6 +41,11 @@ impl Dockerd {
         host(self.folder.path())
     }
 
+    /// Where it keeps all that it has.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// The docker command, told of this daemon.
     pub fn docker(&self) -> Command {
         let mut command = Command::new("docker");

@@ -1,20 +1,23 @@
 //! Secrets of a build: steps read them, and neither image, cache nor output keeps them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use snug_tests::{have, is_root, succeed, xtask};
+
+use crate::containers::{Dockerd, Podman};
 
 /// What must be found nowhere.
 const CANARY: &str = "canary-c4f2f0a1-not-to-be-kept";
 
 /// Builds a spec of `rest` with the canary as the secrets `token`, from the environment, and `key`, from a file.
 fn build(folder: &Path, rest: &str) -> Output {
-    build_by("builtin", folder, rest)
+    build_by("builtin", folder, rest, |_| {})
 }
 
-fn build_by(engine: &str, folder: &Path, rest: &str) -> Output {
+/// Each engine has a cache of its own: the tree's fingerprint does not tell engines apart.
+fn build_by(engine: &str, folder: &Path, rest: &str, tell: impl Fn(&mut Command)) -> Output {
     let image = folder.join("images/secretive");
     fs::create_dir_all(&image).expect("a folder");
     fs::write(folder.join("key"), format!("{CANARY}\n")).expect("a file");
@@ -27,9 +30,15 @@ fn build_by(engine: &str, folder: &Path, rest: &str) -> Output {
     fs::write(image.join("image.toml"), spec).expect("a spec");
     let mut command = xtask();
     command.args(["image", "secretive", "--json", "--engine", engine, "--images"]).arg(folder.join("images"));
-    command.arg("--output").arg(folder.join("out"));
-    command.env("TOKEN_OF_THE_CALLER", CANARY).env("XDG_CACHE_HOME", folder.join("cache"));
+    let own = folder.join("by").join(engine);
+    command.arg("--output").arg(own.join("out")).env("XDG_CACHE_HOME", own.join("cache"));
+    command.env("TOKEN_OF_THE_CALLER", CANARY).env("SOURCE_DATE_EPOCH", "1700000000");
+    tell(&mut command);
     command.output().expect("xtask runs")
+}
+
+fn image_by(engine: &str, folder: &Path) -> PathBuf {
+    folder.join("by").join(engine).join("out/secretive/rootfs.ext4")
 }
 
 /// Asserts that neither what a build said nor what it left below `folder` tells the canary.
@@ -37,14 +46,34 @@ fn build_by(engine: &str, folder: &Path, rest: &str) -> Output {
 fn assert_nothing_told(folder: &Path, output: &Output) {
     let said = [output.stdout.as_slice(), &output.stderr].concat();
     assert!(!String::from_utf8_lossy(&said).contains(CANARY), "{output:?}");
-    for place in ["out", "cache"] {
-        let place = folder.join(place);
-        if place.exists() {
-            let found = Command::new("grep").args(["-rlF", CANARY]).arg(&place).output().expect("grep runs");
-            // 1: looked everywhere and found nothing (grep(1)).
-            assert_eq!(found.status.code(), Some(1), "{}", String::from_utf8_lossy(&found.stdout));
-        }
-    }
+    assert_holds_nothing(&folder.join("by"));
+}
+
+#[track_caller]
+fn assert_holds_nothing(folder: &Path) {
+    let found = Command::new("grep").args(["-rlF", CANARY]).arg(folder).output().expect("grep runs");
+    // 1: looked everywhere and found nothing (grep(1)).
+    assert_eq!(found.status.code(), Some(1), "{found:?}");
+}
+
+/// Steps that read both secrets, and write down how long one is. The spec must not hold the canary either: the step puts it
+/// together.
+fn reading() -> String {
+    format!(
+        "run = [\n  'test \"$(cat /run/secrets/token)$(cat /run/secrets/key)\" = {0}{0}',\n  'cat /run/secrets/token',\n  \
+         'wc -c < /run/secrets/key > /length',\n]",
+        "$(echo canary-c4f2f0a1 | sed s/$/-not-to-be-kept/)"
+    )
+}
+
+/// A step that tells one as it fails.
+const TELLING: &str = "run = [\"cat /run/secrets/token; exit 3\"]";
+
+#[track_caller]
+fn assert_masked(folder: &Path, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("exit status 3") && said.contains("| ***"), "{said}");
+    assert_nothing_told(folder, output);
 }
 
 #[test]
@@ -55,34 +84,17 @@ fn steps_read_secrets_that_nothing_keeps() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path();
     snug_tests::busybox_base(folder);
-    let reading = format!(
-        "run = [\n  'test \"$(cat /run/secrets/token)$(cat /run/secrets/key)\" = {0}{0}',\n  'cat /run/secrets/token',\n  \
-         'wc -c < /run/secrets/key > /length',\n]",
-        // The spec must not hold the canary either: the step puts it together.
-        "$(echo canary-c4f2f0a1 | sed s/$/-not-to-be-kept/)"
-    );
-    let output = build(folder, &reading);
+    let output = build(folder, &reading());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_nothing_told(folder, &output);
-    let image = folder.join("out/secretive/rootfs.ext4");
+    let image = image_by("builtin", folder);
     let length = succeed(Command::new("debugfs").args(["-R", "cat /length"]).arg(&image));
     assert_eq!(String::from_utf8_lossy(&length.stdout).trim(), format!("{}", CANARY.len() + 1));
 
-    // podman shows them to its steps as well, and answers with the same tree; docker's classic builder cannot.
-    if is_root() && have(&["podman"]) {
-        let output = build_by("podman", folder, &reading.replace("/length", "/length-by-podman"));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_nothing_told(folder, &output);
-        let length = succeed(Command::new("debugfs").args(["-R", "cat /length-by-podman"]).arg(&image));
-        assert_eq!(String::from_utf8_lossy(&length.stdout).trim(), format!("{}", CANARY.len() + 1));
-    }
     let good = fs::read(&image).expect("an image");
 
     // A failing step's last lines.
-    let output = build(folder, "run = [\"cat /run/secrets/token; exit 3\"]");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("exit status 3") && said.contains("| ***"), "{said}");
-    assert_nothing_told(folder, &output);
+    assert_masked(folder, &build(folder, TELLING));
 
     // A step that keeps one is refused, and the last image stays.
     let output = build(folder, "run = [\"mkdir /opt; cp /run/secrets/key /opt/key\"]");
@@ -96,6 +108,50 @@ fn steps_read_secrets_that_nothing_keeps() {
     let output = build(folder, "run = [\"mkdir /opt; cp /run/secrets/key /opt/key\"]\nexclude = [\"/opt/key\"]");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_nothing_told(folder, &output);
+}
+
+#[test]
+fn podman_and_dockers_buildkit_show_secrets_to_steps_and_keep_none() {
+    if !have(&["busybox", "newuidmap", "podman"]) || !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    snug_tests::busybox_base(folder);
+    let by = |engine: &str, tell: &dyn Fn(&mut Command)| {
+        let output = build_by(engine, folder, &reading(), tell);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_nothing_told(folder, &output);
+        fs::read(image_by(engine, folder)).expect("an image")
+    };
+    let builtin = by("builtin", &|_| {});
+
+    let podmans = folder.join("podman");
+    fs::create_dir(&podmans).expect("a folder");
+    let Some(podman) = Podman::prepare(&podmans, "overlay") else { return };
+    let to_podman = |command: &mut Command| {
+        podman.tell(command);
+    };
+    assert!(by("podman", &to_podman) == builtin, "podman's image is another");
+    assert_masked(folder, &build_by("podman", folder, TELLING, to_podman));
+    assert_holds_nothing(&podmans);
+
+    let Some(dockerd) = Dockerd::start(folder) else { return };
+    let to_docker = |command: &mut Command| {
+        // The distribution's own command comes with BuildKit or with its plugin.
+        command.env("DOCKER_HOST", dockerd.host()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    };
+    assert!(by("docker", &to_docker) == builtin, "docker's image is another");
+    assert_masked(folder, &build_by("docker", folder, TELLING, to_docker));
+    // What a step kept is not in docker's own cache either.
+    let keeping = "run = [\"mkdir /opt; cp /run/secrets/key /opt/key\"]";
+    let output = build_by("docker", folder, keeping, to_docker);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("the secret `token` is in the image, at /opt/key"), "{said}");
+    assert_nothing_told(folder, &output);
+    let held = succeed(dockerd.docker().args(["system", "df", "--verbose", "--format", "{{json .BuildCache}}"]));
+    assert!(!String::from_utf8_lossy(&held.stdout).contains("from exec"), "{held:?}");
+    assert_holds_nothing(&dockerd.data());
 }
 
 #[test]

@@ -20,7 +20,7 @@ use nix::unistd::Uid;
 
 use self::cli::Cli;
 use self::leavings::Leavings;
-use self::output::Watch;
+use self::output::{Builder, Watch};
 use super::{Engine, OnFailure, environment, secrets};
 use crate::cache::Cache;
 use crate::namespace::POLICY_PATH;
@@ -60,10 +60,8 @@ impl Container {
 
     /// What the commands cannot do, or not without leaving it behind.
     fn refuse(&self, plan: &BuildPlan) -> Result<()> {
-        if self.cli.is_docker() && !plan.secrets.is_empty() {
-            bail!(
-                "docker's classic builder would keep secrets in its layers\nhint: --engine builtin, or --engine podman"
-            );
+        if self.cli.builder(!plan.secrets.is_empty()) == Builder::BuildKit {
+            self.cli.require_buildkit()?;
         }
         if Some(plan.platform) != Platform::host() {
             bail!(
@@ -135,11 +133,12 @@ impl Engine for Container {
             );
         }
         let work = self.cache.work_folder(&plan.name)?;
-        let mut leavings = Leavings::begin(&self.cli, &self.cache, work.path());
+        let builder = self.cli.builder(!secrets.is_empty());
+        let mut leavings = Leavings::begin(&self.cli, builder, &self.cache, work.path());
         let base = self.import(base, &leavings, progress)?;
         let extras = dockerfile::Extras { trust: environment::ca_bundle().is_some(), quiet: wants_policy(&base) };
         let folder = context::stage(plan, &leavings.base_image(), extras, work.path(), progress)?;
-        let watch = Watch::new(plan, self.cli.kind(), &secrets, progress);
+        let watch = Watch::new(plan, self.cli.kind(), builder, &secrets, progress);
         let built = self.cli.build(&folder, &leavings, &secrets, keep, watch);
         if built.is_err() && keep {
             leavings.keep();

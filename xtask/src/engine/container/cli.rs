@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::super::environment::PASSED;
 use super::super::secrets::Secret;
 use super::leavings::Leavings;
-use super::output::Watch;
+use super::output::{Builder, Watch};
 use crate::interrupt;
 use crate::spec::model::{EngineKind, Platform};
 
@@ -114,6 +114,24 @@ impl Cli {
         Ok(())
     }
 
+    /// Who builds: docker's classic builder needs no plugin, and every daemon has it, but it would keep secrets in its
+    /// layers.
+    pub fn builder(self, with_secrets: bool) -> Builder {
+        if self.is_docker() && with_secrets { Builder::BuildKit } else { Builder::Classic }
+    }
+
+    /// Can this docker command have BuildKit build? Before 23.0 it could by itself, since then it needs a plugin.
+    pub fn require_buildkit(self) -> Result<()> {
+        let version = self.ask(&["version", "--format", "{{.Client.Version}}"])?;
+        if has_own_buildkit(&version) || self.ask(&["buildx", "version"]).is_ok() {
+            return Ok(());
+        }
+        bail!(
+            "docker shows secrets to steps by BuildKit alone, and docker {version} has no buildx here\n\
+             hint: apt-get install docker-buildx (where the distribution has it), --engine builtin, or --engine podman"
+        )
+    }
+
     /// Makes an image of the tar that `write` writes.
     pub fn import(self, leavings: &Leavings, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         let mut command = self.command();
@@ -135,11 +153,12 @@ impl Cli {
     pub fn build(self, folder: &Path, leavings: &Leavings, secrets: &[Secret], keep: bool, watch: Watch) -> Result<()> {
         let mut command = self.command();
         command.args(["build", "--network", "host", "--no-cache", "--tag", &leavings.image()]);
-        if keep {
-            command.arg("--rm=false");
-        } else {
-            command.arg("--force-rm");
-        }
+        let builder = self.builder(!secrets.is_empty());
+        match builder {
+            Builder::BuildKit => command.env("DOCKER_BUILDKIT", "1").args(["--progress", "plain"]),
+            Builder::Classic if keep => command.arg("--rm=false"),
+            Builder::Classic => command.arg("--force-rm"),
+        };
         if !self.is_docker() {
             // One layer for all steps: there is nothing to gain from the others. The base is here and nowhere else.
             command.args(["--isolation", "chroot", "--layers=false", "--pull=never"]);
@@ -155,9 +174,9 @@ impl Cli {
             command.env(variable, OsStr::from_bytes(&secret.value));
         }
         command.arg(folder);
-        // docker tells the steps' output (standard output) from its own errors; podman's steps use both.
+        // docker's classic builder tells the steps' output (standard output) from its own errors; the others do not.
         let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
-        match self.is_docker() {
+        match self.is_docker() && builder == Builder::Classic {
             true => command.stdout(writer).stderr(Stdio::piped()),
             false => command.stdout(writer.try_clone()?).stderr(writer),
         };
@@ -187,6 +206,10 @@ impl Cli {
             _ => ended,
         }
     }
+}
+
+fn has_own_buildkit(version: &str) -> bool {
+    version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| (18..23).contains(&major))
 }
 
 /// Where a daemon cannot be reached, what to do about it.
@@ -297,6 +320,14 @@ mod tests {
         let absent = "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?";
         assert!(why_unreachable(absent).contains("DOCKER_HOST"));
         assert!(require_platform(Some("linux"), Some("s390x")).unwrap_err().to_string().contains("linux/s390x"));
+    }
+
+    #[test]
+    fn older_docker_commands_have_buildkit_of_their_own() {
+        assert!(has_own_buildkit("20.10.24+dfsg1"));
+        assert!(!has_own_buildkit("28.2.2"));
+        assert!(!has_own_buildkit("1.13.1"));
+        assert!(!has_own_buildkit(""));
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub fn step_in(line: &str) -> Option<usize> {
 }
 
 /// Gives a step the environment of every engine, and no more: engines add variables of their own, and this shell would
-/// count as one around the step's. The arguments are
-/// `NAME=VALUE` words, `--`, and the step's command.
+/// count as one around the step's. The arguments are `NAME=VALUE` words, `--`, and the step's command. The shell's own name
+/// is that of the base, by which BuildKit's records of the build are found again.
 const ENVIRONMENT: &str =
     "unset HOSTNAME container SHLVL; until [ \"$1\" = -- ]; do export \"$1\"; shift; done; shift; exec \"$@\"";
 
@@ -68,8 +68,7 @@ pub fn write(plan: &BuildPlan, base: &str, extras: Extras) -> String {
             StepAction::Install { manager, packages } => (install_command(*manager, packages), true),
             StepAction::Shell(command) => (["/bin/sh", "-e", "-c", command].map(Into::into).into(), false),
         };
-        let mut words =
-            vec!["/bin/sh".to_owned(), "-c".into(), format!("{} {ENVIRONMENT}", mark(index)), "step".into()];
+        let mut words = vec!["/bin/sh".to_owned(), "-c".into(), format!("{} {ENVIRONMENT}", mark(index)), base.into()];
         let environment = environment::of_step(&step.environment, extras.trust, caches);
         // The way to the network is the daemon's or comes as a build argument, never in a file.
         let own = environment.into_iter().filter(|(name, _)| {

@@ -5,7 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+
 use super::cli::Cli;
+use super::output::Builder;
 use crate::cache::Cache;
 use crate::interrupt::{self, Registered};
 
@@ -19,6 +22,7 @@ const REPOSITORY: &str = "localhost/snug";
 /// Everything that one build has with the engine; it goes when this is dropped, or on an interrupt.
 pub struct Leavings {
     cli: Cli,
+    builder: Builder,
     work: String,
     cache: String,
     registered: Registered,
@@ -26,11 +30,11 @@ pub struct Leavings {
 }
 
 impl Leavings {
-    pub fn begin(cli: &Cli, cache: &Cache, work: &Path) -> Self {
+    pub fn begin(cli: &Cli, builder: Builder, cache: &Cache, work: &Path) -> Self {
         let (cli, work, cache) = (*cli, name_of(work), cache_id(cache));
         let doomed = work.clone();
-        let registered = interrupt::do_on_interrupt(move || remove(cli, &doomed));
-        Leavings { cli, work, cache, registered, keep: false }
+        let registered = interrupt::do_on_interrupt(move || remove(cli, builder, &doomed));
+        Leavings { cli, builder, work, cache, registered, keep: false }
     }
 
     pub fn base_image(&self) -> String {
@@ -67,7 +71,7 @@ impl Leavings {
 impl Drop for Leavings {
     fn drop(&mut self) {
         if !self.keep {
-            remove(self.cli, &self.work);
+            remove(self.cli, self.builder, &self.work);
         }
         self.registered.forget();
     }
@@ -103,7 +107,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Removes what is there of a build; what cannot be removed now goes with the next run.
-fn remove(cli: Cli, work: &str) {
+fn remove(cli: Cli, builder: Builder, work: &str) {
+    remove_named(cli, work);
+    if builder == Builder::BuildKit {
+        forget_records(cli, &base_image(work));
+    }
+}
+
+fn remove_named(cli: Cli, work: &str) {
     let started = Instant::now();
     let label = label_of(work);
     let lists =
@@ -142,6 +153,50 @@ fn try_to_remove(cli: Cli, work: &str) {
     let _ = cli.ask(&["image", "prune", "--force", "--filter", &label]);
 }
 
+/// Takes out of BuildKit's cache what it keeps of a build on the image `base`: the layers, which name it, and what they
+/// stand on. Nobody builds on them, and a step may have kept a secret in one.
+fn forget_records(cli: Cli, base: &str) {
+    let text = cli.ask(&["system", "df", "--verbose", "--format", "{{json .BuildCache}}"]).unwrap_or_default();
+    let records: Vec<Record> = serde_json::from_str(&text).unwrap_or_default();
+    for id in records_of(records, base) {
+        let _ = cli.ask(&["builder", "prune", "--all", "--force", "--filter", &format!("id={id}")]);
+    }
+}
+
+/// A record of BuildKit's cache, as `docker system df` tells of it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Record {
+    #[serde(rename = "ID")]
+    id: String,
+    description: String,
+    /// Ids, with commas between them where there are several.
+    parent: String,
+}
+
+impl Record {
+    fn stands_on(&self, other: &Record) -> bool {
+        self.parent.split(", ").any(|id| id == other.id)
+    }
+}
+
+/// Their ids, what stands on another before the other: BuildKit keeps what something stands on.
+fn records_of(records: Vec<Record>, base: &str) -> Vec<String> {
+    let (mut own, mut others): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(|record| record.description.contains(base));
+    // The base itself, and files of the spec, are added without a word of its name.
+    while let Some(at) =
+        others.iter().position(|other| own.iter().any(|one| one.stands_on(other) || other.stands_on(one)))
+    {
+        own.push(others.swap_remove(at));
+    }
+    let mut ids = Vec::new();
+    while let Some(at) = own.iter().position(|one| !own.iter().any(|other| other.stands_on(one))) {
+        ids.push(own.swap_remove(at).id);
+    }
+    ids
+}
+
 /// Removes what killed runs of this cache left: their work folders are gone, or about to be.
 pub fn sweep(cli: &Cli, cache: &Cache) {
     let own = format!("label={CACHE_LABEL}={}", cache_id(cache));
@@ -157,11 +212,33 @@ pub fn sweep(cli: &Cli, cache: &Cache) {
     works.sort();
     works.dedup();
     for work in works.iter().filter(|work| !cache.holds_work(work)) {
-        remove(*cli, work);
+        // Which builder it was is not known any more.
+        remove(*cli, cli.builder(true), work);
     }
 }
 
 /// The lines of an answer; none where there is no answer.
 fn listed(cli: Cli, arguments: &[&str]) -> Vec<String> {
     cli.ask(arguments).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_one_build_are_found_by_the_base_and_taken_from_the_top() {
+        // As docker 20.10 tells them, in its own order.
+        let text = r#"[
+            {"ID": "c", "Parent": "", "Description": "local source for context", "CacheType": "source.local"},
+            {"ID": "f", "Parent": "s", "Description": "copy /files-2.tar /", "CacheType": "regular"},
+            {"ID": "b", "Parent": "", "Description": "from local ", "CacheType": "regular"},
+            {"ID": "s", "Parent": "b", "Description": "mount / from exec /bin/sh -c x localhost/snug:w-base -- y"},
+            {"ID": "o", "Parent": "ob", "Description": "mount / from exec /bin/sh -c x localhost/snug:v-base -- y"},
+            {"ID": "ob", "Parent": "", "Description": "from local "}
+        ]"#;
+        let records = || serde_json::from_str(text).unwrap();
+        assert_eq!(records_of(records(), "localhost/snug:w-base"), ["f", "s", "b"]);
+        assert_eq!(records_of(records(), "localhost/snug:u-base"), [""; 0]);
+    }
 }

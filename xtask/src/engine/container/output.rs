@@ -24,10 +24,20 @@ const CHATTER: [&str; 6] = [
     "subprocess exited with status ",
 ];
 
+/// Who prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Builder {
+    /// docker's classic builder, or buildah within podman: lines are the steps' own but for a few.
+    Classic,
+    /// Every line names what it is of: `#7 0.123 text`.
+    BuildKit,
+}
+
 /// Shows a build on the screen, step by step.
 pub struct Watch<'a> {
     plan: &'a BuildPlan,
     engine: EngineKind,
+    builder: Builder,
     secrets: &'a [Secret],
     progress: &'a Progress,
     step: Option<usize>,
@@ -51,8 +61,15 @@ enum Line<'a> {
 
 impl<'a> Watch<'a> {
     /// Nothing of what `secrets` say is shown.
-    pub fn new(plan: &'a BuildPlan, engine: EngineKind, secrets: &'a [Secret], progress: &'a Progress) -> Self {
-        Watch { plan, engine, secrets, progress, step: None, stage: None, tail: Tail::default(), verdict: None }
+    pub fn new(
+        plan: &'a BuildPlan,
+        engine: EngineKind,
+        builder: Builder,
+        secrets: &'a [Secret],
+        progress: &'a Progress,
+    ) -> Self {
+        let tail = Tail::default();
+        Watch { plan, engine, builder, secrets, progress, step: None, stage: None, tail, verdict: None }
     }
 
     /// Reads to the end of the output.
@@ -62,7 +79,11 @@ impl<'a> Watch<'a> {
         while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
             let text = without_colours(&String::from_utf8_lossy(&line));
             let text = secrets::mask(&text, self.secrets);
-            match (parse(text.trim_end()), &mut self.verdict) {
+            let line_of = match self.builder {
+                Builder::Classic => parse,
+                Builder::BuildKit => parse_buildkit,
+            };
+            match (line_of(text.trim_end()), &mut self.verdict) {
                 (Line::Step(step), _) => self.begin(step),
                 (Line::Verdict(text), verdict) => *verdict = Some(text.to_owned()),
                 (Line::Output(text), Some(verdict)) => verdict.extend(["\n", text]),
@@ -128,6 +149,24 @@ fn parse(line: &str) -> Line<'_> {
     Line::Output(line)
 }
 
+/// BuildKit's plain progress: `#7 [3/9] RUN …`, `#7 0.123 text`, `#7 ERROR: …`, and at the end, without a number, all of the
+/// error once more.
+fn parse_buildkit(line: &str) -> Line<'_> {
+    let numbered = line.strip_prefix('#').and_then(|rest| rest.split_once(' '));
+    let Some((_, rest)) = numbered.filter(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit())) else {
+        return Line::Output(line);
+    };
+    if rest.starts_with('[') {
+        return step_in(rest).map_or(Line::Chatter, Line::Step);
+    }
+    if rest.starts_with("ERROR: ") {
+        return Line::Verdict(rest);
+    }
+    let (time, text) = rest.split_once(' ').unwrap_or((rest, ""));
+    let is_time = time.contains('.') && time.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if is_time { Line::Output(text) } else { Line::Chatter }
+}
+
 /// The exit status that a verdict ends with.
 fn status_in(verdict: &str) -> Option<i32> {
     let after = STATUS.iter().filter_map(|words| Some(verdict.rfind(words)? + words.len())).max()?;
@@ -170,6 +209,22 @@ mod tests {
         assert_eq!(parse(verdict), Line::Verdict(verdict));
         assert_eq!(parse("subprocess exited with status 7"), Line::Chatter);
         assert_eq!(parse("Error: no such thing"), Line::Output("Error: no such thing"));
+    }
+
+    #[test]
+    fn buildkits_lines_are_told_apart_by_their_numbers() {
+        let step = "#7 [3/9] RUN --mount=type=secret,id=token [\"/bin/sh\",\"-c\",\": step 2; unset\"]";
+        assert_eq!(parse_buildkit(step), Line::Step(2));
+        assert_eq!(parse_buildkit("#8 [4/9] ADD files-3.tar /"), Line::Step(3));
+        assert_eq!(parse_buildkit("#1 [internal] load build definition from Dockerfile"), Line::Chatter);
+        assert_eq!(parse_buildkit("#7 0.180 #9 [1/2] says the step"), Line::Output("#9 [1/2] says the step"));
+        assert_eq!(parse_buildkit("#7 0.180"), Line::Output(""));
+        for chatter in ["#7 DONE 0.2s", "#7 sha256:bbe4fd7c", "#2 transferring context: 2B done", "#4 CACHED"] {
+            assert_eq!(parse_buildkit(chatter), Line::Chatter, "{chatter}");
+        }
+        let verdict = "ERROR: executor failed running [/bin/sh -c : step 2; exit 7]: exit code: 7";
+        assert_eq!(parse_buildkit(&format!("#7 {verdict}")), Line::Verdict(verdict));
+        assert_eq!(parse_buildkit("------"), Line::Output("------"));
     }
 
     #[test]
