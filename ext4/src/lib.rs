@@ -18,6 +18,7 @@ mod journal;
 mod layout;
 mod options;
 mod output;
+mod pieces;
 mod plan;
 pub mod size;
 mod structures;
@@ -29,6 +30,7 @@ mod xattr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context, Result};
 use snug_rootfs::digest::{Digest, StreamHash};
@@ -41,6 +43,7 @@ use self::hash::NameHasher;
 use self::identity::Identity;
 pub use self::options::{Ext4Options, Ext4Writer};
 use self::output::Output;
+use self::pieces::ImageFile;
 use self::plan::Plan;
 use self::size::{SizeDecision, SizePolicy};
 use self::write::{Description, Writing};
@@ -154,11 +157,19 @@ impl NativeExt4 {
         let image = empty_file(output).with_context(|| format!("create {}", output.display()))?;
         image.set_len(plan.decision.bytes).with_context(|| format!("size {}", output.display()))?;
         meter.expect_bytes(plan.end * crate::size::BLOCK_SIZE);
-        let mut output_file = Output::new(&image, tree.bodies(), meter, hash);
-        Writing::new(&plan, &description, &mut output_file)
-            .run()
-            .with_context(|| format!("write {}", output.display()))?;
-        Ok((census::census(&plan), output_file.digest(plan.decision.bytes)))
+        let hash = thread::scope(|scope| {
+            let mut pieces = {
+                let file = ImageFile { file: &image, meter };
+                Output::start(scope, file, tree.bodies(), hash).context("start a thread")?
+            };
+            let gathered = Writing::new(&plan, &description, &mut pieces).run();
+            // Where writing failed, that is why gathering could not go on.
+            let hash = pieces.finish()?;
+            gathered.map(|()| hash)
+        });
+        let hash = hash.with_context(|| format!("write {}", output.display()))?;
+        let digest = hash.map(|hash| hash.finish(plan.decision.bytes));
+        Ok((census::census(&plan), digest))
     }
 }
 

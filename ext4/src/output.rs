@@ -1,23 +1,20 @@
-//! The image file, written in large pieces from front to back: metadata as bytes, bodies straight from their source.
-//! A digest of the file can be taken on the way.
+//! The image file, gathered into pieces from front to back: metadata as bytes, bodies straight from their source.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::FileExt;
+use std::thread::Scope;
 
 use nix::sys::uio::preadv;
-use snug_rootfs::digest::{Digest, StreamHash};
+use snug_rootfs::digest::StreamHash;
 use snug_rootfs::tree::{Body, BodySource};
 
-use super::Meter;
+use super::pieces::{ImageFile, Piece, Pieces};
 use super::structures::BLOCK;
 
 /// Bytes that are gathered before they are written: large enough to make calls rare, small enough to stay in a core's own
 /// cache between being read and being written (1 MiB costs twice the time of either call). Pieces end at multiples of it in
 /// the image, so that the kernel can cache each as one folio.
 const BUFFER: usize = 256 << 10;
-/// Zero blocks in a row from which on a hole in the image file is worth its own write call.
-const HOLE: usize = 8;
 /// Bytes between two bodies in the source that are read over instead of being skipped by another call: headers and
 /// padding of a tar.
 const GAP: u64 = 16 << 10;
@@ -36,11 +33,10 @@ struct Read {
 
 /// Gathers neighbouring blocks; a jump starts a new piece. Blocks are put in ascending order; what is never put stays a
 /// hole.
-pub struct Output<'image> {
-    file: &'image File,
-    bodies: &'image BodySource,
-    meter: &'image dyn Meter,
-    hash: Option<StreamHash>,
+pub struct Output<'scope> {
+    file: ImageFile<'scope>,
+    bodies: &'scope BodySource,
+    pieces: Pieces<'scope>,
     buffer: Vec<u8>,
     /// Where the buffer begins in the image, in bytes.
     start: u64,
@@ -50,28 +46,36 @@ pub struct Output<'image> {
     reads: Vec<Read>,
     /// Where gaps are read to.
     void: Vec<u8>,
+    /// From here on the image file has disk reserved.
+    reserved: bool,
 }
 
-impl<'image> Output<'image> {
+impl<'scope> Output<'scope> {
     /// With a `hash`, all that is put is given to it as well.
-    pub fn new(
-        file: &'image File,
-        bodies: &'image BodySource,
-        meter: &'image dyn Meter,
+    pub fn start(
+        scope: &'scope Scope<'scope, '_>,
+        file: ImageFile<'scope>,
+        bodies: &'scope BodySource,
         hash: Option<StreamHash>,
-    ) -> Self {
-        Output {
+    ) -> io::Result<Self> {
+        Ok(Output {
             file,
             bodies,
-            meter,
-            hash,
+            pieces: Pieces::start(scope, file, hash)?,
             buffer: vec![0; BUFFER],
             start: 0,
             filled: 0,
             capacity: BUFFER,
             reads: Vec::new(),
             void: vec![0; VOID],
-        }
+            reserved: false,
+        })
+    }
+
+    /// Reserves disk for `blocks` blocks from `block` on, all of which will be put.
+    pub fn reserve(&mut self, block: u64, blocks: u64) -> io::Result<()> {
+        self.reserved |= self.file.reserve(block * BLOCK as u64, blocks * BLOCK as u64)?;
+        Ok(())
     }
 
     /// Room for up to `length` bytes at `offset` of the image: where in the buffer, and how many.
@@ -134,41 +138,24 @@ impl<'image> Output<'image> {
         self.buffer[place(done)..place(until)].fill(0);
     }
 
-    /// Reads what is missing and writes the buffer.
+    /// Reads what is missing and has the buffer written.
     pub fn flush(&mut self) -> io::Result<()> {
         self.read()?;
-        self.write()?;
-        self.meter.advance(self.filled as u64);
-        if let Some(hash) = &mut self.hash {
-            let full = std::mem::take(&mut self.buffer);
-            self.buffer = hash.take(self.start, full, self.filled);
-            self.buffer.resize(BUFFER, 0);
+        if self.filled == 0 {
+            return Ok(());
         }
+        let buffer = std::mem::take(&mut self.buffer);
+        let piece = Piece { start: self.start, buffer, filled: self.filled, reserved: self.reserved };
+        self.buffer = self.pieces.take(piece)?;
+        self.buffer.resize(BUFFER, 0);
         self.start += self.filled as u64;
         self.filled = 0;
         Ok(())
     }
 
-    fn write(&self) -> io::Result<()> {
-        let filled = &self.buffer[..self.filled];
-        let (blocks, _) = filled.as_chunks::<BLOCK>();
-        let mut from = 0;
-        while from < blocks.len() {
-            let data = data_blocks(&blocks[from..]);
-            if data > 0 {
-                let bytes = &filled[from * BLOCK..(from + data) * BLOCK];
-                self.file.write_all_at(bytes, self.start + (from * BLOCK) as u64)?;
-            }
-            from += data;
-            from += blocks[from..].iter().take_while(|block| is_zero(block)).count();
-        }
-        Ok(())
-    }
-
-    /// The digest of an image of `size` bytes, where one was asked for.
-    pub fn digest(self, size: u64) -> Option<Digest> {
-        debug_assert!(self.filled == 0, "flushed");
-        self.hash.map(|hash| hash.finish(size))
+    /// Waits until all is written that was flushed, and gives the digest back.
+    pub fn finish(self) -> io::Result<Option<StreamHash>> {
+        self.pieces.finish()
     }
 
     /// Neighbouring bodies of the source in one call each, gaps between them read into the void.
@@ -187,8 +174,11 @@ impl<'image> Output<'image> {
                 count += 1;
             }
             let (now, later) = reads.split_at(count);
-            let together = match self.bodies.as_file() {
-                Some(file) if count > 1 => read_together(file, now, &mut self.buffer, &mut self.void)?,
+            // Addresses in one file differ by bytes, those of two by far more than a gap.
+            let together = match self.bodies.file_at(first.source) {
+                Some((file, offset)) if count > 1 => {
+                    read_together(file, offset, now, &mut self.buffer, &mut self.void)?
+                }
                 _ => false,
             };
             if !together {
@@ -203,8 +193,8 @@ impl<'image> Output<'image> {
     }
 }
 
-/// One vectored read over all of `reads`; `false` where it came short and each must be read on its own.
-fn read_together(file: &File, reads: &[Read], buffer: &mut [u8], void: &mut [u8]) -> io::Result<bool> {
+/// One vectored read over all of `reads`, the first of which stands at `offset` of the file; `false` where it came short and each must be read on its own.
+fn read_together(file: &File, offset: u64, reads: &[Read], buffer: &mut [u8], void: &mut [u8]) -> io::Result<bool> {
     // Gaps all land in the same bytes, but a slice can be lent out once only: each gap gets its own part.
     let mut pieces: Vec<IoSliceMut> = Vec::with_capacity(2 * reads.len());
     let (mut rest, mut void) = (buffer, void);
@@ -225,28 +215,6 @@ fn read_together(file: &File, reads: &[Read], buffer: &mut [u8], void: &mut [u8]
         source = read.source + read.length as u64;
         total += gap + read.length;
     }
-    let offset = i64::try_from(reads[0].source).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok(preadv(file, &mut pieces, offset)? == total)
-}
-
-/// How many blocks from the first on belong to one write: up to a hole of [`HOLE`] blocks, or a shorter one at the end.
-fn data_blocks(blocks: &[[u8; BLOCK]]) -> usize {
-    let (mut data, mut zeros) = (0, 0);
-    for (at, block) in blocks.iter().enumerate() {
-        if is_zero(block) {
-            zeros += 1;
-            if zeros == HOLE {
-                break;
-            }
-        } else {
-            zeros = 0;
-            data = at + 1;
-        }
-    }
-    data
-}
-
-fn is_zero(block: &[u8; BLOCK]) -> bool {
-    let (words, _) = block.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0)
 }
