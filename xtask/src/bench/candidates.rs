@@ -6,7 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::filesystem::erofs::ErofsUtils;
 use crate::filesystem::tool::Tool;
+use crate::report::progress::Progress;
 
 /// Room for mke2fs and for the loop mount, which cannot be told to fit: as a share of the size of our image.
 const ROOM: f64 = 1.3;
@@ -31,6 +33,7 @@ pub enum Candidate {
     Loop,
     Tar2sqfs,
     Mksquashfs,
+    Erofs,
 }
 
 /// Where everything is, and how large.
@@ -47,7 +50,7 @@ pub struct Bench {
 }
 
 impl Candidate {
-    pub const ALL: [Candidate; 9] = [
+    pub const ALL: [Candidate; 10] = [
         Candidate::Copy,
         Candidate::File,
         Candidate::FileDigests,
@@ -57,6 +60,7 @@ impl Candidate {
         Candidate::Loop,
         Candidate::Tar2sqfs,
         Candidate::Mksquashfs,
+        Candidate::Erofs,
     ];
 
     pub fn name(self) -> &'static str {
@@ -70,6 +74,7 @@ impl Candidate {
             Candidate::Loop => "loop",
             Candidate::Tar2sqfs => "tar2sqfs",
             Candidate::Mksquashfs => "mksquashfs",
+            Candidate::Erofs => "mkfs.erofs",
         }
     }
 
@@ -85,6 +90,7 @@ impl Candidate {
             Candidate::Loop => "mkfs.ext4, loop mount, tar -x",
             Candidate::Tar2sqfs => "tar2sqfs, zstd 15",
             Candidate::Mksquashfs => "mksquashfs -tar, zstd 15",
+            Candidate::Erofs => "mkfs.erofs --tar=f, lz4hc 12",
         }
     }
 
@@ -102,20 +108,22 @@ impl Candidate {
             Candidate::Loop => missing(&[UNSHARE, MKE2FS, TAR]),
             Candidate::Tar2sqfs => missing(&[TAR2SQFS]),
             Candidate::Mksquashfs => missing(&[MKSQUASHFS]),
+            Candidate::Erofs => ErofsUtils::must_be_fetched()
+                .then(|| "there is no mkfs.erofs 1.8 or newer here, and no erofs image has fetched one".to_owned()),
         }
     }
 
     /// Rounds of the `wanted`: compressing takes minutes, and is the same each time.
     pub fn rounds(self, wanted: usize) -> usize {
         match self {
-            Candidate::Tar2sqfs | Candidate::Mksquashfs => wanted.min(1),
+            Candidate::Tar2sqfs | Candidate::Mksquashfs | Candidate::Erofs => wanted.min(1),
             _ => wanted,
         }
     }
 
     /// Does the tar come through a pipe?
     pub fn is_fed(self) -> bool {
-        matches!(self, Candidate::Pipe | Candidate::Tar2sqfs | Candidate::Mksquashfs)
+        matches!(self, Candidate::Pipe | Candidate::Tar2sqfs | Candidate::Mksquashfs | Candidate::Erofs)
     }
 }
 
@@ -126,6 +134,7 @@ impl Bench {
             Candidate::Copy => "copy.tar",
             Candidate::Extract => "extracted",
             Candidate::Tar2sqfs | Candidate::Mksquashfs => "image.squashfs",
+            Candidate::Erofs => "image.erofs",
             _ => "image.ext4",
         };
         self.scratch.join(name)
@@ -186,6 +195,11 @@ impl Bench {
                 let mut command = MKSQUASHFS.command()?;
                 command.arg("-").arg(&output).args(["-tar", "-noappend", "-quiet", "-no-progress", "-b", "1048576"]);
                 command.args(["-comp", "zstd", "-Xcompression-level", "15"]);
+                Ok(command)
+            }
+            Candidate::Erofs => {
+                let mut command = ErofsUtils::find(&Progress::hidden())?.command("mkfs.erofs")?;
+                command.args(["--quiet", "--tar=f", "-zlz4hc,level=12", "-C65536", "-Eztailpacking"]).arg(&output);
                 Ok(command)
             }
         }

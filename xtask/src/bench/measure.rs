@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{mem, thread};
@@ -20,13 +21,17 @@ const SAID_BYTES: usize = 2000;
 pub struct Measured {
     /// User and system time.
     pub cpu: Duration,
+    /// Until the process ended; what it wrote may be in the page cache only.
     pub wall: Duration,
+    /// Until what it wrote was on the disk.
+    pub to_disk: Duration,
     /// Largest resident set, in bytes.
     pub peak_memory: u64,
 }
 
-/// Runs a command to its end; with a `feed`, that file comes through a pipe on its standard input.
-pub fn measure(command: &mut Command, feed: Option<&File>) -> Result<Measured> {
+/// Runs a command to its end; with a `feed`, that file comes through a pipe on its standard input. The `output` that it
+/// makes, a file or a folder, is then waited for to reach the disk.
+pub fn measure(command: &mut Command, feed: Option<&File>, output: &Path) -> Result<Measured> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(if feed.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -52,7 +57,18 @@ pub fn measure(command: &mut Command, feed: Option<&File>) -> Result<Measured> {
         let said = String::from_utf8_lossy(&said[said.len().saturating_sub(SAID_BYTES)..]).into_owned();
         bail!("{name} failed\n{}", said.trim_end());
     }
-    Ok(measured)
+    let settling = Instant::now();
+    settle(output).with_context(|| format!("cannot wait for {} to be on the disk", output.display()))?;
+    Ok(Measured { to_disk: measured.wall + settling.elapsed(), ..measured })
+}
+
+/// fsync(2) of a file; of a folder with all that is in it, syncfs(2), which waits for whatever else is written there as well.
+fn settle(output: &Path) -> io::Result<()> {
+    let file = File::open(output)?;
+    match file.metadata()?.is_dir() {
+        true => Ok(nix::unistd::syncfs(&file)?),
+        false => file.sync_all(),
+    }
 }
 
 /// A child that stops reading shows by its status.
@@ -89,7 +105,7 @@ fn wait(child: &Child, started: Instant) -> io::Result<(Measured, i32)> {
     };
     let cpu = time(usage.ru_utime) + time(usage.ru_stime);
     // In KiB, getrusage(2).
-    Ok((Measured { cpu, wall, peak_memory: usage.ru_maxrss.max(0) as u64 * 1024 }, status))
+    Ok((Measured { cpu, wall, to_disk: wall, peak_memory: usage.ru_maxrss.max(0) as u64 * 1024 }, status))
 }
 
 #[cfg(test)]
@@ -102,12 +118,22 @@ mod tests {
         command
     }
 
+    /// Something that is there.
+    fn nothing_made() -> std::path::PathBuf {
+        std::env::current_exe().unwrap()
+    }
+
     #[test]
     fn children_are_counted_and_failures_told() {
         let busy = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
-        let measured = measure(&mut shell(&format!("{busy}; sh -c '{busy}'")), None).unwrap();
-        assert!(measured.cpu > Duration::ZERO && measured.wall > Duration::ZERO && measured.peak_memory > 0);
-        let error = measure(&mut shell("echo why >&2; exit 3"), None).unwrap_err();
+        let measured = measure(&mut shell(&format!("{busy}; sh -c '{busy}'")), None, &nothing_made()).unwrap();
+        assert!(
+            measured.cpu > Duration::ZERO
+                && measured.wall > Duration::ZERO
+                && measured.to_disk >= measured.wall
+                && measured.peak_memory > 0
+        );
+        let error = measure(&mut shell("echo why >&2; exit 3"), None, &nothing_made()).unwrap_err();
         assert_eq!(error.to_string(), "sh failed\nwhy");
     }
 
@@ -116,9 +142,9 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![b'x'; 300_000]).unwrap();
         for _ in 0..2 {
-            measure(&mut shell("test $(wc -c) = 300000"), Some(&file)).unwrap();
+            measure(&mut shell("test $(wc -c) = 300000"), Some(&file), &nothing_made()).unwrap();
         }
         // Who stops reading early is no failure of the pipe.
-        measure(&mut shell("exit 0"), Some(&file)).unwrap();
+        measure(&mut shell("exit 0"), Some(&file), &nothing_made()).unwrap();
     }
 }

@@ -27,12 +27,16 @@ pub struct Row {
     pub rounds: usize,
     pub cpu: f64,
     pub wall: f64,
+    /// Until the result was on the disk.
+    pub to_disk: f64,
     /// Median of the rounds' ratios to `cp` in the same round.
     pub cpu_to_cp: f64,
     pub wall_to_cp: f64,
+    pub to_disk_to_cp: f64,
     /// Smallest and largest of those ratios.
     pub cpu_to_cp_range: [f64; 2],
     pub wall_to_cp_range: [f64; 2],
+    pub to_disk_to_cp_range: [f64; 2],
     /// Largest resident set of any round, in bytes.
     pub peak_memory: u64,
     pub output_bytes: Option<u64>,
@@ -51,17 +55,20 @@ fn row(rounds: &Rounds, copies: &[Measured]) -> Row {
     let ratios = |of: fn(&Measured) -> Duration| -> Vec<f64> {
         rounds.measured.iter().zip(copies).map(|(one, copy)| of(one).as_secs_f64() / of(copy).as_secs_f64()).collect()
     };
-    let (cpu, wall) = (ratios(|one| one.cpu), ratios(|one| one.wall));
+    let (cpu, wall, to_disk) = (ratios(|one| one.cpu), ratios(|one| one.wall), ratios(|one| one.to_disk));
     Row {
         name: rounds.candidate.name(),
         title: rounds.candidate.title(),
         rounds: rounds.measured.len(),
         cpu: seconds(|one| one.cpu),
         wall: seconds(|one| one.wall),
+        to_disk: seconds(|one| one.to_disk),
         cpu_to_cp: median(cpu.iter().copied()),
         wall_to_cp: median(wall.iter().copied()),
+        to_disk_to_cp: median(to_disk.iter().copied()),
         cpu_to_cp_range: range(&cpu),
         wall_to_cp_range: range(&wall),
+        to_disk_to_cp_range: range(&to_disk),
         peak_memory: rounds.measured.iter().map(|one| one.peak_memory).max().unwrap_or(0),
         output_bytes: rounds.output_bytes,
     }
@@ -85,22 +92,27 @@ fn range(values: &[f64]) -> [f64; 2] {
 
 /// The rows for people.
 pub fn table(rows: &[Row]) -> String {
-    let cells: Vec<[String; 8]> = rows
+    let cells: Vec<[String; 10]> = rows
         .iter()
         .map(|row| {
             [
                 row.title.to_owned(),
                 format!("{:.2} s", row.cpu),
                 format!("{:.2} s", row.wall),
+                format!("{:.2} s", row.to_disk),
                 ratio(row.cpu_to_cp, row.cpu_to_cp_range),
                 ratio(row.wall_to_cp, row.wall_to_cp_range),
+                ratio(row.to_disk_to_cp, row.to_disk_to_cp_range),
                 human_bytes(row.peak_memory),
                 row.output_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
                 row.rounds.to_string(),
             ]
         })
         .collect();
-    table::columns(["what", "CPU", "wall", "CPU / cp", "wall / cp", "memory", "bytes", "rounds"], &cells)
+    table::columns(
+        ["what", "CPU", "wall", "to disk", "CPU / cp", "wall / cp", "to disk / cp", "memory", "bytes", "rounds"],
+        &cells,
+    )
 }
 
 fn ratio(middle: f64, [low, high]: [f64; 2]) -> String {
@@ -115,7 +127,12 @@ mod tests {
         let time = Duration::from_millis;
         let measured = milliseconds
             .iter()
-            .map(|&(cpu, wall)| Measured { cpu: time(cpu), wall: time(wall), peak_memory: 1 << 20 | cpu })
+            .map(|&(cpu, wall)| Measured {
+                cpu: time(cpu),
+                wall: time(wall),
+                to_disk: time(2 * wall),
+                peak_memory: 1 << 20 | cpu,
+            })
             .collect();
         Rounds { candidate, measured, output_bytes }
     }
@@ -129,10 +146,10 @@ mod tests {
             rounds(Candidate::Loop, &[], None),
         ];
         insta::assert_snapshot!(table(&rows(&all)), @r"
-        what                     CPU     wall    CPU / cp              wall / cp          memory    bytes  rounds
-        cp --reflink=never       0.50 s  1.00 s  1.00 (1.00..1.00)     1.00 (1.00..1.00)  1.00 MiB  1000   3
-        snug, from a file        0.80 s  1.60 s  1.50 (1.00..2.00)     1.00 (1.00..3.00)  1.00 MiB  1100   3
-        mke2fs -d, after tar -x  4.00 s  4.00 s  10.00 (10.00..10.00)  5.00 (5.00..5.00)  1.00 MiB         1
+        what                     CPU     wall    to disk  CPU / cp              wall / cp          to disk / cp       memory    bytes  rounds
+        cp --reflink=never       0.50 s  1.00 s  2.00 s   1.00 (1.00..1.00)     1.00 (1.00..1.00)  1.00 (1.00..1.00)  1.00 MiB  1000   3
+        snug, from a file        0.80 s  1.60 s  3.20 s   1.50 (1.00..2.00)     1.00 (1.00..3.00)  1.00 (1.00..3.00)  1.00 MiB  1100   3
+        mke2fs -d, after tar -x  4.00 s  4.00 s  8.00 s   10.00 (10.00..10.00)  5.00 (5.00..5.00)  5.00 (5.00..5.00)  1.00 MiB         1
         ");
         assert_eq!(median([4.0, 1.0, 3.0, 2.0].into_iter()), 2.5);
     }
