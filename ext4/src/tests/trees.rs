@@ -1,5 +1,6 @@
 //! Trees for the tests: built by hand, and at random.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use proptest::collection::{btree_map, vec};
@@ -120,13 +121,55 @@ fn kind() -> impl Strategy<Value = Kind> {
     ]
 }
 
+/// Attributes of every namespace that is on all types of files, or that of users, which is on two.
+fn attributes() -> impl Strategy<Value = BTreeMap<String, Vec<u8>>> {
+    let value = prop_oneof![vec(any::<u8>(), 0..40), vec(any::<u8>(), 200..700)];
+    btree_map("(trusted|security|user)\\.[a-z]{1,20}", value, 0..5)
+}
+
+/// An access control list as the kernel gives it (`linux/posix_acl_xattr.h`): a version, then entries of tag, permissions
+/// and id, in an order of their own.
+fn access_control_list() -> impl Strategy<Value = Vec<u8>> {
+    let named = || btree_map(0..u32::MAX, 0..8_u16, 0..4);
+    (named(), named(), any::<[u8; 4]>()).prop_map(|(users, groups, permissions)| {
+        let entry = |tag: u16, permissions: u16, id: u32| (tag, permissions & 7, id);
+        let class = |tag, at: usize| entry(tag, permissions[at].into(), u32::MAX);
+        let named = |tag, list: &BTreeMap<u32, u16>| -> Vec<_> {
+            list.iter().map(|(id, permissions)| entry(tag, *permissions, *id)).collect()
+        };
+        let mask = (!users.is_empty() || !groups.is_empty()).then(|| class(0x10, 2));
+        let entries = std::iter::once(class(0x01, 0))
+            .chain(named(0x02, &users))
+            .chain([class(0x04, 1)])
+            .chain(named(0x08, &groups))
+            .chain(mask)
+            .chain([class(0x20, 3)]);
+        let bytes = entries.flat_map(|(tag, permissions, id)| {
+            [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+        });
+        2_u32.to_le_bytes().into_iter().chain(bytes).collect()
+    })
+}
+
 fn inode(time: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = Inode> {
-    // The kernel shows user attributes on files and directories only: those of root's namespace are on everything.
-    let attribute = ("trusted\\.[a-z]{1,20}", prop_oneof![vec(any::<u8>(), 0..40), vec(any::<u8>(), 200..700)]);
-    let xattrs = prop_oneof![3 => Just(Default::default()), 1 => btree_map(attribute.0, attribute.1, 0..5)];
-    (kind(), 0..0o10000_u16, any::<(u32, u32)>(), time, xattrs).prop_map(|(kind, mode, owner, mtime, xattrs)| {
+    let xattrs = prop_oneof![3 => Just(BTreeMap::new()), 1 => attributes()];
+    let lists = prop_oneof![7 => Just(None), 1 => access_control_list().prop_map(Some)];
+    let all = (kind(), 0..0o10000_u16, any::<(u32, u32)>(), time, xattrs, lists);
+    all.prop_map(|(kind, mode, owner, mtime, mut xattrs, list)| {
         let mut inode = Inode::new(kind, mode);
         (inode.uid, inode.gid, inode.mtime) = (owner.0 & !1, owner.1 & !1, mtime);
+        if !matches!(inode.kind, Kind::File(_) | Kind::Directory) {
+            xattrs.retain(|name, _| !name.starts_with("user."));
+        }
+        match (list, &inode.kind) {
+            (None, _) | (_, Kind::Symlink(_)) => {}
+            (Some(list), Kind::Directory) => {
+                xattrs.insert("system.posix_acl_default".into(), list);
+            }
+            (Some(list), _) => {
+                xattrs.insert("system.posix_acl_access".into(), list);
+            }
+        }
         inode.xattrs = xattrs.into_iter().map(|(name, value)| (name.into_bytes().into(), value.into())).collect();
         inode
     })
