@@ -101,7 +101,7 @@ fn every_size_around_group_and_descriptor_borders_is_a_filesystem() {
     }
     let tree = sample_tree();
     // 64 groups fill a block of descriptors; 160 are 20 GiB.
-    for groups in [1_u64, 2, 3, 4, 16, 17, 64, 65, 160] {
+    for groups in [1_u64, 2, 3, 4, 16, 17, 64, 65, 128, 160] {
         for more in [-1_i64, 0, 1, 2] {
             let blocks = (groups * 32768).saturating_add_signed(more);
             let policy = SizePolicy { min_size: blocks * 4096, ..SizePolicy::default() };
@@ -227,7 +227,7 @@ fn content_up_to_the_border_of_descriptors_and_of_twenty_gigabytes_fits_to_the_b
         return;
     }
     // A block of descriptors tells of 64 groups; 160 groups are 20 GiB.
-    for (groups, more) in [(64, -1), (64, 0), (64, 1), (160, 0)] {
+    for (groups, more) in [(64, -1), (64, 0), (64, 1), (128, 1), (160, 0)] {
         let border: u64 = groups * 32768;
         let overhead = decide(&zeros(border - 5000), &FULL, &without_journal()).total_blocks - (border - 5000);
         let blocks = (border - overhead).saturating_add_signed(more);
