@@ -19,6 +19,7 @@ mod growth;
 mod hostile_builds;
 mod images;
 mod loop_writer;
+mod memory;
 mod openclaw;
 mod overlay;
 mod pack;

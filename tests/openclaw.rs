@@ -86,6 +86,9 @@ fn an_image_that_is_up_to_date_is_left_alone() {
     assert_eq!(modified(), before);
 }
 
+/// What writing openclaw may take at its peak, in bytes.
+const PEAK_MEMORY: u64 = 96 << 20;
+
 /// The fewest blocks that could hold a tar's tree: bodies by the holes they state, packed directories, exact inode tables
 /// with ten inodes of the filesystem's own, two bitmaps a group, one superblock and one block of descriptors.
 const FLOOR: &str = r#"
@@ -130,4 +133,18 @@ fn the_exact_fit_is_at_most_a_thousandth_above_the_floor() {
     println!("{blocks} blocks, and the floor is {floor}");
     assert_eq!((superblock["Free blocks"], superblock["Reserved block count"]), (0, 0));
     assert!(blocks >= floor && (blocks - floor) * 1000 <= floor, "{blocks} blocks, and the floor is {floor}");
+}
+
+#[test]
+fn writing_it_takes_little_memory() {
+    if openclaw_image().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tar = folder.path().join("openclaw.tar");
+    succeed(xtask().args(["export", "openclaw", "-o"]).arg(&tar));
+    for (name, peak) in crate::memory::peaks(&tar, &folder.path().join("cache")) {
+        println!("{name}: {peak} bytes of memory");
+        assert!(peak <= PEAK_MEMORY, "{name}: {peak} bytes of memory");
+    }
 }
