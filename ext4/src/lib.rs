@@ -20,6 +20,7 @@ mod options;
 mod output;
 mod pieces;
 mod plan;
+mod reserve;
 pub mod size;
 mod structures;
 #[cfg(test)]
@@ -160,7 +161,7 @@ impl NativeExt4 {
         let hash = thread::scope(|scope| {
             let mut pieces = {
                 let file = ImageFile { file: &image, meter };
-                Output::start(scope, file, tree.bodies(), hash).context("start a thread")?
+                Output::start(scope, file, plan.body_ranges(), tree.bodies(), hash).context("start a thread")?
             };
             let gathered = Writing::new(&plan, &description, &mut pieces).run();
             // Where writing failed, that is why gathering could not go on.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::ops::Range;
 use std::thread::Scope;
 
 use nix::sys::uio::preadv;
@@ -34,7 +35,6 @@ struct Read {
 /// Gathers neighbouring blocks; a jump starts a new piece. Blocks are put in ascending order; what is never put stays a
 /// hole.
 pub struct Output<'scope> {
-    file: ImageFile<'scope>,
     bodies: &'scope BodySource,
     pieces: Pieces<'scope>,
     buffer: Vec<u8>,
@@ -46,36 +46,27 @@ pub struct Output<'scope> {
     reads: Vec<Read>,
     /// Where gaps are read to.
     void: Vec<u8>,
-    /// From here on the image file has disk reserved.
-    reserved: bool,
 }
 
 impl<'scope> Output<'scope> {
-    /// With a `hash`, all that is put is given to it as well.
+    /// With a `hash`, all that is put is given to it as well. `solid` are ranges in bytes, ascending, all of which will be put.
     pub fn start(
         scope: &'scope Scope<'scope, '_>,
         file: ImageFile<'scope>,
+        solid: Vec<Range<u64>>,
         bodies: &'scope BodySource,
         hash: Option<StreamHash>,
     ) -> io::Result<Self> {
         Ok(Output {
-            file,
             bodies,
-            pieces: Pieces::start(scope, file, hash)?,
+            pieces: Pieces::start(scope, file, solid, hash)?,
             buffer: vec![0; BUFFER],
             start: 0,
             filled: 0,
             capacity: BUFFER,
             reads: Vec::new(),
             void: vec![0; VOID],
-            reserved: false,
         })
-    }
-
-    /// Reserves disk for `blocks` blocks from `block` on, all of which will be put.
-    pub fn reserve(&mut self, block: u64, blocks: u64) -> io::Result<()> {
-        self.reserved |= self.file.reserve(block * BLOCK as u64, blocks * BLOCK as u64)?;
-        Ok(())
     }
 
     /// Room for up to `length` bytes at `offset` of the image: where in the buffer, and how many.
@@ -145,7 +136,7 @@ impl<'scope> Output<'scope> {
             return Ok(());
         }
         let buffer = std::mem::take(&mut self.buffer);
-        let piece = Piece { start: self.start, buffer, filled: self.filled, reserved: self.reserved };
+        let piece = Piece { start: self.start, buffer, filled: self.filled };
         self.buffer = self.pieces.take(piece)?;
         self.buffer.resize(BUFFER, 0);
         self.start += self.filled as u64;

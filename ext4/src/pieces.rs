@@ -3,14 +3,15 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use nix::fcntl::{FallocateFlags, fallocate};
 use snug_rootfs::digest::StreamHash;
 
 use super::Meter;
+use super::reserve::Reservation;
 use super::structures::BLOCK;
 
 /// Pieces that may wait to be written. Few, so that they are still in a cache when it comes to them.
@@ -33,8 +34,6 @@ pub struct Piece {
     pub buffer: Vec<u8>,
     /// Bytes of the buffer that count; whole blocks.
     pub filled: usize,
-    /// The place in the file is reserved: what stays a hole must be given back.
-    pub reserved: bool,
 }
 
 /// The way to the thread, and back from it.
@@ -47,17 +46,20 @@ pub struct Pieces<'scope> {
 }
 
 impl<'scope> Pieces<'scope> {
-    /// Starts the thread.
+    /// Starts the thread. `solid` are ranges in bytes, ascending, that will be written without a gap: disk is reserved there.
     pub fn start(
         scope: &'scope Scope<'scope, '_>,
         image: ImageFile<'scope>,
+        solid: Vec<Range<u64>>,
         mut hash: Option<StreamHash>,
     ) -> io::Result<Self> {
         let (full, pieces) = sync_channel::<Piece>(WAITING);
         let (back, empty) = channel();
+        let mut reservation = Reservation::new(image.file, solid);
         let work = move || {
             for piece in pieces {
-                image.write(&piece)?;
+                reservation.advance(piece.start..piece.start + piece.filled as u64)?;
+                image.write(&piece, &mut reservation)?;
                 image.meter.advance(piece.filled as u64);
                 let buffer = match &mut hash {
                     Some(hash) => hash.take(piece.start, piece.buffer, piece.filled),
@@ -66,6 +68,7 @@ impl<'scope> Pieces<'scope> {
                 // Nobody may be waiting for it any more.
                 let _ = back.send(buffer);
             }
+            reservation.give_back()?;
             Ok(hash)
         };
         let thread = thread::Builder::new().name("image".into()).spawn_scoped(scope, work)?;
@@ -93,7 +96,7 @@ impl<'scope> Pieces<'scope> {
 
 impl ImageFile<'_> {
     /// Writes what is not zero.
-    fn write(&self, piece: &Piece) -> io::Result<()> {
+    fn write(&self, piece: &Piece, reservation: &mut Reservation) -> io::Result<()> {
         let filled = &piece.buffer[..piece.filled];
         let (blocks, _) = filled.as_chunks::<BLOCK>();
         let place = |block: usize| piece.start + (block * BLOCK) as u64;
@@ -105,35 +108,10 @@ impl ImageFile<'_> {
             }
             from += data;
             let zeros = blocks[from..].iter().take_while(|block| is_zero(block)).count();
-            if zeros > 0 && piece.reserved {
-                self.give_back(place(from), (zeros * BLOCK) as u64)?;
-            }
+            reservation.skip(place(from)..place(from + zeros))?;
             from += zeros;
         }
         Ok(())
-    }
-
-    /// Reserves disk for bytes that are about to be written: a full disk shows now, and each write finds its place instead of
-    /// looking for one (a sixth of the time that writing takes on ext4). Answers `false` where the host's filesystem cannot.
-    pub fn reserve(&self, offset: u64, length: u64) -> io::Result<bool> {
-        self.allocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)
-    }
-
-    fn give_back(&self, offset: u64, length: u64) -> io::Result<()> {
-        let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        self.allocate(punch, offset, length).map(drop)
-    }
-
-    /// fallocate(2); a full disk and a failing one are errors, everything else is a filesystem that cannot.
-    fn allocate(&self, flags: FallocateFlags, offset: u64, length: u64) -> io::Result<bool> {
-        let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return Ok(false) };
-        match fallocate(self.file, flags, offset, length) {
-            Ok(()) => Ok(true),
-            Err(error @ (nix::Error::ENOSPC | nix::Error::EDQUOT | nix::Error::EIO | nix::Error::EFBIG)) => {
-                Err(error.into())
-            }
-            Err(_) => Ok(false),
-        }
     }
 }
 
@@ -180,16 +158,16 @@ mod tests {
         }
         let expected = buffer.clone();
         let image = ImageFile { file: &file, meter: &() };
-        let reserved = image.reserve(length, length).unwrap();
+        let solid = Vec::from_iter(Some(length..2 * length));
         thread::scope(|scope| {
-            let mut pieces = Pieces::start(scope, image, Some(StreamHash::start().unwrap())).unwrap();
-            pieces.take(Piece { start: length, buffer, filled: BLOCKS * BLOCK, reserved }).unwrap();
+            let mut pieces = Pieces::start(scope, image, solid, Some(StreamHash::start().unwrap())).unwrap();
+            pieces.take(Piece { start: length, buffer, filled: BLOCKS * BLOCK }).unwrap();
             pieces.finish().unwrap()
         });
         let bytes = std::fs::read(&path).unwrap();
         assert!(bytes[..BLOCKS * BLOCK].iter().all(|byte| *byte == 0) && bytes[BLOCKS * BLOCK..] == expected);
         // st_blocks counts 512-byte units. A tmpfs, whose pages may be huge ones, takes what it likes.
-        if reserved && !is_tmpfs(&path) {
+        if !is_tmpfs(&path) {
             assert_eq!(file.metadata().unwrap().blocks() * 512, 5 * BLOCK as u64);
         }
     }
@@ -204,8 +182,8 @@ mod tests {
         let file = File::options().write(true).open("/dev/full").unwrap();
         let image = ImageFile { file: &file, meter: &() };
         let error = thread::scope(|scope| {
-            let mut pieces = Pieces::start(scope, image, None).unwrap();
-            let piece = || Piece { start: 0, buffer: vec![1; BLOCK], filled: BLOCK, reserved: false };
+            let mut pieces = Pieces::start(scope, image, Vec::new(), None).unwrap();
+            let piece = || Piece { start: 0, buffer: vec![1; BLOCK], filled: BLOCK };
             while pieces.take(piece()).is_ok() {}
             pieces.finish().map(drop).unwrap_err()
         });

@@ -173,6 +173,22 @@ impl<'tree> Plan<'tree> {
         &self.runs[range.start as usize..range.end as usize]
     }
 
+    /// Where the image has the bodies, in bytes: ascending, and neighbours as one.
+    pub fn body_ranges(&self) -> Vec<Range<u64>> {
+        let bytes = |blocks: u64| blocks * BLOCK as u64;
+        let files = self.demand.nodes.iter().zip(&self.places);
+        let files = files.filter(|(node, _)| matches!(node.inode.kind, Kind::File(_)));
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for run in files.flat_map(|(_, placed)| self.runs_of(&placed.runs)) {
+            let (start, end) = (bytes(run.physical), bytes(run.physical + u64::from(run.length)));
+            match ranges.last_mut().filter(|last| last.end == start) {
+                Some(last) => last.end = end,
+                None => ranges.push(start..end),
+            }
+        }
+        ranges
+    }
+
     /// The blocks of the tree over an inode's map, in order.
     pub fn tree_places(&self, placed: &Placed) -> impl Iterator<Item = u64> {
         self.runs_of(&placed.tree).iter().flat_map(|run| run.physical..run.physical + u64::from(run.length))

@@ -13,9 +13,6 @@ use super::structures::{BLOCK, inode_seed, special};
 use super::xattr::{self, Xattrs};
 use crate::identity::Identity;
 
-/// Blocks from which on a call to reserve them is worth it.
-const WORTH_RESERVING: u64 = 64;
-
 /// What the superblock says beside the plan.
 pub struct Description<'label> {
     pub identity: Identity,
@@ -82,7 +79,6 @@ impl<'a, 'output> Writing<'a, 'output> {
             self.put(plan.runs_of(&placed.runs)[0].physical, &first)?;
             self.extent_blocks(placed, special::JOURNAL)?;
         }
-        self.reserve()?;
         for (node, placed) in nodes() {
             if let Kind::File(body) = &node.inode.kind {
                 for run in plan.runs_of(&placed.runs) {
@@ -92,29 +88,6 @@ impl<'a, 'output> Writing<'a, 'output> {
             }
         }
         Ok(())
-    }
-
-    /// Reserves disk for the bodies, which are nearly all of the image: neighbours in one call.
-    fn reserve(&mut self) -> Result<()> {
-        let plan = self.plan;
-        let files =
-            plan.demand.nodes.iter().zip(&plan.places).filter(|(node, _)| matches!(node.inode.kind, Kind::File(_)));
-        let (mut start, mut end) = (0, 0);
-        for run in files.flat_map(|(_, placed)| plan.runs_of(&placed.runs)) {
-            if run.physical != end {
-                self.reserve_range(start, end)?;
-                start = run.physical;
-            }
-            end = run.physical + u64::from(run.length);
-        }
-        self.reserve_range(start, end)
-    }
-
-    fn reserve_range(&mut self, start: u64, end: u64) -> Result<()> {
-        if end - start < WORTH_RESERVING {
-            return Ok(());
-        }
-        self.output.reserve(start, end - start).context("reserve disk for the data")
     }
 
     fn put(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
