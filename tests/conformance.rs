@@ -31,6 +31,7 @@ const DRESS_THE_BASE: &str = r#"
     printf '#!/bin/sh\n' > srv/set-id; chown 5:60 srv/set-id; chmod 6755 srv/set-id
     echo odd > "$(printf 'srv/caf\351 \n name')"
     name=$(printf 'n%.0s' $(seq 200)); mkdir -p "srv/$name/$name"; echo deep > "srv/$name/$name/file"
+    ln -sf ../proc/self/mounts etc/mtab
     chmod 0751 .
 "#;
 

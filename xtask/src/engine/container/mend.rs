@@ -7,6 +7,7 @@
 //!
 //! One thing cannot be put right, as nobody can tell what a step meant: where it writes to one name of a hard link that the
 //! base or an earlier step made, an overlay copies the file, and the other names keep the old one.
+//! And one thing is lost: docker lays an `/etc/mtab` of its own over every step's, so that only the base's comes back.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,8 +41,15 @@ fn remove_additions(tree: &mut RootTree, base: &RootTree) {
     let mtab = known("etc/mtab");
     let is_dockers =
         tree.get(&mtab).is_some_and(|inode| matches!(&inode.kind, Kind::Symlink(to) if &**to == b"/proc/mounts"));
-    if is_dockers && base.get(&mtab).is_none() {
+    if is_dockers {
         tree.remove(&mtab);
+        // A link, since docker leaves a file alone.
+        if let (Some(link), Some(place)) = (base.get(&mtab), tree.get(&known("etc")))
+            && place.is_directory()
+            && matches!(link.kind, Kind::Symlink(_))
+        {
+            tree.insert(mtab, link.clone()).expect("/etc is a directory and the name is free");
+        }
     }
     let etc = known("etc");
     if base.get(&etc).is_none() {
@@ -225,6 +233,23 @@ mod tests {
         let mut podman = exported;
         mend(&mut podman, &base, EngineKind::Podman).unwrap();
         assert!(xattr(&podman, "srv/kept").is_empty());
+    }
+
+    #[test]
+    fn dockers_mtab_makes_way_for_the_bases() {
+        let link = |target: &str| Inode::new(Kind::Symlink(target.as_bytes().into()), 0o777);
+        let with = |target: &str| {
+            let mut tree = tree(&[("etc/passwd", "", None, 1)]);
+            tree.insert(known("etc/mtab"), link(target)).unwrap();
+            tree
+        };
+        let mended = |base: &RootTree| {
+            let mut tree = with("/proc/mounts");
+            mend(&mut tree, base, EngineKind::Docker).unwrap();
+            tree.get(&known("etc/mtab")).map(|inode| inode.kind.clone())
+        };
+        assert_eq!(mended(&with("../proc/mounts")), Some(link("../proc/mounts").kind));
+        assert_eq!(mended(&tree(&[("etc/passwd", "", None, 1)])), None);
     }
 
     #[test]
