@@ -173,6 +173,8 @@ fn hostile_layers_are_refused_by_name() {
     assert_refused(&[&["a->../../f", "f=1"], &["a/b/x=1"]], &nowhere("/a/b/x", "/a"));
     assert_refused(&[&["a=1"], &["a/b=1"]], "/a/b needs /a to be a directory, and it is a file");
     assert_refused(&[&["a=>later", "later=1"]], "/a is a hard link to /later, which does not exist");
+    assert_refused(&[&["a=>b", "b=>a"]], "/a is a hard link to /b, which does not exist");
+    assert_refused(&[&["a=>a"]], "`a`: hard link to itself");
     assert_refused(
         &[&["a=1"], &["b=>/../../a"]],
         "`b`: hard link to `/../../a`: the path leaves the root through `..`",
