@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use serde_json::Value;
 use snug::cache::Cache;
 use snug_tests::{Mounted, have, is_root, succeed, xtask};
 
@@ -159,11 +160,15 @@ fn a_real_alpine_takes_a_signed_package_and_becomes_ext4_and_squashfs() {
         ),
     );
     fs::copy(folder.join("test.rsa.pub"), place.join("test.rsa.pub")).expect("a key");
-    let greeter = "base = { image = \"alpine-local\" }\npackages = [\"greeter\"]\nfilesystem = \"ext4\"\n";
+    let greeter = "base = { image = \"alpine-local\" }\npackages = [\"greeter=1.0-r0\"]\nfilesystem = \"ext4\"\n";
     spec("greeter", [greeter, AGENT].concat());
     let output = folder.join("out");
     succeed(command(&["image", "greeter"]).arg("--output").arg(&output));
     succeed(command(&["image", "greeter", "--filesystem", "squashfs"]).arg("--output").arg(&output));
+    let text = fs::read(output.join("greeter/manifest.json")).expect("a manifest");
+    let manifest: Value = serde_json::from_slice(&text).expect("JSON");
+    let installed = manifest["packages"].as_array().expect("packages").iter().find(|one| one["name"] == "greeter");
+    assert_eq!(installed.expect("the package")["version"], "1.0-r0");
     // What apk downloaded is kept for the next build, outside of the image.
     let kept = fs::read_dir(folder.join("cache/snug/downloads/apk")).expect("apk's downloads").flatten();
     assert!(kept.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("greeter-1.0-r0")));
@@ -180,6 +185,14 @@ fn a_real_alpine_takes_a_signed_package_and_becomes_ext4_and_squashfs() {
             .arg(output.join("greeter/rootfs.squashfs")),
     );
     assert_is_alpine_with_greeter(&unpacked);
+
+    // A version that the repository has not.
+    let other = "base = { image = \"alpine-local\" }\npackages = [\"greeter=1.1-r0\"]\nfilesystem = \"ext4\"\n";
+    spec("no-such-version", other.to_owned());
+    let refused = command(&["image", "no-such-version"]).arg("--output").arg(&output).output().expect("xtask runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("no-such-version/image.toml:2") && said.contains("greeter-1.0-r0"), "{said}");
 
     // A package that the key did not sign stays out.
     openssl(&["genrsa", "-out", "other.rsa", "2048"]);
@@ -202,7 +215,7 @@ fn assert_is_alpine_with_greeter(root: &Path) {
     assert_agent_runs(root, "alpine");
     assert!(inside(&["cat", "/etc/alpine-release"]).starts_with("3.23"));
     assert_eq!(inside(&["apk", "info", "--installed", "greeter"]), "greeter\n");
-    assert!(inside(&["cat", "/etc/apk/world"]).contains("greeter\n"));
+    assert!(inside(&["cat", "/etc/apk/world"]).contains("greeter=1.0-r0\n"));
     // Nothing of the build: no cache, no lock, no log, no bundle of the host's.
     let left = inside(&["find", "/run", "/tmp", "/var/cache/apk", "-mindepth", "1"]);
     assert_eq!(left, "", "{left}");

@@ -23,6 +23,7 @@ mod memory;
 mod openclaw;
 mod overlay;
 mod pack;
+mod pins;
 mod platforms;
 mod proxy;
 mod registry;
