@@ -145,7 +145,10 @@ impl Engine for Container {
             let kept = self.cache.keep(work, &plan.name)?;
             let folder = kept.join(folder.file_name().unwrap_or_default());
             progress.note(format!("the build context as it failed, until `cargo xtask clean`: {}", folder.display()));
-            progress.note(format!("what {} holds of it, until its next build: {}", self.cli, leavings.query()));
+            // BuildKit keeps no container of a step that failed.
+            if builder == Builder::Classic {
+                progress.note(format!("what {} holds of it, until its next build: {}", self.cli, leavings.query()));
+            }
             return built;
         }
         built?;
