@@ -40,6 +40,8 @@ test ! -e /etc/hosts || { echo 'what was removed is back'; exit 1; }";
 const HOST_KEYS: &str = "cat /etc/ssh/ssh_host_*_key.pub | cut -d ' ' -f 1,2";
 /// Keeps the overlay of a read-only root on the second disk.
 pub const OVERLAY_ARGUMENT: &str = "overlay=/dev/vdb";
+/// As many inodes as mke2fs would make: files of a running machine are small, and an empty tree asks for none.
+const BYTES_PER_INODE: u64 = 16 << 10;
 /// Bytes of the disk that an overlay is tried on.
 const OVERLAY_BYTES: u64 = 64 << 20;
 
@@ -160,6 +162,7 @@ fn first_boot(
     if !exam.checks.is_empty() {
         checks.push(commands(exam, &login, booted, progress)?);
     }
+    let begun = Instant::now();
     let mut state = writes(&login)?;
     let keys = host_keys(&login)?;
     checks.push(end(&login, &mut guest)?);
@@ -199,7 +202,7 @@ fn first_boot(
         }
         said += ", an overlay on a disk survives";
     }
-    checks.push(Check::passed("state", "SSH", said).with_findings(state));
+    checks.push(Check::passed("state", "SSH", said).with_findings(state).took(begun.elapsed()));
     Ok(())
 }
 
@@ -214,7 +217,7 @@ fn must(login: &Login, command: &str) -> Result<()> {
 
 /// A disk with an empty ext4 on it, for an overlay to be kept on.
 pub fn empty_disk(place: &Path, bytes: u64) -> Result<PathBuf> {
-    let sizing = SizePolicy { min_size: bytes, ..SizePolicy::default() };
+    let sizing = SizePolicy { min_size: bytes, free_inodes: Some(bytes / BYTES_PER_INODE), ..SizePolicy::default() };
     let tree = RootTree::new(BodySource::new(Vec::new()));
     let writer = filesystem::writer(&Filesystem::default_of(FilesystemKind::Ext4), &Progress::hidden())?;
     writer.write(&tree, &sizing, place, &Progress::hidden().stage("")).context("cannot make an empty disk")?;
@@ -364,5 +367,17 @@ mod tests {
         exit status 3; it said nothing
         it did not end within 5.0 s; it said: half
         "#);
+    }
+
+    #[test]
+    fn an_overlay_runs_out_of_blocks_before_it_runs_out_of_inodes() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = empty_disk(&folder.path().join("disk"), OVERLAY_BYTES).unwrap();
+        let superblock = fs::read(&disk).unwrap()[1024..2048].to_vec();
+        let field = |at: usize| u32::from_le_bytes(superblock[at..at + 4].try_into().unwrap());
+        // The kernel's Documentation/filesystems/ext4/super.rst: s_blocks_count_lo, s_free_inodes_count.
+        let (blocks, free_inodes) = (field(0x4), field(0x10));
+        assert_eq!(u64::from(blocks) * 4096, OVERLAY_BYTES);
+        assert!(free_inodes >= 4096, "{free_inodes}");
     }
 }
