@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use snug::check::boot::{self, Accelerator, DEFAULT_BUDGET, Guest, Kernel, Machine, initramfs};
+use snug::check::boot::{self, Accelerator, DEFAULT_BUDGET, Guest, Kernel, Machine, write_initramfs};
 use snug_tests::{Mounted, have, is_root, succeed, tree_digest, xtask};
 
 /// How much larger the disks are made.
@@ -81,7 +81,12 @@ fn debians_kernel_mounts_and_grows_the_images() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let kernel = Kernel::fetch(&crate::boot::cache()).expect("a kernel");
-    succeed(Command::new("bash").args(["-ec", GUEST, "guest"]).arg(&kernel.busybox).current_dir(folder.path()));
+    succeed(
+        Command::new("bash")
+            .args(["-ec", GUEST, "guest"])
+            .arg(&kernel.parts().expect("its parts").busybox)
+            .current_dir(folder.path()),
+    );
     succeed(Command::new("bash").args(["-ec", CONTENT]).current_dir(folder.path()));
     let root = folder.path().join("guest.ext4");
     succeed(xtask().arg("pack").arg(folder.path().join("guest.tar")).arg("-o").arg(&root));
@@ -153,13 +158,12 @@ fn said_of<'said>(said: &'said str, device: &str, name: &str) -> &'said str {
 
 /// Boots the guest, waits until it has switched itself off, and answers what it said.
 fn work(kernel: &Kernel, root: &Path, disks: &[Disk], folder: &Path) -> String {
-    let initramfs = folder.join("initramfs.cpio");
-    initramfs::write(kernel, &initramfs).expect("an initramfs");
+    let initramfs = write_initramfs(kernel, folder).expect("an initramfs");
     let mut attached = vec![boot::Disk::kept_as_it_is(root)];
     attached.extend(disks.iter().map(|disk| boot::Disk::written(&disk.path)));
     let mut guest = Guest::start(&Machine {
         kernel: &kernel.image,
-        initramfs: Some(&initramfs),
+        initramfs: initramfs.as_deref(),
         disks: &attached,
         arguments: "console=ttyS0 quiet panic=-1 root=/dev/vda init=/init",
         accelerator: Accelerator::Tcg,

@@ -13,8 +13,8 @@ use super::load_images;
 use crate::artifact::Partial;
 use crate::cache::Cache;
 use crate::check::boot::{
-    self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, Wanted, initramfs, kernel_arguments,
-    on_terminal, ssh,
+    self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, Wanted, kernel_arguments, on_terminal, ssh,
+    write_initramfs,
 };
 use crate::plan::PlanError;
 use crate::report::progress::{Progress, human_bytes};
@@ -41,6 +41,9 @@ pub struct Arguments {
     /// What runs the machine: kvm, tcg (emulation), or auto
     #[arg(long, value_name = "ACCELERATOR", default_value = "auto")]
     accel: Wanted,
+    /// Kernel that starts the image without an initramfs [default: Debian's, with one]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
     /// Folder of results [default: target/images]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -68,8 +71,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let spec = set.resolve(&arguments.name)?.boot;
     let cache = Cache::open()?;
     let progress = Progress::on_stderr();
-    let Bootable { kernel, accelerator, why } =
-        Bootable::get(arguments.accel, built.manifest.verity.is_some(), &cache, &progress)?;
+    let Bootable { kernel, accelerator, why } = Bootable::get(
+        arguments.kernel.as_deref(),
+        arguments.accel,
+        built.manifest.verity.is_some(),
+        &cache,
+        &progress,
+    )?;
     progress.note(format!("{}: by {} ({why})", arguments.name, accelerator.as_str()));
     let mut words = spec.arguments.clone();
     words.extend(built.root_arguments());
@@ -128,15 +136,14 @@ fn on_console(
     progress: &Progress,
 ) -> Result<ExitCode> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
-    let initramfs = folder.path().join("initramfs.cpio");
-    initramfs::write(kernel, &initramfs)?;
+    let initramfs = write_initramfs(kernel, folder.path())?;
     words.push(CONSOLE_SHELL.to_owned());
     progress.note("Ctrl-A X ends the machine at once; `kill -TERM 1` in it ends it in order");
     let status = on_terminal(&Machine {
         kernel: &kernel.image,
-        initramfs: Some(&initramfs),
+        initramfs: initramfs.as_deref(),
         disks,
-        arguments: &kernel_arguments(&words),
+        arguments: &kernel_arguments(kernel, &words),
         accelerator,
         log: &folder.path().join("serial.log"),
         budget: DEFAULT_BUDGET,

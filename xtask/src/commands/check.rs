@@ -41,6 +41,9 @@ pub struct Arguments {
     /// What runs the machine: kvm, tcg (emulation), or auto
     #[arg(long, value_name = "ACCELERATOR", default_value = "auto", requires = "boot")]
     accel: Wanted,
+    /// Kernel that starts the image without an initramfs [default: Debian's, with one]
+    #[arg(long, value_name = "FILE", requires = "boot")]
+    kernel: Option<PathBuf>,
     /// Who reads the image back: kernel (its own driver; needs root), tools, or auto
     #[arg(long, value_name = "READER", default_value = "auto")]
     reader: Reader,
@@ -80,7 +83,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let (mut checks, found) = prove(built.subject(&set)?, depth, arguments.reader, &progress);
         let mut booted = None;
         if arguments.boot {
-            let (more, how) = built.boot(&set, &cache, found.as_ref(), arguments.accel, &progress)?;
+            let (more, how) =
+                built.boot(&set, &cache, found.as_ref(), (arguments.kernel.as_deref(), arguments.accel), &progress)?;
             checks.extend(more);
             booted = how;
         }
@@ -174,7 +178,7 @@ impl Built {
         set: &ImageSet,
         cache: &Cache,
         found: Option<&Contents>,
-        wanted: Wanted,
+        (kernel, wanted): (Option<&Path>, Wanted),
         progress: &Progress,
     ) -> Result<(Vec<Check>, Option<Booted>)> {
         if Some(self.target.platform) != Platform::host() {
@@ -188,7 +192,7 @@ impl Built {
         if !OWN_INITS.into_iter().any(has) {
             return Ok((vec![Check::skipped("boot", "the image has no init")], None));
         }
-        let machine = Bootable::get(wanted, self.manifest.verity.is_some(), cache, progress)?;
+        let machine = Bootable::get(kernel, wanted, self.manifest.verity.is_some(), cache, progress)?;
         let boot = set.resolve(&self.name)?.boot;
         let (checks, booted) = boot::examine(&self.exam(&machine, &boot, has("usr/sbin/sshd"))?, progress)?;
         Ok((checks, Some(booted)))
@@ -239,16 +243,24 @@ pub struct Bootable {
 }
 
 impl Bootable {
-    /// `sealed`: with what opens images under dm-verity.
-    pub fn get(wanted: Wanted, sealed: bool, cache: &Cache, progress: &Progress) -> Result<Self> {
+    /// `own`: a kernel that needs no initramfs. `sealed`: with what opens images under dm-verity.
+    pub fn get(own: Option<&Path>, wanted: Wanted, sealed: bool, cache: &Cache, progress: &Progress) -> Result<Self> {
         needs::require(&[Work::Boot])?;
-        let stage = progress.stage("get a kernel");
-        let mut kernel = Kernel::fetch(cache.root())?;
-        stage.finish(&kernel.version);
-        if sealed {
-            kernel.mapper = Some(Mapper::fetch(cache, progress)?);
-        }
+        let kernel = match own {
+            Some(image) => Kernel::own(image)?,
+            None => debians(sealed, cache, progress)?,
+        };
         let (accelerator, why) = boot::choose(wanted, &kernel, cache, progress)?;
         Ok(Bootable { kernel, accelerator, why })
     }
+}
+
+fn debians(sealed: bool, cache: &Cache, progress: &Progress) -> Result<Kernel> {
+    let stage = progress.stage("get a kernel");
+    let mut kernel = Kernel::fetch(cache.root())?;
+    stage.finish(&kernel.version);
+    if let (true, Some(parts)) = (sealed, &mut kernel.initramfs) {
+        parts.mapper = Some(Mapper::fetch(cache, progress)?);
+    }
+    Ok(kernel)
 }

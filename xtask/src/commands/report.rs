@@ -55,6 +55,9 @@ pub struct Arguments {
     /// What runs the machine: kvm, tcg (emulation), or auto
     #[arg(long, value_name = "ACCELERATOR", default_value = "auto")]
     accel: Wanted,
+    /// Kernel that starts the images without an initramfs [default: Debian's, with one]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_boot")]
+    kernel: Option<PathBuf>,
     /// Folder of image specs [default: the workspace's images/]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -118,7 +121,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let tree = tar::read_file(fs::File::open(held.path())?, &tar::Limits::default(), &mut |_| {})?;
     let (contents, _) = Contents::of(&tree, false, |_| {});
     let machine = match !arguments.no_boot && contents.has("init") {
-        true => Some(Bootable::get(arguments.accel, true, &cache, &progress)?),
+        true => Some(Bootable::get(arguments.kernel.as_deref(), arguments.accel, true, &cache, &progress)?),
         false => None,
     };
     let folder = cache.work_folder("report")?;

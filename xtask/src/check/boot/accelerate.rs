@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Accelerator, Disk, Guest, Kernel, Machine, initramfs, qemu};
+use super::{Accelerator, Disk, Guest, Kernel, Machine, kernel_arguments, qemu, write_initramfs};
 use crate::cache::Cache;
 use crate::plan::hex;
 use crate::report::progress::Progress;
@@ -40,8 +40,9 @@ impl FromStr for Wanted {
 }
 
 const DEVICE: &str = "/dev/kvm";
-/// What the initramfs says first.
+/// What the initramfs says first, and how a kernel ends that has none and finds nothing on its disk.
 const MARKER: &str = "initramfs: modules";
+const MARKER_WITHOUT_INITRAMFS: &str = "Kernel panic";
 /// A machine that runs is there in a second or two; one that does not may hang for ever.
 const BUDGET: Duration = Duration::from_secs(15);
 /// The smallest disk that the probe's machine may have, in bytes; nobody reads it.
@@ -100,20 +101,20 @@ fn keep(finding: &Finding, place: &PathBuf) -> Result<()> {
 
 fn probe(kernel: &Kernel) -> Result<Finding> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let initramfs = folder.path().join("initramfs.cpio");
-    initramfs::write(kernel, &initramfs)?;
+    let initramfs = write_initramfs(kernel, folder.path())?;
+    let marker = if initramfs.is_some() { MARKER } else { MARKER_WITHOUT_INITRAMFS };
     let disk = folder.path().join("disk");
     File::create(&disk)?.set_len(DISK_BYTES)?;
     let reached = Guest::start(&Machine {
         kernel: &kernel.image,
-        initramfs: Some(&initramfs),
+        initramfs: initramfs.as_deref(),
         disks: &[Disk::kept_as_it_is(&disk)],
-        arguments: "console=ttyS0 panic=-1",
+        arguments: &kernel_arguments(kernel, &[]),
         accelerator: Accelerator::Kvm,
         log: &folder.path().join("serial.log"),
         budget: BUDGET,
     })
-    .and_then(|mut guest| guest.wait_for(MARKER));
+    .and_then(|mut guest| guest.wait_for(marker));
     Ok(match reached {
         Ok(time) => Finding { runs: true, why: format!("a guest came up in {:.1} s", time.as_secs_f64()) },
         Err(error) => {

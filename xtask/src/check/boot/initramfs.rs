@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::cpio;
-use super::kernel::Kernel;
+use super::kernel::Parts;
 use super::mapper;
 
 /// What a guest needs to find its disk and to read whatever filesystem is on it. Some kernels carry some of them
@@ -38,9 +38,9 @@ const CONSOLE: (u32, u32) = (5, 1);
 
 const INIT: &str = include_str!("initramfs-init.sh");
 
-/// Writes the archive for `kernel` to `path`.
-pub fn write(kernel: &Kernel, path: &Path) -> Result<()> {
-    let dependencies = Dependencies::read(&kernel.modules)?;
+/// Writes the archive of `parts` to `path`.
+pub fn write(parts: &Parts, path: &Path) -> Result<()> {
+    let dependencies = Dependencies::read(&parts.modules)?;
     let modules = dependencies.in_loading_order(MODULES)?;
     let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut archive = cpio::Writer::new(BufWriter::new(file));
@@ -48,9 +48,9 @@ pub fn write(kernel: &Kernel, path: &Path) -> Result<()> {
         archive.directory(folder, 0o755)?;
     }
     archive.character_device("dev/console", 0o600, CONSOLE)?;
-    archive.file("bin/busybox", 0o755, &read(&kernel.busybox)?)?;
+    archive.file("bin/busybox", 0o755, &read(&parts.busybox)?)?;
     archive.file("init", 0o755, INIT.as_bytes())?;
-    if let Some(mapper) = &kernel.mapper {
+    if let Some(mapper) = &parts.mapper {
         archive.directory(mapper::FOLDER, 0o755)?;
         for (name, file) in mapper.files()? {
             archive.file(&format!("{}/{name}", mapper::FOLDER), 0o755, &read(&file)?)?;
@@ -59,7 +59,7 @@ pub fn write(kernel: &Kernel, path: &Path) -> Result<()> {
     let mut order = String::new();
     for module in &modules {
         let name = format!("{}.ko", module_name(module));
-        archive.file(&format!("modules/{name}"), 0o644, &read_module(&kernel.modules.join(module))?)?;
+        archive.file(&format!("modules/{name}"), 0o644, &read_module(&parts.modules.join(module))?)?;
         order.push_str(&name);
         order.push('\n');
     }

@@ -1,5 +1,5 @@
 //! The kernel to boot with: Debian's for virtual machines, unpacked into the cache and never installed (its
-//! installation scripts would touch the host's /boot).
+//! installation scripts would touch the host's /boot), or one of the person's own that has all drivers built in.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,18 +8,26 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::mapper::Mapper;
+use crate::plan::PlanError;
 
 /// The package that always depends on the current kernel.
 pub const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 
-/// A kernel with its modules, and the busybox that starts before the image.
+/// A kernel, and what comes between it and an image.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    /// As the kernel names itself and its folder of modules, for example `6.1.0-56-cloud-amd64`.
+    /// As the kernel names itself, for example `6.1.0-56-cloud-amd64`.
     pub version: String,
-    /// A bzImage.
+    /// A bzImage, or an ELF file with a PVH entry.
     pub image: PathBuf,
+    /// `None`: it has all that machines need built in, and mounts the image by itself.
+    pub initramfs: Option<Parts>,
+}
+
+/// What an initramfs is made of.
+#[derive(Debug, Clone)]
+pub struct Parts {
     /// The folder that holds `modules.dep`.
     pub modules: PathBuf,
     /// A static busybox.
@@ -53,14 +61,41 @@ impl Kernel {
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .next()
             .ok_or_else(|| anyhow!("{} is empty", modules_of_versions.display()))?;
-        Ok(Kernel {
-            image: folder.join("boot").join(format!("vmlinuz-{version}")),
-            modules: modules_of_versions.join(&version),
-            busybox: busybox_in(folder)?,
-            mapper: None,
-            version,
-        })
+        let parts = Parts { modules: modules_of_versions.join(&version), busybox: busybox_in(folder)?, mapper: None };
+        Ok(Kernel { image: folder.join("boot").join(format!("vmlinuz-{version}")), initramfs: Some(parts), version })
     }
+
+    /// A kernel of the person's own, as microVM runtimes have them: no modules, no initramfs.
+    pub fn own(image: &Path) -> Result<Self> {
+        let bytes = fs::read(image).map_err(|error| PlanError(format!("no kernel {}: {error}", image.display())))?;
+        let version = release(&bytes).ok_or_else(|| {
+            PlanError(format!(
+                "{} is no kernel that QEMU starts: neither a bzImage nor an uncompressed ELF file",
+                image.display()
+            ))
+        })?;
+        Ok(Kernel { version, image: image.to_path_buf(), initramfs: None })
+    }
+
+    /// What an initramfs for it is made of, where it needs one.
+    pub fn parts(&self) -> Result<&Parts> {
+        self.initramfs.as_ref().ok_or_else(|| anyhow!("Linux {} is to start without an initramfs", self.version))
+    }
+}
+
+/// The release that a kernel's file states: a bzImage in its header (the kernel's Documentation/arch/x86/boot.rst,
+/// `kernel_version`), an uncompressed one in the banner that it prints.
+fn release(kernel: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let start = if kernel.get(0x202..0x206) == Some(b"HdrS") {
+        0x200 + usize::from(u16::from_le_bytes(kernel.get(0x20e..0x210)?.try_into().ok()?))
+    } else if kernel.starts_with(b"\x7fELF") {
+        memchr::memmem::find(kernel, BANNER)? + BANNER.len()
+    } else {
+        return None;
+    };
+    let word = kernel.get(start..)?.split(|byte| byte.is_ascii_whitespace() || *byte == 0).next()?;
+    (!word.is_empty() && word.is_ascii()).then(|| String::from_utf8_lossy(word).into_owned())
 }
 
 /// A package and the version that apt would install.
@@ -108,7 +143,10 @@ fn download(package: &Package, kernels: &Path, folder: &Path) -> Result<()> {
     // The package leaves this to its installation script.
     let kernel = Kernel::open(unpacked.path())?;
     said(
-        Command::new(&kernel.busybox).args(["depmod", "-b"]).arg(unpacked.path().canonicalize()?).arg(&kernel.version),
+        Command::new(&kernel.parts()?.busybox)
+            .args(["depmod", "-b"])
+            .arg(unpacked.path().canonicalize()?)
+            .arg(&kernel.version),
     )?;
     match fs::rename(unpacked.path(), folder) {
         // Another run was faster.
@@ -144,4 +182,21 @@ fn said(command: &mut Command) -> Result<String> {
         bail!("{program}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_names_its_release() {
+        let mut compressed = vec![0; 0x400];
+        compressed[0x202..0x206].copy_from_slice(b"HdrS");
+        compressed[0x20e..0x210].copy_from_slice(&[0x00, 0x01]);
+        compressed[0x300..0x310].copy_from_slice(b"6.1.0-56-cloud (");
+        assert_eq!(release(&compressed).as_deref(), Some("6.1.0-56-cloud"));
+        assert_eq!(release(b"\x7fELF\x02 Linux version 6.18.55 (root@x)\n").as_deref(), Some("6.18.55"));
+        assert_eq!(release(b"Linux version 6.18.55"), None);
+        assert_eq!(release(b"\x7fELF\x02 a program"), None);
+    }
 }

@@ -13,14 +13,14 @@ mod qemu;
 pub mod ssh;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 
 pub use accelerate::{Wanted, choose};
 pub use exam::{Booted, Exam, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
-pub use kernel::{KERNEL_PACKAGE, Kernel};
+pub use kernel::{KERNEL_PACKAGE, Kernel, Parts};
 pub use mapper::Mapper;
 pub use qemu::{Accelerator, Disk, Guest, Machine, on_terminal};
 
@@ -91,13 +91,12 @@ pub fn boot(request: &BootRequest) -> anyhow::Result<BootReport> {
 /// Like [`boot`], and hands over the machine, still running, for what is to be done with it.
 pub fn boot_and_keep(request: &BootRequest) -> anyhow::Result<(BootReport, Guest)> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
-    let initramfs = folder.path().join("initramfs.cpio");
-    initramfs::write(request.kernel, &initramfs)?;
+    let initramfs = write_initramfs(request.kernel, folder.path())?;
     let mut guest = Guest::start(&Machine {
         kernel: &request.kernel.image,
-        initramfs: Some(&initramfs),
+        initramfs: initramfs.as_deref(),
         disks: request.disks,
-        arguments: &kernel_arguments(request.arguments),
+        arguments: &kernel_arguments(request.kernel, request.arguments),
         accelerator: request.accelerator,
         log: &request.log,
         budget: request.budget,
@@ -122,6 +121,14 @@ pub fn boot_and_keep(request: &BootRequest) -> anyhow::Result<(BootReport, Guest
     Ok((report, guest))
 }
 
+/// Writes the initramfs of `kernel` into `folder`, where it takes one.
+pub fn write_initramfs(kernel: &Kernel, folder: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let Some(parts) = &kernel.initramfs else { return Ok(None) };
+    let place = folder.join("initramfs.cpio");
+    initramfs::write(parts, &place)?;
+    Ok(Some(place))
+}
+
 /// The argument by which `/init` lets the holder of a key in. `line` is one line of `authorized_keys`.
 pub fn authorized_key_argument(line: &str) -> String {
     format!("snug.authorized_key_b64={}", base64(line.trim_end().as_bytes()))
@@ -132,9 +139,13 @@ pub fn authorized_key_argument(line: &str) -> String {
 ///
 /// An emulated processor on a busy host may get too few ticks of its timer while the kernel looks whether that works,
 /// and then panics ("IO-APIC + timer doesn't work"): it is told not to look.
-pub fn kernel_arguments(more: &[String]) -> String {
+///
+/// Kernels of microVMs may have no driver for a serial port and speak over virtio (hvc0); whoever has one console only
+/// takes that.
+pub fn kernel_arguments(kernel: &Kernel, more: &[String]) -> String {
+    let consoles = if kernel.initramfs.is_some() { "console=ttyS0" } else { "console=hvc0 console=ttyS0" };
     let mut arguments = vec![
-        "console=ttyS0".to_owned(),
+        consoles.to_owned(),
         "quiet".to_owned(),
         "panic=-1".to_owned(),
         "no_timer_check".to_owned(),
@@ -179,8 +190,13 @@ mod tests {
 
     #[test]
     fn the_command_line_ends_with_what_the_caller_adds() {
+        let kernel = Kernel {
+            version: "6.1".into(),
+            image: PathBuf::new(),
+            initramfs: Some(Parts { modules: PathBuf::new(), busybox: PathBuf::new(), mapper: None }),
+        };
         insta::assert_snapshot!(
-            kernel_arguments(&[authorized_key_argument("ssh-ed25519 AAAA\n")]),
+            kernel_arguments(&kernel, &[authorized_key_argument("ssh-ed25519 AAAA\n")]),
             @"console=ttyS0 quiet panic=-1 no_timer_check root=/dev/vda init=/init ip=10.0.2.15::10.0.2.2:255.255.255.0:::off snug.authorized_key_b64=c3NoLWVkMjU1MTkgQUFBQQ=="
         );
     }

@@ -46,17 +46,20 @@ impl Accelerator {
         }
     }
 
-    /// The accelerator with the machine that suits it.
+    /// The accelerator with the machine that suits it; the lean one for kernels with all drivers built in, which need not
+    /// know PCI: their devices sit on virtio-mmio, and the command line tells where.
     ///
     /// Emulated on a busy host, the lean `microvm` machine got stuck before `/init` in 6 of 22 boots; where the kernel's
     /// messages were kept, the last said that it could not measure the processor's clock ("no reference
     /// (HPET/PMTIMER) available"). `q35` has both references, came up each time, and costs about a second. Under KVM the
     /// kernel is told the clock. There, pcie is for Debian's kernel, which learns of no virtio devices from its command
     /// line, and rtc for `/init`'s clock.
-    fn arguments(self) -> [&'static str; 6] {
-        match self {
-            Accelerator::Tcg => ["-M", "q35", "-accel", "tcg", "-cpu", "max"],
-            Accelerator::Kvm => ["-M", "microvm,pcie=on,rtc=on", "-accel", "kvm", "-cpu", "host"],
+    fn arguments(self, lean: bool) -> [&'static str; 6] {
+        match (self, lean) {
+            (Accelerator::Tcg, false) => ["-M", "q35", "-accel", "tcg", "-cpu", "max"],
+            (Accelerator::Kvm, false) => ["-M", "microvm,pcie=on,rtc=on", "-accel", "kvm", "-cpu", "host"],
+            (Accelerator::Tcg, true) => ["-M", "microvm,acpi=off,rtc=on", "-accel", "tcg", "-cpu", "max"],
+            (Accelerator::Kvm, true) => ["-M", "microvm,acpi=off,rtc=on", "-accel", "kvm", "-cpu", "host"],
         }
     }
 }
@@ -84,7 +87,7 @@ impl<'a> Disk<'a> {
 /// What to start.
 pub struct Machine<'a> {
     pub kernel: &'a Path,
-    /// None for a kernel that can mount the image by itself.
+    /// None for a kernel that can mount the image by itself: it gets the leanest machine, with devices on virtio-mmio.
     pub initramfs: Option<&'a Path>,
     /// Seen as /dev/vda, /dev/vdb and so on.
     pub disks: &'a [Disk<'a>],
@@ -124,7 +127,7 @@ impl Guest {
         let ssh_address = free_address().map_err(failed)?;
         let mut command = command(machine, ssh_address);
         command
-            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+            .args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -260,30 +263,34 @@ impl Drop for Guest {
     }
 }
 
-/// The machine without its console.
+/// The machine without its serial console; one over virtio shares the chardev `console` with it.
 fn command(machine: &Machine, ssh_address: SocketAddr) -> Command {
     let mut command = Command::new(PROGRAM);
+    let lean = machine.initramfs.is_none();
+    let bus = if lean { "device" } else { "pci" };
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", MEMORY])
-        .args(machine.accelerator.arguments())
+        .args(machine.accelerator.arguments(lean))
         .arg("-kernel")
         .arg(machine.kernel)
         .args(["-append", machine.arguments])
         .arg("-netdev")
         .arg(format!("user,id=network,restrict=on,hostfwd=tcp:{ssh_address}-{GUEST_ADDRESS}:{SSH_PORT}"))
-        .args(["-device", "virtio-net-pci,netdev=network"])
+        .args(["-device", &format!("virtio-net-{bus},netdev=network")])
         .args(["-object", "rng-random,id=random,filename=/dev/urandom"])
-        .args(["-device", "virtio-rng-pci,rng=random"]);
+        .args(["-device", &format!("virtio-rng-{bus},rng=random")]);
     for (number, disk) in machine.disks.iter().enumerate() {
         let snapshot = if disk.written { "off" } else { "on" };
         let path = escaped(disk.path);
         command
             .arg("-drive")
             .arg(format!("if=none,id=disk{number},format=raw,snapshot={snapshot},file={path}"))
-            .args(["-device", &format!("virtio-blk-pci,drive=disk{number}")]);
+            .args(["-device", &format!("virtio-blk-{bus},drive=disk{number}")]);
     }
     if let Some(initramfs) = machine.initramfs {
         command.arg("-initrd").arg(initramfs);
+    } else {
+        command.args(["-device", "virtio-serial-device", "-device", "virtconsole,chardev=console"]);
     }
     command
 }
