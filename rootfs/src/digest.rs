@@ -109,6 +109,11 @@ pub fn of_file(path: &Path) -> io::Result<Digest> {
     }
 }
 
+/// What [`of_body`] reads through.
+pub fn body_buffer() -> Vec<u8> {
+    vec![0; PIECE]
+}
+
 /// The digests of all file bodies of a tree, holes read as zeros. They are taken from what the tree was read from, by no
 /// code that a writer of images uses: what reached an image can be compared with them.
 #[derive(Debug, Clone)]
@@ -130,7 +135,7 @@ impl BodyDigests {
         let batches: Vec<_> = bodies.chunks(BATCH).collect();
         let next = AtomicUsize::new(0);
         let work = || -> io::Result<Vec<(InodeId, Digest)>> {
-            let (mut done, mut buffer) = (Vec::new(), vec![0; PIECE]);
+            let (mut done, mut buffer) = (Vec::new(), body_buffer());
             while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if stop.load(Ordering::Relaxed) {
                     break;
@@ -159,14 +164,16 @@ impl BodyDigests {
     }
 }
 
-fn of_body(source: &BodySource, body: &Body, buffer: &mut [u8]) -> io::Result<Digest> {
+/// The digest of one body, its holes read as zeros, through a buffer of [`body_buffer`].
+pub fn of_body(source: &BodySource, body: &Body, buffer: &mut [u8]) -> io::Result<Digest> {
     let mut state = State { hash: Sha256::new(), length: 0 };
     for range in body.extents.as_slice() {
         state.pad_to(range.offset);
         let end = range.source + range.length;
         let mut at = range.source;
         while at < end {
-            let piece = &mut buffer[..(end - at).min(PIECE as u64) as usize];
+            let length = (end - at).min(buffer.len() as u64) as usize;
+            let piece = &mut buffer[..length];
             source.read_exact_at(piece, at)?;
             state.hash.update(&*piece);
             at += piece.len() as u64;

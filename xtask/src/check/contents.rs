@@ -5,13 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
-use sha2::{Digest, Sha256};
-
 use crate::artifact::Item;
-use crate::rootfs::tree::{Body, BodySource, Kind, RootTree, Timestamp, TreePath};
-
-/// Bodies are hashed through a buffer of this size: large enough for the kernel, small enough for the cache.
-const BUFFER: usize = 1 << 20;
+use crate::filesystem::digest;
+use crate::rootfs::tree::{Kind, RootTree, Timestamp, TreePath};
 
 /// Every name, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,21 +98,21 @@ impl Contents {
         let mut contents = Contents::default();
         let mut unreadable = Vec::new();
         let mut digests: Vec<Option<BodyDigest>> = vec![None; tree.inode_slots()];
-        let mut buffer = vec![0; if bodies { BUFFER } else { 0 }];
+        let mut buffer = digest::body_buffer();
         for entry in tree.entries() {
             let inode = entry.inode;
             let what = match &inode.kind {
                 Kind::Directory => What::Directory,
                 Kind::File(body) => {
-                    let digest = &mut digests[RootTree::slot(entry.id)];
+                    let known = &mut digests[RootTree::slot(entry.id)];
                     if bodies && entry.hard_link_to.is_none() {
-                        match hash(tree.bodies(), body, &mut buffer) {
-                            Ok(found) => *digest = Some(found),
+                        match digest::of_body(tree.bodies(), body, &mut buffer) {
+                            Ok(found) => *known = Some(BodyDigest(found)),
                             Err(error) => unreadable.push((entry.path.clone(), error)),
                         }
                         advance(body.size);
                     }
-                    What::File { size: body.size, digest: *digest }
+                    What::File { size: body.size, digest: *known }
                 }
                 Kind::Symlink(target) => What::Symlink(target.clone()),
                 Kind::CharacterDevice { major, minor } => What::CharacterDevice { major: *major, minor: *minor },
@@ -182,39 +178,11 @@ impl Contents {
     }
 }
 
-/// Hashes one body, its holes as zeros.
-fn hash(source: &BodySource, body: &Body, buffer: &mut [u8]) -> io::Result<BodyDigest> {
-    let mut hash = Sha256::new();
-    let mut position = 0;
-    for range in body.extents.as_slice() {
-        zeros(&mut hash, range.offset - position);
-        let mut done = 0;
-        while done < range.length {
-            let length = (range.length - done).min(buffer.len() as u64) as usize;
-            source.read_exact_at(&mut buffer[..length], range.source + done)?;
-            hash.update(&buffer[..length]);
-            done += length as u64;
-        }
-        position = range.offset + range.length;
-    }
-    zeros(&mut hash, body.size - position);
-    Ok(BodyDigest(hash.finalize().into()))
-}
-
-fn zeros(hash: &mut Sha256, count: u64) {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    let mut left = count;
-    while left > 0 {
-        let length = left.min(ZEROS.len() as u64);
-        hash.update(&ZEROS[..length as usize]);
-        left -= length;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rootfs::tree::{DataRange, Inode};
+    use crate::rootfs::tree::{Body, BodySource, DataRange, Inode};
+    use sha2::{Digest, Sha256};
 
     #[test]
     fn holes_are_hashed_as_zeros_and_a_second_name_has_the_same_digest() {
