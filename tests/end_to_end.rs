@@ -33,3 +33,4 @@ mod tools;
 mod unprivileged;
 mod verbs;
 mod verity;
+mod wheels;

@@ -1,5 +1,6 @@
 //! Read-only roots that can be written to: a small guest of busybox as squashfs, erofs and ext4, plain and sealed with
-//! dm-verity, started by Debian's kernel. The guest's init finds a writable root, whatever is under it.
+//! dm-verity, a real Alpine, and a Debian that is logged in to; started by Debian's kernel with an initramfs, and by a
+//! microVM's without one. The guest's init finds a writable root, whatever is under it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -9,9 +10,12 @@ use std::process::Command;
 use serde_json::Value;
 use snug::artifact::Manifest;
 use snug::check::boot::{
-    self, Accelerator, BootError, DEFAULT_BUDGET, Disk, Guest, Kernel, Machine, Mapper, initramfs, mapper,
+    self, Accelerator, BootError, DEFAULT_BUDGET, Disk, Guest, Kernel, Machine, Mapper, kernel_arguments, mapper,
+    write_initramfs,
 };
-use snug_tests::{have, succeed, xtask};
+use snug_tests::{have, is_root, succeed, xtask};
+
+use crate::wheels::{microvm_kernel, tar_of_alpine};
 
 /// A base of a static busybox with all its names.
 const BASE: &str = r#"
@@ -38,8 +42,24 @@ say "old root $(grep -c -e ' squashfs ' -e ' erofs ' -e ' /run/layer ' /proc/mou
 echo yes >/kept
 sync
 say done
-poweroff -f
+# Ends every machine: the leanest have nothing that could switch them off.
+reboot -f
 "#;
+
+/// Writes the guest's spec; `base` puts its `base.tar` beside it.
+fn write_spec(folder: &Path, base: impl FnOnce(&Path)) {
+    let spec = folder.join("images/guest");
+    fs::create_dir_all(&spec).expect("a folder");
+    base(&spec);
+    fs::write(spec.join("own-init"), GUEST).expect("a script");
+    let text = r#"
+base = { tar = "base.tar" }
+init = "own-init"
+filesystem = { type = "squashfs", compression = "zstd:3", overlay = "32MiB" }
+file = [{ content = "of the image\n", to = "/etc/lower" }]
+"#;
+    fs::write(spec.join("image.toml"), text).expect("a spec");
+}
 
 struct Built {
     image: PathBuf,
@@ -63,8 +83,7 @@ fn build(folder: &Path, filesystem: &str) -> Built {
 
 /// Starts the image and answers what it said until it ended.
 fn start(kernel: &Kernel, built: &Built, overlay: Option<&Path>, folder: &Path) -> Result<String, BootError> {
-    let initramfs = folder.join("initramfs.cpio");
-    initramfs::write(kernel, &initramfs).expect("an initramfs");
+    let initramfs = write_initramfs(kernel, folder).expect("an initramfs");
     let mut disks = vec![Disk::kept_as_it_is(&built.image)];
     let mut words = built.words.clone();
     if let Some(overlay) = overlay {
@@ -73,9 +92,9 @@ fn start(kernel: &Kernel, built: &Built, overlay: Option<&Path>, folder: &Path) 
     }
     let mut guest = Guest::start(&Machine {
         kernel: &kernel.image,
-        initramfs: Some(&initramfs),
+        initramfs: initramfs.as_deref(),
         disks: &disks,
-        arguments: &format!("console=ttyS0 quiet panic=-1 root=/dev/vda init=/init {}", words.join(" ")),
+        arguments: &kernel_arguments(kernel, &words),
         accelerator: Accelerator::Tcg,
         log: &folder.join("serial.log"),
         budget: 3 * DEFAULT_BUDGET,
@@ -101,19 +120,11 @@ fn a_read_only_root_can_be_written_to_and_a_sealed_one_that_was_changed_does_not
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path();
-    let spec = folder.join("images/guest");
-    fs::create_dir_all(&spec).expect("a folder");
-    succeed(Command::new("bash").args(["-ec", BASE]).current_dir(&spec));
-    fs::write(spec.join("own-init"), GUEST).expect("a script");
-    let text = r#"
-base = { tar = "base.tar" }
-init = "own-init"
-filesystem = { type = "squashfs", compression = "zstd:3", overlay = "32MiB" }
-file = [{ content = "of the image\n", to = "/etc/lower" }]
-"#;
-    fs::write(spec.join("image.toml"), text).expect("a spec");
+    write_spec(folder, |spec| {
+        succeed(Command::new("bash").args(["-ec", BASE]).current_dir(spec));
+    });
     let mut kernel = Kernel::fetch(&crate::boot::cache()).expect("a kernel");
-    kernel.mapper = Some(mapper());
+    kernel.initramfs.as_mut().expect("Debian's takes one").mapper = Some(mapper());
 
     // In memory, bounded by the spec; forgotten with the machine.
     let sealed = build(folder, "squashfs+verity");
@@ -152,6 +163,77 @@ file = [{ content = "of the image\n", to = "/etc/lower" }]
     // The kernel's words on the end of its first process are longer than the tail that an error shows.
     let said = fs::read_to_string(folder.join("serial.log")).expect("a log");
     assert!(said.contains("cannot mount /dev/dm-0") && !said.contains("guest:"), "{said}");
+}
+
+#[test]
+fn alpine_takes_an_overlay_under_debians_kernel_and_under_a_microvms_without_an_initramfs() {
+    let tools =
+        ["qemu-system-x86_64", "apt-get", "dpkg-deb", "mmdebstrap", "newuidmap", "tar2sqfs", "python3", "qemu-img"];
+    if !have(&tools) || !is_root() || !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    write_spec(folder, |spec| {
+        fs::rename(tar_of_alpine(folder), spec.join("base.tar")).expect("a base");
+    });
+    let (debians, microvms) = (Kernel::fetch(&crate::boot::cache()).expect("a kernel"), microvm_kernel(folder));
+    let [ext4, squashfs, erofs] = ["ext4", "squashfs", "erofs"].map(|kind| build(folder, kind));
+    let start = |kernel: &Kernel, built: &Built, overlay: Option<&Path>| {
+        let said = start(kernel, built, overlay, folder).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(said.contains("initramfs: modules"), kernel.initramfs.is_some(), "{said}");
+        said
+    };
+    for (kernel, below) in [(&debians, &squashfs), (&debians, &erofs), (&microvms, &erofs)] {
+        let said = start(kernel, below, None);
+        must_say(&said, &["root overlay", "kept ", "lower there"]);
+        must_say(&said, &WRITES);
+    }
+    for kernel in [&debians, &microvms] {
+        let said = start(kernel, &ext4, None);
+        must_say(&said, &["root ext4", "kept ", "lower there", "read canary", "removed"]);
+    }
+    // On a disk, which the one kernel hands over to the other.
+    let disk = folder.join("overlay.ext4");
+    boot::empty_disk(&disk, 64 << 20).expect("a disk");
+    must_say(&start(&microvms, &erofs, Some(&disk)), &["root overlay", "kept ", "lower there", "removed"]);
+    must_say(&start(&debians, &erofs, Some(&disk)), &["root overlay", "kept yes", "lower gone", "read canary"]);
+}
+
+/// By the command that a person would use: log in, the spec's own checks, files written and removed, host keys, and an
+/// overlay on a disk over two boots.
+#[test]
+fn debian_passes_its_checks_under_debians_kernel_and_under_a_microvms_without_an_initramfs() {
+    let tools = ["qemu-system-x86_64", "apt-get", "dpkg-deb", "ssh", "mmdebstrap", "newuidmap", "tar2sqfs", "python3"];
+    if !have(&tools) || !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    let microvms = microvm_kernel(folder);
+    for (filesystem, own_kernel) in [("squashfs", false), ("erofs", true), ("ext4", true)] {
+        let output = folder.join(filesystem);
+        succeed(xtask().args(["image", "debian-ssh-key", "--filesystem", filesystem, "--output"]).arg(&output));
+        let mut check = xtask();
+        check.args(["check", "debian-ssh-key", "--quick", "--boot", "--accel", "tcg", "--json", "--output"]);
+        check.arg(&output);
+        if own_kernel {
+            check.arg("--kernel").arg(&microvms.image);
+        }
+        let reports: Value = serde_json::from_slice(&succeed(&mut check).stdout).expect("JSON");
+        let log = fs::read_to_string(output.join("debian-ssh-key/boot.log")).expect("a serial console");
+        let first_stage = match filesystem {
+            "ext4" => "first-stage: root ext4 writable".to_owned(),
+            below => format!("first-stage: root {below} under an overlay on tmpfs"),
+        };
+        assert!(log.contains(&first_stage), "{log}");
+        assert_eq!(log.contains("initramfs: modules"), !own_kernel, "{log}");
+        let checks = reports[0]["checks"].as_array().expect("checks");
+        let state = checks.iter().find(|check| check["question"] == "state").expect("the last of the checks");
+        let said = state["said"].as_str().expect("words");
+        assert!(said.contains("what is removed stays away") && said.contains("have their own host keys"), "{said}");
+        assert_eq!(said.contains("an overlay on a disk survives"), filesystem != "ext4", "{said}");
+    }
 }
 
 /// By the command, as a test has no cache of its own to hand over.
