@@ -5,8 +5,20 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
 use super::acl;
 use crate::tree::Timestamp;
+
+/// As libarchive writes attribute values, with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 
@@ -79,7 +91,7 @@ impl Records {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.insert(decode_schily(name), value.into());
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
-                    let value = base64(value).ok_or("an extended attribute that is not base64")?;
+                    let value = BASE64.decode(value).map_err(|_| "an extended attribute that is not base64")?;
                     self.xattrs.insert(decode_percent(name), value);
                 } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.set(key, value, max_ranges)?;
@@ -226,32 +238,6 @@ fn decode(name: &[u8], byte_for: impl Fn(&[u8]) -> Option<u8>) -> Vec<u8> {
         at += if escaped.is_some() { 3 } else { 1 };
     }
     plain
-}
-
-/// Base64 with or without padding (RFC 4648), as libarchive writes attribute values.
-fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    let text = text.strip_suffix(b"==").or(text.strip_suffix(b"=")).unwrap_or(text);
-    let mut plain = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    for group in text.chunks(4) {
-        let mut bits = 0_u32;
-        for &byte in group {
-            let sextet = match byte {
-                b'A'..=b'Z' => byte - b'A',
-                b'a'..=b'z' => byte - b'a' + 26,
-                b'0'..=b'9' => byte - b'0' + 52,
-                b'+' => 62,
-                b'/' => 63,
-                _ => return None,
-            };
-            bits = (bits << 6) | u32::from(sextet);
-        }
-        if group.len() == 1 {
-            return None;
-        }
-        bits <<= 6 * (4 - group.len());
-        plain.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
-    }
-    Some(plain)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+
 use super::model::{Account, KernelVersion, Owner, Tolerance};
 use super::reader::{Node, Problem};
 use crate::size::Headroom;
@@ -234,39 +236,9 @@ pub fn hex(text: &str) -> Option<Vec<u8>> {
 
 /// Reads base64 with its padding (RFC 4648, section 4).
 pub fn base64(text: &str) -> Option<Vec<u8>> {
-    let value = |byte: u8| -> Option<u32> {
-        Some(u32::from(match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        }))
-    };
-    let (groups, rest) = text.as_bytes().as_chunks::<4>();
-    let mut bytes = Vec::with_capacity(groups.len() * 3);
-    for (index, group) in groups.iter().enumerate() {
-        let padding = group.iter().rev().take_while(|&&byte| byte == b'=').count();
-        if padding > 2 || (padding > 0 && index + 1 != groups.len()) {
-            return None;
-        }
-        let mut bits = 0;
-        for &byte in &group[..4 - padding] {
-            bits = bits << 6 | value(byte)?;
-        }
-        bits <<= 6 * padding;
-        let [_, decoded @ ..] = bits.to_be_bytes();
-        // Bits that the padding cuts off must be zero: one value has one spelling.
-        if decoded[3 - padding..].iter().any(|&byte| byte != 0) {
-            return None;
-        }
-        bytes.extend_from_slice(&decoded[..3 - padding]);
-    }
-    rest.is_empty().then_some(bytes)
+    BASE64_STANDARD.decode(text).ok()
 }
 
-/// Reads `6.1`.
 /// `90s`, `5min`: at least a second, at most a day.
 pub fn duration(text: &str) -> Result<Duration, Problem> {
     let problem =

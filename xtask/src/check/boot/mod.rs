@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 pub use accelerate::{Wanted, choose};
 pub use exam::{Booted, Exam, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
@@ -131,7 +132,7 @@ pub fn write_initramfs(kernel: &Kernel, folder: &Path) -> anyhow::Result<Option<
 
 /// The argument by which `/init` lets the holder of a key in. `line` is one line of `authorized_keys`.
 pub fn authorized_key_argument(line: &str) -> String {
-    format!("snug.authorized_key_b64={}", base64(line.trim_end().as_bytes()))
+    format!("snug.authorized_key_b64={}", BASE64_STANDARD.encode(line.trim_end()))
 }
 
 /// The command line of every boot: the serial console, an end instead of a hang after a panic, the network of
@@ -157,36 +158,9 @@ pub fn kernel_arguments(kernel: &Kernel, more: &[String]) -> String {
     arguments.join(" ")
 }
 
-/// Base64 with padding (RFC 4648, 4).
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let mut padded = [0; 4];
-        padded[1..=group.len()].copy_from_slice(group);
-        let bits = u32::from_be_bytes(padded);
-        for digit in 0..4 {
-            match digit <= group.len() {
-                true => text.push(ALPHABET[(bits >> (18 - 6 * digit)) as usize % 64].into()),
-                false => text.push('='),
-            }
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_gives_the_vectors_of_rfc_4648() {
-        let vectors =
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
-        for (plain, encoded) in vectors {
-            assert_eq!(base64(plain.as_bytes()), encoded);
-        }
-    }
 
     #[test]
     fn the_command_line_ends_with_what_the_caller_adds() {
