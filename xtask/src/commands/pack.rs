@@ -18,7 +18,8 @@ use crate::report::table;
 use crate::rootfs::normalise::{Normalise, normalise};
 use crate::rootfs::tar;
 use crate::rootfs::tree::{RootTree, Timestamp};
-use crate::size::{Headroom, SizePolicy, parse_size};
+use crate::size::{Headroom, SizePolicy};
+use crate::spec::values;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -32,13 +33,13 @@ pub struct Arguments {
     #[arg(long, value_name = "TYPE")]
     filesystem: Option<NamedType>,
     /// Smallest size of an ext4 image, such as 256MiB
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     min_size: Option<u64>,
     /// Largest size of an ext4 image: what needs more fails before anything is written
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
     /// Room to write, as a factor of the content; 1.0 for an exactly full ext4 [default: 1.4]
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = headroom)]
     headroom: Option<Headroom>,
     /// Free inodes to leave, where that is more than the headroom gives
     #[arg(long, value_name = "COUNT")]
@@ -64,6 +65,16 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// A size as specs write it.
+fn size(text: &str) -> Result<u64, String> {
+    values::size(text).map_err(|problem| problem.to_string())
+}
+
+/// A headroom as specs write it.
+fn headroom(text: &str) -> Result<Headroom, String> {
+    values::headroom(text).map_err(|problem| problem.to_string())
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {

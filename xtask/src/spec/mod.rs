@@ -12,7 +12,7 @@ mod nearest;
 mod placement;
 mod reader;
 mod sources;
-mod values;
+pub mod values;
 
 pub use error::{SpecError, SpecErrors};
 pub use image::{parse_image, read_image};

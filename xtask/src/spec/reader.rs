@@ -26,6 +26,14 @@ impl Problem {
     }
 }
 
+/// As one line, for values of the command line.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if self.help.is_empty() { Ok(()) } else { write!(f, ": {}", self.help) }
+    }
+}
+
 /// The errors found so far in one document.
 #[derive(Debug)]
 pub struct Diagnostics {

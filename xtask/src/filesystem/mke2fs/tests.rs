@@ -100,7 +100,7 @@ fn options_and_policies_end_to_the_block() {
             SizePolicy { headroom: Headroom::NONE, ..default.1.clone() },
         ),
         (default.0.clone(), SizePolicy { min_size: 200 << 20, free_inodes: Some(5000), ..default.1.clone() }),
-        (default.0.clone(), SizePolicy { headroom: "3.5".parse().unwrap(), ..default.1.clone() }),
+        (default.0.clone(), SizePolicy { headroom: Headroom { millionths: 3_500_000 }, ..default.1.clone() }),
     ] {
         let census = write(&sample_tree(), &options, &policy, folder.path()).unwrap();
         judge(&folder.path().join("image"), &census, &policy);
