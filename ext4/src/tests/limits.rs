@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use snug_rootfs::tree::{Body, Inode, Kind, RootTree, Timestamp};
-use snug_tests::trees::{Lost, Mounted, compare};
-use snug_tests::{have, is_root};
+use snug_tests::have;
 
-use super::oracle::{Image, reads_back_by_debugfs};
+use super::oracle::{Image, reads_back_by_debugfs, reads_back_by_the_kernel};
 use super::trees::{at, empty, file};
 use crate::Ext4Options;
 use crate::size::SizePolicy;
@@ -88,11 +87,7 @@ proptest! {
             image.is_clean();
             reads_back_by_debugfs(&tree, &image);
         }
-        if have(&["mount"]) && is_root() {
-            let (path, place) = (image.path(), image.mount_point());
-            let _mounted = Mounted::new(&path, "ext4", &place);
-            compare(&tree, &place, Lost::default());
-        }
+        reads_back_by_the_kernel(&tree, &image);
         match refused("over", inode(longest + 1)) {
             Ext4Error::Xattrs { path, source: XattrError::TooLarge { bytes, limit } } => {
                 prop_assert_eq!((path, limit), (at("over"), 4060));
@@ -113,11 +108,7 @@ fn directories_may_be_as_deep_as_paths_are_long() {
     if have(&["e2fsck"]) {
         image.is_clean();
     }
-    if have(&["mount"]) && is_root() {
-        let (path, place) = (image.path(), image.mount_point());
-        let _mounted = Mounted::new(&path, "ext4", &place);
-        compare(&tree, &place, Lost::default());
-    }
+    reads_back_by_the_kernel(&tree, &image);
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! Random trees: clean, and read back the same by every reader at hand.
 
 use proptest::prelude::*;
-use snug_tests::trees::{Lost, Mounted, compare};
-use snug_tests::{have, is_root};
+use snug_tests::have;
 
-use super::oracle::{Image, reads_back_by_debugfs, reads_back_by_ext4_view, the_kernel_sees_the_holes};
+use super::oracle::{Image, reads_back_by_debugfs, reads_back_by_ext4_view, reads_back_by_the_kernel};
 use super::trees;
 use crate::Ext4Options;
 use crate::size::{Headroom, SizePolicy};
@@ -41,12 +40,7 @@ proptest! {
             image.is_clean();
             reads_back_by_debugfs(&tree, &image);
         }
-        if have(&["mount"]) && is_root() {
-            let (path, place) = (image.path(), image.mount_point());
-            let _mounted = Mounted::new(&path, "ext4", &place);
-            compare(&tree, &place, Lost::default());
-            the_kernel_sees_the_holes(&tree, &place);
-        }
+        reads_back_by_the_kernel(&tree, &image);
     }
 }
 
@@ -63,11 +57,6 @@ proptest! {
             image.is_clean();
         }
         reads_back_by_ext4_view(&tree, &image);
-        if have(&["mount"]) && is_root() {
-            let (path, place) = (image.path(), image.mount_point());
-            let _mounted = Mounted::new(&path, "ext4", &place);
-            compare(&tree, &place, Lost::default());
-            the_kernel_sees_the_holes(&tree, &place);
-        }
+        reads_back_by_the_kernel(&tree, &image);
     }
 }

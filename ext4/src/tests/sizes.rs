@@ -2,10 +2,10 @@
 
 use sha2::{Digest, Sha256};
 use snug_rootfs::tree::{Body, Inode, Kind, RootTree};
-use snug_tests::trees::{Lost, Mounted, compare, sample_tree};
-use snug_tests::{have, is_root};
+use snug_tests::have;
+use snug_tests::trees::sample_tree;
 
-use super::oracle::Image;
+use super::oracle::{Image, reads_back_by_the_kernel};
 use super::trees::{at, comb, empty, file, zeros};
 use crate::Ext4Options;
 use crate::NativeExt4;
@@ -189,12 +189,8 @@ fn a_directory_of_fifty_thousand_is_clean_and_every_name_is_found() {
     // htree_dump walks the index and the leaves under it.
     let (_, said) = super::oracle::run("debugfs", &["-R", "htree_dump /many"], &image.path());
     assert!(said.contains("Indirect levels: 1"), "{said}");
-    if have(&["mount"]) && is_root() {
-        // Every name is looked up through the index by the kernel.
-        let (path, place) = (image.path(), image.mount_point());
-        let _mounted = Mounted::new(&path, "ext4", &place);
-        compare(&tree, &place, Lost::default());
-    }
+    // Every name is looked up through the index by the kernel.
+    reads_back_by_the_kernel(&tree, &image);
 }
 
 #[test]
@@ -212,11 +208,7 @@ fn the_smallest_contents_have_images() {
             let count = format!("Block count:              {}\n", image.census.size / 4096);
             assert!(success && said.contains(&count), "{said}");
             super::oracle::reads_back_by_ext4_view(&tree, &image);
-            if have(&["mount"]) && is_root() {
-                let (path, place) = (image.path(), image.mount_point());
-                let _mounted = Mounted::new(&path, "ext4", &place);
-                compare(&tree, &place, Lost::default());
-            }
+            reads_back_by_the_kernel(&tree, &image);
         }
     }
 }
