@@ -5,6 +5,8 @@
 
 #![no_main]
 
+mod seal;
+
 use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -19,7 +21,8 @@ use snug_rootfs::tar::{Limits, read_file};
 use snug_rootfs::tree::{Body, Kind, RootTree};
 use tempfile::TempDir;
 
-const BLOCK: usize = 512;
+use seal::seal;
+
 /// Trees with more data, holes included, are left out: a few bytes of input can state any size.
 const MAX_BYTES: u64 = 1 << 20;
 /// One input of this many goes through programs of their own, which take a hundred times longer.
@@ -27,15 +30,6 @@ const SAMPLE: u64 = 64;
 
 thread_local! {
     static PLACE: OnceCell<(TempDir, File)> = const { OnceCell::new() };
-}
-
-/// Makes the checksums of what looks like headers right, or the fuzzer would spend its life on them.
-fn seal(bytes: &mut [u8]) {
-    for block in bytes.chunks_exact_mut(BLOCK).filter(|block| &block[257..262] == b"ustar") {
-        block[148..156].fill(b' ');
-        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
-        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-    }
 }
 
 /// FNV-1a, to take samples by.
@@ -66,7 +60,11 @@ fn pack(choice: u8, archive: File, folder: &Path, sampled: bool) {
     let limits = Limits { entries: 3_000, metadata_bytes: 4 << 20, sparse_ranges: 2_000, ..Limits::default() };
     let Ok(mut tree) = read_file(archive, &limits, &mut |_| {}) else { return };
     let size = |kind: &Kind| if let Kind::File(body) = kind { body.size } else { 0 };
-    if tree.entries().try_fold(0_u64, |sum, entry| sum.checked_add(size(&entry.inode.kind))).is_none_or(|sum| sum > MAX_BYTES) {
+    if tree
+        .entries()
+        .try_fold(0_u64, |sum, entry| sum.checked_add(size(&entry.inode.kind)))
+        .is_none_or(|sum| sum > MAX_BYTES)
+    {
         return;
     }
     // ext4-view refuses times whose lower 32 bits are negative.
