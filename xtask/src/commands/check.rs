@@ -84,7 +84,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let mut booted = None;
         if arguments.boot {
             let (more, how) =
-                built.boot(&set, &cache, found.as_ref(), (arguments.kernel.as_deref(), arguments.accel), &progress)?;
+                built.boot(&set, &cache, found.as_ref(), &arguments, &progress)?;
             checks.extend(more);
             booted = how;
         }
@@ -178,7 +178,7 @@ impl Built {
         set: &ImageSet,
         cache: &Cache,
         found: Option<&Contents>,
-        (kernel, wanted): (Option<&Path>, Wanted),
+        arguments: &Arguments,
         progress: &Progress,
     ) -> Result<(Vec<Check>, Option<Booted>)> {
         if Some(self.target.platform) != Platform::host() {
@@ -192,7 +192,7 @@ impl Built {
         if !OWN_INITS.into_iter().any(has) {
             return Ok((vec![Check::skipped("boot", "the image has no init")], None));
         }
-        let machine = Bootable::get(kernel, wanted, self.manifest.verity.is_some(), cache, progress)?;
+        let machine = Bootable::get(arguments.kernel.as_deref(), arguments.accel, self.manifest.verity.is_some(), cache, progress)?;
         let boot = set.resolve(&self.name)?.boot;
         let (checks, booted) = boot::examine(&self.exam(&machine, &boot, has("usr/sbin/sshd"))?, progress)?;
         Ok((checks, Some(booted)))
