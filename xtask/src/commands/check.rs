@@ -83,8 +83,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let (mut checks, found) = prove(built.subject(&set)?, depth, arguments.reader, &progress);
         let mut booted = None;
         if arguments.boot {
-            let (more, how) =
-                built.boot(&set, &cache, found.as_ref(), &arguments, &progress)?;
+            let (more, how) = built.boot(&set, &cache, found.as_ref(), &arguments, &progress)?;
             checks.extend(more);
             booted = how;
         }
@@ -192,7 +191,13 @@ impl Built {
         if !OWN_INITS.into_iter().any(has) {
             return Ok((vec![Check::skipped("boot", "the image has no init")], None));
         }
-        let machine = Bootable::get(arguments.kernel.as_deref(), arguments.accel, self.manifest.verity.is_some(), cache, progress)?;
+        let machine = Bootable::get(
+            arguments.kernel.as_deref(),
+            arguments.accel,
+            self.manifest.verity.is_some(),
+            cache,
+            progress,
+        )?;
         let boot = set.resolve(&self.name)?.boot;
         let (checks, booted) = boot::examine(&self.exam(&machine, &boot, has("usr/sbin/sshd"))?, progress)?;
         Ok((checks, Some(booted)))
