@@ -52,7 +52,7 @@ pub fn own_uuid(mut uuid: [u8; 16]) -> [u8; 16] {
 
 /// A UUID in the groups of RFC 9562.
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
-    let digits: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = base16ct::lower::encode_string(uuid);
     [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
 }
 

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod glob;
 mod growing;
 pub mod layers;
+pub mod mtree;
 pub mod normalise;
 pub mod packages;
 mod path;

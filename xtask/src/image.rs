@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use base16ct::lower::encode_string as hex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -23,7 +24,7 @@ use crate::filesystem::requires::missed;
 use crate::filesystem::{self, Census, Filesystem, FilesystemKind, Part};
 use crate::first_stage;
 use crate::oci::{Resolution, Resolver};
-use crate::plan::{self, BuildPlan, PlanError, PlannedBase, hex};
+use crate::plan::{self, BuildPlan, PlanError, PlannedBase};
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::tree::{Kind, RootTree};
 use crate::rootfs::{packages, tar};

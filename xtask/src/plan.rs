@@ -3,16 +3,17 @@
 //! A plan is all an engine sees: steps with the places of the spec they come from, and nothing of TOML.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::oci::{Resolution, Resolver};
+use crate::rootfs::digest;
 use crate::rootfs::tree::Timestamp;
 use crate::spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, Platform, SecretSpec, SourcePath};
 
@@ -364,18 +365,6 @@ fn hash_source(hash: &mut Sha256, source: &SourcePath) -> Result<()> {
 
 /// SHA-256 of a file's bytes, as hex.
 pub fn hash_file(path: &Path) -> Result<String> {
-    let mut file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))? {
-            0 => return Ok(hex(&hash.finalize())),
-            count => hash.update(&buffer[..count]),
-        }
-    }
-}
-
-/// Bytes as lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digest = digest::of_file(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hex(&digest))
 }

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use base16ct::lower::encode_string as hex;
 use sha2::{Digest, Sha256};
 
 use crate::bootstrap::{self, Bootstrap};
 use crate::cache::Cache;
 use crate::namespace::{self, Action, Job};
-use crate::plan::hex;
 use crate::report::progress::Progress;
 use crate::spec::model::Platform;
 

@@ -1,41 +1,21 @@
-//! `contents.mtree`: what an image holds, entry by entry, with a digest of every file. The format is mtree(5), which
-//! bsdtar, mtree and go-mtree read; extended attributes stand as go-mtree has them.
-//!
-//! One line an entry, in the order of the tree, the root first as `.`:
-//!
-//! ```text
-//! #mtree
-//! /set type=file uid=0 gid=0 mode=644
-//! . type=dir mode=755 time=1700000000.000000000
-//! ./etc/hosts time=1700000000.000000000 size=20 sha256digest=4a1f…
-//! ./usr/bin/ping mode=755 time=… size=… sha256digest=… xattr.security.capability=AQAAAg…
-//! ./usr/bin/perl mode=755 nlink=2 inode=117 time=… size=… sha256digest=…
-//! ```
-//!
-//! `nlink` and `inode` stand with files of several names only: names of the same `inode` are one file.
+//! `contents.mtree`: the list of what an image holds, beside it.
 
-use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use base64::prelude::{BASE64_STANDARD, Engine as _};
+use anyhow::{Context, Result};
+use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::Partial;
-use crate::filesystem::digest::{BodyDigests, Digest};
-use crate::plan::hex;
-use crate::rootfs::tree::{Body, Entry, Inode, Kind, RootTree, Timestamp, TreePath};
+use crate::filesystem::digest::BodyDigests;
+use crate::rootfs::mtree;
+use crate::rootfs::tree::RootTree;
 
 /// Name of the list, beside its image.
 pub const CONTENTS_FILE: &str = "contents.mtree";
-
-const SIGNATURE: &str = "#mtree";
-const DEFAULTS: &str = "/set type=file uid=0 gid=0 mode=644";
-const DEFAULT_MODE: u16 = 0o644;
-const XATTR: &str = "xattr.";
 
 /// The list beside an image, as the manifest names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,18 +24,6 @@ pub struct ContentsFile {
     pub file: String,
     /// SHA-256 of it.
     pub sha256: String,
-}
-
-/// One line: a name and what it stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
-    pub path: TreePath,
-    /// Of a file's body the size is known, and no data ranges: the digest stands for what is in it.
-    pub inode: Inode,
-    /// SHA-256 of a file's content, holes read as zeros; `None` for all other kinds.
-    pub sha256: Option<Digest>,
-    /// The first name in order of the same file, when this is a later one.
-    pub hard_link_to: Option<TreePath>,
 }
 
 /// Where the list of an image file stands.
@@ -68,7 +36,7 @@ pub fn write_contents(tree: &RootTree, digests: &BodyDigests, place: &Path) -> R
     let partial = Partial::begin(place)?;
     let file = OpenOptions::new().write(true).open(partial.path())?;
     let mut out = Hashed { inner: BufWriter::new(file), hash: Sha256::new() };
-    let written = write_lines(tree, digests, &mut out).and_then(|()| out.inner.flush());
+    let written = mtree::write(tree, digests, &mut out).and_then(|()| out.inner.flush());
     written.map_err(|error| partial.explain(error.into())).with_context(|| format!("write {}", place.display()))?;
     let sha256 = hex(&out.hash.finalize());
     let file = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -92,190 +60,10 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-fn write_lines(tree: &RootTree, digests: &BodyDigests, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{SIGNATURE}\n{DEFAULTS}")?;
-    let links = tree.link_counts();
-    let mut line = Vec::new();
-    for entry in tree.entries() {
-        line.clear();
-        put_path(&mut line, entry.path);
-        put_attributes(&mut line, &entry, links[RootTree::slot(entry.id)])?;
-        if let Some(digest) = digests.get(entry.id) {
-            write!(line, " sha256digest={}", hex(digest))?;
-        }
-        for (name, value) in &entry.inode.xattrs {
-            line.extend_from_slice(b" ");
-            line.extend_from_slice(XATTR.as_bytes());
-            escape(&mut line, name);
-            line.push(b'=');
-            line.extend_from_slice(BASE64_STANDARD.encode(value).as_bytes());
-        }
-        line.push(b'\n');
-        out.write_all(&line)?;
-    }
-    Ok(())
-}
-
-fn put_path(line: &mut Vec<u8>, path: &TreePath) {
-    line.push(b'.');
-    if !path.is_root() {
-        line.push(b'/');
-        escape(line, path.as_bytes());
-    }
-}
-
-fn put_attributes(line: &mut Vec<u8>, entry: &Entry, links: u32) -> io::Result<()> {
-    let inode = entry.inode;
-    let device = |line: &mut Vec<u8>, kind, major, minor| write!(line, " type={kind} device=native,{major},{minor}");
-    match &inode.kind {
-        Kind::File(_) => {}
-        Kind::Directory => write!(line, " type=dir")?,
-        Kind::Fifo => write!(line, " type=fifo")?,
-        Kind::Socket => write!(line, " type=socket")?,
-        Kind::CharacterDevice { major, minor } => device(line, "char", major, minor)?,
-        Kind::BlockDevice { major, minor } => device(line, "block", major, minor)?,
-        Kind::Symlink(target) => {
-            write!(line, " type=link link=")?;
-            escape(line, target);
-        }
-    }
-    if inode.mode != DEFAULT_MODE {
-        write!(line, " mode={:o}", inode.mode)?;
-    }
-    for (key, id) in [("uid", inode.uid), ("gid", inode.gid)] {
-        if id != 0 {
-            write!(line, " {key}={id}")?;
-        }
-    }
-    if links > 1 && !inode.is_directory() {
-        write!(line, " nlink={links} inode={}", RootTree::slot(entry.id))?;
-    }
-    write!(line, " time={}.{:09}", inode.mtime.seconds, inode.mtime.nanoseconds)?;
-    if let Kind::File(body) = &inode.kind {
-        write!(line, " size={}", body.size)?;
-    }
-    Ok(())
-}
-
-/// A byte that is no printable ASCII, or that means something in a line, as a backslash and three octal digits (vis(3)).
-fn escape(line: &mut Vec<u8>, bytes: &[u8]) {
-    for &byte in bytes {
-        match byte {
-            b'\\' | b'#' | b'=' | b'*' | b'?' | b'[' => put_octal(line, byte),
-            b'!'..=b'~' => line.push(byte),
-            _ => put_octal(line, byte),
-        }
-    }
-}
-
-fn put_octal(line: &mut Vec<u8>, byte: u8) {
-    line.extend_from_slice(&[b'\\', b'0' + (byte >> 6), b'0' + (byte >> 3 & 7), b'0' + (byte & 7)]);
-}
-
-fn unescape(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, behind @ ..] = rest {
-        if *first != b'\\' {
-            bytes.push(*first);
-            rest = behind;
-            continue;
-        }
-        let digits = std::str::from_utf8(behind.get(..3)?).ok()?;
-        bytes.push(u8::from_str_radix(digits, 8).ok()?);
-        rest = &behind[3..];
-    }
-    Some(bytes)
-}
-
 /// Reads a list that [`write_contents`] wrote, in its order.
-pub fn read_contents(place: &Path) -> Result<Vec<Item>> {
+pub fn read_contents(place: &Path) -> Result<Vec<mtree::Item>> {
     let text = fs::read_to_string(place).with_context(|| format!("cannot read {}", place.display()))?;
-    parse(&text).with_context(|| format!("cannot read {}", place.display()))
-}
-
-fn parse(text: &str) -> Result<Vec<Item>> {
-    let mut lines = text.lines().zip(1..);
-    for expected in [SIGNATURE, DEFAULTS] {
-        if lines.next().is_none_or(|(line, _)| line != expected) {
-            bail!("it does not begin with `{SIGNATURE}` and `{DEFAULTS}`");
-        }
-    }
-    let mut first: HashMap<u64, TreePath> = HashMap::new();
-    let mut items = Vec::new();
-    for (line, number) in lines {
-        let (mut item, inode) = parse_line(line).with_context(|| format!("line {number}"))?;
-        if let Some(inode) = inode {
-            match first.get(&inode) {
-                Some(path) => item.hard_link_to = Some(path.clone()),
-                None => drop(first.insert(inode, item.path.clone())),
-            }
-        }
-        items.push(item);
-    }
-    Ok(items)
-}
-
-/// An item, and the number by which its file's other names are known.
-fn parse_line(line: &str) -> Result<(Item, Option<u64>)> {
-    let mut words = line.split(' ');
-    let path = words.next().and_then(unescape).context("no path")?;
-    let mut inode = Inode::new(Kind::File(Body::default()), DEFAULT_MODE);
-    let (mut kind, mut target, mut device) = ("file", Vec::new(), (0, 0));
-    let (mut size, mut sha256, mut number) = (0, None, None);
-    for word in words {
-        let (key, value) = word.split_once('=').with_context(|| format!("`{word}` has no value"))?;
-        let bad = || format!("`{word}` cannot be read");
-        match key {
-            "type" => kind = value,
-            "link" => target = unescape(value).with_context(bad)?,
-            "mode" => inode.mode = u16::from_str_radix(value, 8).with_context(bad)?,
-            "uid" => inode.uid = value.parse().with_context(bad)?,
-            "gid" => inode.gid = value.parse().with_context(bad)?,
-            "size" => size = value.parse().with_context(bad)?,
-            "inode" => number = Some(value.parse().with_context(bad)?),
-            "nlink" => {}
-            "device" => device = parse_device(value).with_context(bad)?,
-            "time" => {
-                let (seconds, nanoseconds) = value.split_once('.').with_context(bad)?;
-                let nanoseconds = nanoseconds.parse().with_context(bad)?;
-                inode.mtime = Timestamp { seconds: seconds.parse().with_context(bad)?, nanoseconds };
-            }
-            "sha256digest" => sha256 = Some(parse_digest(value).with_context(bad)?),
-            _ => {
-                let name = key.strip_prefix(XATTR).and_then(unescape).with_context(bad)?;
-                inode.xattrs.insert(name.into(), BASE64_STANDARD.decode(value).ok().with_context(bad)?.into());
-            }
-        }
-    }
-    let (major, minor) = device;
-    inode.kind = match kind {
-        "file" => Kind::File(Body { size, ..Body::default() }),
-        "dir" => Kind::Directory,
-        "link" => Kind::Symlink(target.into()),
-        "char" => Kind::CharacterDevice { major, minor },
-        "block" => Kind::BlockDevice { major, minor },
-        "fifo" => Kind::Fifo,
-        "socket" => Kind::Socket,
-        other => bail!("unknown type `{other}`"),
-    };
-    Ok((Item { path: TreePath::new(path)?, inode, sha256, hard_link_to: None }, number))
-}
-
-fn parse_device(value: &str) -> Option<(u32, u32)> {
-    let (major, minor) = value.strip_prefix("native,")?.split_once(',')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-fn parse_digest(value: &str) -> Option<Digest> {
-    let mut digest = [0; 32];
-    if value.len() != 2 * digest.len() {
-        return None;
-    }
-    for (byte, at) in digest.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(value.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(digest)
+    mtree::parse(&text).with_context(|| format!("cannot read {}", place.display()))
 }
 
 #[cfg(test)]
@@ -283,6 +71,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::rootfs::tree::{Body, Kind};
     use snug_tests::have;
     use snug_tests::trees::sample_tree;
 
@@ -307,17 +96,6 @@ mod tests {
             }
             assert_eq!(item.inode, inode, "{}", item.path);
         }
-    }
-
-    #[test]
-    fn a_damaged_list_names_the_line() {
-        let parse = |lines: &str| format!("{:#}", parse(&format!("{SIGNATURE}\n{DEFAULTS}\n{lines}")).unwrap_err());
-        assert_eq!(
-            parse(". type=dir time=0.0\n./a size=x"),
-            "line 4: `size=x` cannot be read: invalid digit found in string"
-        );
-        assert_eq!(parse("./a sha256digest=00"), "line 3: `sha256digest=00` cannot be read");
-        assert_eq!(parse("./a type=door"), "line 3: unknown type `door`");
     }
 
     /// libarchive's reader is the witness that the format is mtree(5).

@@ -6,7 +6,7 @@ mod manifest;
 mod partial;
 pub mod verity;
 
-pub use contents::{CONTENTS_FILE, ContentsFile, Item, contents_beside, read_contents, write_contents};
+pub use contents::{CONTENTS_FILE, ContentsFile, contents_beside, read_contents, write_contents};
 pub use manifest::{MANIFEST_FILE, Manifest, TreeSummary, manifest_beside};
 pub use partial::Partial;
 pub use verity::Verity;

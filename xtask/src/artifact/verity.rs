@@ -14,11 +14,11 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::filesystem::identity::{self, uuid_text};
-use crate::plan::hex;
 use crate::report::progress::Stage;
 use crate::rootfs::tree::RootTree;
 

@@ -135,10 +135,10 @@ fn size(numbers: &mut Numbers) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use base16ct::lower::encode_string as hex;
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::plan::hex;
 
     #[test]
     fn it_is_the_same_every_time_and_reads_as_a_tree() {

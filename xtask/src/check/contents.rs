@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
-use crate::artifact::Item;
+use base16ct::lower::encode_string as hex;
+
 use crate::filesystem::digest;
+use crate::rootfs::mtree;
 use crate::rootfs::tree::{Kind, RootTree, Timestamp, TreePath};
 
 /// Every name, in order.
@@ -47,7 +49,7 @@ pub struct BodyDigest(pub [u8; 32]);
 
 impl fmt::Display for BodyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -140,9 +142,9 @@ impl Contents {
     }
 
     /// The contents that a list beside an image states.
-    pub fn listed(items: Vec<Item>) -> Self {
+    pub fn listed(items: Vec<mtree::Item>) -> Self {
         let mut contents = Contents::default();
-        for Item { path, inode, sha256, hard_link_to } in items {
+        for mtree::Item { path, inode, sha256, hard_link_to } in items {
             let what = match inode.kind {
                 Kind::Directory => What::Directory,
                 Kind::File(body) => What::File { size: body.size, digest: sha256.map(BodyDigest) },

@@ -11,11 +11,11 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use base16ct::lower::encode_string as hex;
 use sha2::{Digest, Sha256};
 
 use super::report::{Check, Finding};
 use crate::filesystem::tool::Tool;
-use crate::plan::hex;
 use crate::report::progress::{Stage, human_bytes};
 
 const QUESTION: &str = "verity";

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use base16ct::lower::encode_string as hex;
 use clap::Args;
 use serde_json::json;
 
 use crate::artifact::write_contents;
 use crate::filesystem::{Census, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
 use crate::image::{self, Digests, NamedType};
-use crate::plan::{PlanError, hex};
+use crate::plan::PlanError;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::table;
 use crate::rootfs::normalise::{Normalise, normalise};

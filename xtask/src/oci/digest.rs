@@ -3,10 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
-
-use crate::plan::hex;
 
 /// Written before the digits; the one algorithm that every registry has.
 const ALGORITHM: &str = "sha256:";
@@ -44,16 +43,10 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parse = || {
-            let digits = text.strip_prefix(ALGORITHM)?;
-            let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-            if digits.len() != 64 || !digits.bytes().all(plain) {
-                return None;
-            }
             let mut bytes = [0; 32];
-            for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-                *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
-            }
-            Some(Digest(bytes))
+            let digits = text.strip_prefix(ALGORITHM)?;
+            let read = base16ct::lower::decode(digits, &mut bytes).ok()?.len();
+            (read == bytes.len()).then_some(Digest(bytes))
         };
         parse().ok_or_else(|| format!("`{text}` is not a SHA-256 digest"))
     }

@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
+use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::artifact::Partial;
 use crate::cache::Cache;
-use crate::plan::hex;
 use crate::report::progress::{Progress, human_bytes};
 use crate::rootfs::layers::{LIMITS, Layers};
 use crate::rootfs::tree::RootTree;

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::filesystem::Filesystem;
@@ -450,8 +451,4 @@ fn optional_hex<S: Serializer>(digest: &Option<[u8; 32]>, serializer: S) -> Resu
 
 fn hex_values<S: Serializer>(xattrs: &BTreeMap<String, Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(xattrs.iter().map(|(name, value)| (name, hex(value))))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

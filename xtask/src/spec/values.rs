@@ -229,9 +229,7 @@ pub fn uuid(text: &str) -> Result<[u8; 16], Problem> {
 
 /// Reads hexadecimal digits, two a byte.
 pub fn hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    rest.is_empty().then(|| pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect())?
+    base16ct::mixed::decode_vec(text).ok()
 }
 
 /// Reads base64 with its padding (RFC 4648, section 4).

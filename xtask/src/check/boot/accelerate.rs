@@ -10,12 +10,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Accelerator, Disk, Guest, Kernel, Machine, kernel_arguments, qemu, write_initramfs};
 use crate::cache::Cache;
-use crate::plan::hex;
 use crate::report::progress::Progress;
 
 /// What the command line asks for.
