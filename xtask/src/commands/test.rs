@@ -30,31 +30,40 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         ErofsUtils::find(&Progress::on_stderr())?;
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let run = |words: &[&str], tail: &[String]| -> Result<bool> {
-        eprintln!("test: cargo {} {}", words.join(" "), tail.join(" "));
+    let mut failed = Vec::new();
+    let mut run = |words: &[&str], tail: &[String]| -> Result<()> {
+        let words: Vec<&str> = words.iter().copied().chain(tail.iter().map(String::as_str)).collect();
+        let shown = format!("cargo {}", words.join(" "));
+        eprintln!("test: {shown}");
         let mut command = Command::new(&cargo);
-        command.args(words).args(tail).current_dir(&workspace.root);
+        command.args(words).current_dir(&workspace.root);
         command.env("SNUG_XTASK", std::env::current_exe()?);
         if arguments.setup {
             command.env("SNUG_TESTS_NO_SKIP", "1");
         }
-        Ok(command.status().context("cannot run cargo")?.success())
+        if !command.status().context("cannot run cargo")?.success() {
+            failed.push(shown);
+        }
+        Ok(())
     };
-    let mut passed = true;
     if arguments.rest.is_empty() {
         for (check, words) in [
             ("fmt", &["fmt", "--all", "--check"][..]),
             ("clippy", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]),
         ] {
             if is_installed(&cargo, check) {
-                passed &= run(words, &[])?;
+                run(words, &[])?;
             } else {
                 eprintln!("test: SKIPPED cargo {check}, which is not installed");
             }
         }
     }
-    passed &= run(&["test", "--workspace", "--profile", "xtask"], &arguments.rest)?;
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    run(&["test", "--workspace", "--profile", "xtask"], &arguments.rest)?;
+    // Said last: what failed first may have scrolled away.
+    for shown in &failed {
+        eprintln!("test: FAILED {shown}");
+    }
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn is_installed(cargo: &std::ffi::OsStr, check: &str) -> bool {
