@@ -258,7 +258,8 @@ impl<'set> Order<'set> {
         let held = assembly.tree(&self.chain, progress)?;
         let tree = finished_tree(held.path(), self.spec)?;
 
-        let written = write(&tree, filesystem, self.verity, &self.sizing, &image, Digests::All, progress)?;
+        let partial = Partial::begin(&image)?.sync_ahead()?;
+        let written = write(&tree, filesystem, self.verity, &self.sizing, partial, Digests::All, progress)?;
         let (sha256, bodies) = written.sha256.zip(written.bodies.as_ref()).context("the digests were asked for")?;
         let (list, contents) = write_contents(&tree, bodies, &contents_beside(&image))?;
 
@@ -343,18 +344,17 @@ fn body_threads() -> usize {
     thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).clamp(1, 4))
 }
 
-/// Writes a tree as an image beside `place`, to be published there; `seal` closes it with dm-verity.
+/// Writes a tree as an image into the `partial` file, which is then to be published; `seal` closes it with dm-verity.
 pub fn write(
     tree: &RootTree,
     filesystem: &Filesystem,
     seal: bool,
     sizing: &SizePolicy,
-    place: &Path,
+    mut partial: Partial,
     digests: Digests,
     progress: &Progress,
 ) -> Result<Written> {
     let writer = filesystem::writer(filesystem, progress)?;
-    let partial = Partial::begin(place)?;
     let stage = progress.stage(format!("write {}", filesystem.kind()));
     let stop = AtomicBool::new(false);
     let (written, bodies) = thread::scope(|scope| {
@@ -382,6 +382,7 @@ pub fn write(
         true => Some(seal_image(tree, &partial, &mut census, progress)?),
         false => None,
     };
+    partial.send_rest();
     if seal && digests != Digests::None {
         let stage = progress.stage("hash the image");
         sha256 = Some(digest::of_file(partial.path()).context("cannot read the image again")?);

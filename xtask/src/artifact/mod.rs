@@ -4,6 +4,7 @@
 mod contents;
 mod manifest;
 mod partial;
+mod sync_ahead;
 pub mod verity;
 
 pub use contents::{CONTENTS_FILE, ContentsFile, contents_beside, read_contents, write_contents};

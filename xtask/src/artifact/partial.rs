@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::sync_ahead::SyncAhead;
 use crate::interrupt;
 use crate::report::progress::human_bytes;
 use crate::room;
@@ -22,6 +23,7 @@ pub struct Partial {
     /// Held while the file is written: the next run removes what nobody holds.
     _lock: File,
     _registered: interrupt::Registered,
+    ahead: Option<SyncAhead>,
     published: bool,
 }
 
@@ -40,7 +42,25 @@ impl Partial {
         })?;
         lock.try_lock().with_context(|| format!("{} is being written by another run", place.display()))?;
         let registered = interrupt::remove_on_interrupt(&path, |path| Ok(fs::remove_file(path)?));
-        Ok(Partial { place: place.to_path_buf(), path, _lock: lock, _registered: registered, published: false })
+        Ok(Partial {
+            place: place.to_path_buf(),
+            path,
+            _lock: lock,
+            _registered: registered,
+            ahead: None,
+            published: false,
+        })
+    }
+
+    /// Has the file sent to the disk while it is written, to wait less when it is [published](Self::publish).
+    pub fn sync_ahead(mut self) -> Result<Self> {
+        self.ahead = Some(SyncAhead::start(&self.path).context("cannot start a thread")?);
+        Ok(self)
+    }
+
+    /// Nothing more will be written to the file: if it is synced ahead, the rest is sent now.
+    pub fn send_rest(&mut self) {
+        self.ahead.iter_mut().for_each(SyncAhead::send_rest);
     }
 
     /// Files in the making in `folder`, of names that begin with `prefix`, whose makers are gone.
@@ -76,9 +96,10 @@ impl Partial {
     }
 
     /// Makes the file durable and gives it its name, in place of what stood there.
-    pub fn publish(self) -> Result<PathBuf> {
+    pub fn publish(mut self) -> Result<PathBuf> {
+        let ahead = self.ahead.take().map_or(Ok(()), SyncAhead::finish);
         // A program may have replaced the file that was begun: the one that is there now counts.
-        let written = File::open(&self.path).and_then(|file| file.sync_all());
+        let written = ahead.and_then(|()| File::open(&self.path)?.sync_all());
         written.with_context(|| format!("cannot write {} to disk", self.path.display()))?;
         let place = self.publish_unsynced()?;
         // The new name is durable once its folder is.

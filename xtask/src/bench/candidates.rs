@@ -27,6 +27,7 @@ pub enum Candidate {
     Copy,
     File,
     FileDigests,
+    FileOnDisk,
     Pipe,
     Extract,
     Mke2fs,
@@ -50,10 +51,11 @@ pub struct Bench {
 }
 
 impl Candidate {
-    pub const ALL: [Candidate; 10] = [
+    pub const ALL: [Candidate; 11] = [
         Candidate::Copy,
         Candidate::File,
         Candidate::FileDigests,
+        Candidate::FileOnDisk,
         Candidate::Pipe,
         Candidate::Extract,
         Candidate::Mke2fs,
@@ -68,6 +70,7 @@ impl Candidate {
             Candidate::Copy => "cp",
             Candidate::File => "snug",
             Candidate::FileDigests => "snug-digests",
+            Candidate::FileOnDisk => "snug-on-disk",
             Candidate::Pipe => "snug-pipe",
             Candidate::Extract => "tar-extract",
             Candidate::Mke2fs => "mke2fs",
@@ -84,6 +87,7 @@ impl Candidate {
             Candidate::Copy => "cp --reflink=never",
             Candidate::File => "snug, from a file",
             Candidate::FileDigests => "snug, from a file, with digests",
+            Candidate::FileOnDisk => "snug, the same, syncing ahead",
             Candidate::Pipe => "snug, from a pipe",
             Candidate::Extract => "tar -x, for mke2fs",
             Candidate::Mke2fs => "mke2fs -d, after tar -x",
@@ -101,7 +105,9 @@ impl Candidate {
             Some(format!("{} is not installed (Debian's {})", tool.program, tool.package))
         };
         match self {
-            Candidate::Copy | Candidate::File | Candidate::FileDigests | Candidate::Pipe => None,
+            Candidate::Copy | Candidate::File | Candidate::FileDigests | Candidate::FileOnDisk | Candidate::Pipe => {
+                None
+            }
             Candidate::Extract => missing(&[TAR]),
             Candidate::Mke2fs => missing(&[TAR, MKE2FS]),
             Candidate::Loop if !nix::unistd::geteuid().is_root() => Some("mounting needs root".into()),
@@ -148,9 +154,16 @@ impl Bench {
                 command.arg("--reflink=never").arg(&self.tar).arg(&output);
                 Ok(command)
             }
-            Candidate::File => Ok(self.pack(&self.tar, &output, &["--no-digest"])),
-            Candidate::Pipe => Ok(self.pack(Path::new("-"), &output, &["--no-digest"])),
+            // `cp` waits for no disk either.
+            Candidate::File => Ok(self.pack(&self.tar, &output, &["--no-digest", "--no-sync"])),
+            Candidate::Pipe => Ok(self.pack(Path::new("-"), &output, &["--no-digest", "--no-sync"])),
             Candidate::FileDigests => {
+                let mut command = self.command(Candidate::FileOnDisk)?;
+                command.arg("--no-sync");
+                Ok(command)
+            }
+            // As an image is built.
+            Candidate::FileOnDisk => {
                 let mut command = self.pack(&self.tar, &output, &[]);
                 command.arg("--contents").arg(self.scratch.join("contents.mtree"));
                 Ok(command)
@@ -205,11 +218,11 @@ impl Bench {
         }
     }
 
-    /// The exact fit, so that a digest is one of content: neither headroom nor journal. `cp` waits for no disk either.
+    /// The exact fit, so that a digest is one of content: neither headroom nor journal.
     pub fn pack(&self, tar: &Path, output: &Path, more: &[&str]) -> Command {
         let mut command = Command::new(&self.xtask);
         command.arg("pack").arg(tar).arg("-o").arg(output);
-        command.args(["--filesystem", "ext4", "--headroom", "1.0", "--no-journal", "--no-sync"]).args(more);
+        command.args(["--filesystem", "ext4", "--headroom", "1.0", "--no-journal"]).args(more);
         command
     }
 

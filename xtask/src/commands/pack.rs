@@ -10,7 +10,7 @@ use base16ct::lower::encode_string as hex;
 use clap::Args;
 use serde_json::json;
 
-use crate::artifact::write_contents;
+use crate::artifact::{Partial, write_contents};
 use crate::filesystem::{Census, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
 use crate::image::{self, Digests, NamedType};
 use crate::plan::PlanError;
@@ -98,7 +98,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         (None, false) => Digests::Image,
         (None, true) => Digests::None,
     };
-    let written = image::write(&tree, &filesystem, verity, &sizing, &arguments.output, digests, &progress)?;
+    let mut partial = Partial::begin(&arguments.output)?;
+    if !arguments.no_sync {
+        partial = partial.sync_ahead()?;
+    }
+    let written = image::write(&tree, &filesystem, verity, &sizing, partial, digests, &progress)?;
     let (census, verity) = (&written.census, &written.verity);
     if let Some((list, bodies)) = arguments.contents.as_ref().zip(written.bodies.as_ref()) {
         write_contents(&tree, bodies, list)?.0.publish()?;
