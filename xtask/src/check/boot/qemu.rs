@@ -197,7 +197,10 @@ impl Guest {
         let awaited = awaited();
         loop {
             if let Ok(banner) = ask_for_banner(self.ssh_address) {
-                return Ok((banner, self.started.elapsed()));
+                let time = self.started.elapsed();
+                // Asking took its time, and the report is about to look for what the console said meanwhile.
+                self.take_what_came();
+                return Ok((banner, time));
             }
             let left = self.time_left(&|| awaited.clone())?;
             self.read_console(left.min(BANNER_RETRY), &|| awaited.clone())?;
@@ -228,6 +231,18 @@ impl Guest {
             .ok_or_else(|| BootError::TimedOut { awaited: awaited(), budget: self.budget, tail: self.tail() })
     }
 
+    fn take(&mut self, chunk: &Chunk) {
+        self.log.push_str(&chunk.text);
+        self.arrivals.push((self.log.len(), chunk.at));
+    }
+
+    /// Takes all that has come by now.
+    fn take_what_came(&mut self) {
+        while let Ok(chunk) = self.console.try_recv() {
+            self.take(&chunk);
+        }
+    }
+
     /// Takes what has come, waiting for something at most `patience`.
     fn read_console(&mut self, patience: Duration, awaited: &dyn Fn() -> String) -> Result<(), BootError> {
         if self.closed {
@@ -235,8 +250,8 @@ impl Guest {
         }
         match self.console.recv_timeout(patience) {
             Ok(chunk) => {
-                self.log.push_str(&chunk.text);
-                self.arrivals.push((self.log.len(), chunk.at));
+                self.take(&chunk);
+                self.take_what_came();
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => self.closed = true,
