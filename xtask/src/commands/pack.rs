@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::artifact::{Partial, write_contents};
-use crate::filesystem::{Census, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
+use crate::filesystem::{self, Census, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
 use crate::image::{self, Digests, NamedType};
 use crate::plan::PlanError;
 use crate::report::progress::{Progress, human_bytes};
@@ -79,7 +79,7 @@ fn headroom(text: &str) -> Result<Headroom, String> {
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let filesystem = filesystem(&arguments)?;
+    let filesystem = chosen_filesystem(&arguments)?;
     let sizing = SizePolicy {
         min_size: arguments.min_size.unwrap_or(0),
         max_size: arguments.max_size,
@@ -87,6 +87,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         free_inodes: arguments.free_inodes,
     };
     let progress = Progress::on_stderr();
+    // What cannot be written here is better known before the tar is read.
+    filesystem::writer(&filesystem, &progress)?;
     let mut tree = read(&arguments, &progress)?;
     if arguments.normalize {
         let clamp_mtime = Timestamp::source_date_epoch();
@@ -134,7 +136,7 @@ fn parts(census: &Census) -> String {
     table::columns(["what", "bytes"], &rows)
 }
 
-fn filesystem(arguments: &Arguments) -> Result<Filesystem> {
+fn chosen_filesystem(arguments: &Arguments) -> Result<Filesystem> {
     let by_name = arguments.output.extension().and_then(|extension| extension.to_str()?.parse().ok());
     let kind = arguments.filesystem.map(|named| named.kind).or(by_name).unwrap_or(FilesystemKind::Ext4);
     if kind == FilesystemKind::Ext4 {
