@@ -21,7 +21,7 @@ use crate::check::contents::Contents;
 use crate::check::{self, Subject};
 use crate::filesystem::digest::{self, BodyDigests, Digest};
 use crate::filesystem::requires::missed;
-use crate::filesystem::{self, Census, Filesystem, FilesystemKind, Part};
+use crate::filesystem::{self, Census, Filesystem, FilesystemKind, FilesystemWriter, Part};
 use crate::first_stage;
 use crate::oci::{Resolution, Resolver};
 use crate::plan::{self, BuildPlan, PlanError, PlannedBase};
@@ -254,12 +254,12 @@ impl<'set> Order<'set> {
         // A folder that cannot be written to is better known before the tree is built.
         drop(Partial::begin(&image)?);
         // What cannot be written here is better known before the tree is built.
-        filesystem::writer(filesystem, progress)?;
+        let writer = filesystem::writer(filesystem, progress)?;
         let held = assembly.tree(&self.chain, progress)?;
         let tree = finished_tree(held.path(), self.spec)?;
 
         let partial = Partial::begin(&image)?.sync_ahead()?;
-        let written = write(&tree, filesystem, self.verity, &self.sizing, partial, Digests::All, progress)?;
+        let written = write(&tree, &*writer, self.verity, &self.sizing, partial, Digests::All, progress)?;
         let (sha256, bodies) = written.sha256.zip(written.bodies.as_ref()).context("the digests were asked for")?;
         let (list, contents) = write_contents(&tree, bodies, &contents_beside(&image))?;
 
@@ -347,15 +347,14 @@ fn body_threads() -> usize {
 /// Writes a tree as an image into the `partial` file, which is then to be published; `seal` closes it with dm-verity.
 pub fn write(
     tree: &RootTree,
-    filesystem: &Filesystem,
+    writer: &dyn FilesystemWriter,
     seal: bool,
     sizing: &SizePolicy,
     mut partial: Partial,
     digests: Digests,
     progress: &Progress,
 ) -> Result<Written> {
-    let writer = filesystem::writer(filesystem, progress)?;
-    let stage = progress.stage(format!("write {}", filesystem.kind()));
+    let stage = progress.stage(format!("write {}", writer.kind()));
     let stop = AtomicBool::new(false);
     let (written, bodies) = thread::scope(|scope| {
         let hash = || BodyDigests::of(tree, body_threads(), &stop);
@@ -372,7 +371,7 @@ pub fn write(
     });
     let (mut census, mut sha256) = written
         .map_err(|error| partial.explain(error))
-        .with_context(|| format!("cannot write the {} image", filesystem.kind()))?;
+        .with_context(|| format!("cannot write the {} image", writer.kind()))?;
     let bodies = bodies.transpose().context("cannot read the files for their digests")?;
     stage.finish(&human_bytes(census.size));
     for omitted in &census.omitted {

@@ -88,7 +88,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let progress = Progress::on_stderr();
     // What cannot be written here is better known before the tar is read.
-    filesystem::writer(&filesystem, &progress)?;
+    let writer = filesystem::writer(&filesystem, &progress)?;
     let mut tree = read(&arguments, &progress)?;
     if arguments.normalize {
         let clamp_mtime = Timestamp::source_date_epoch();
@@ -104,7 +104,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if !arguments.no_sync {
         partial = partial.sync_ahead()?;
     }
-    let written = image::write(&tree, &filesystem, verity, &sizing, partial, digests, &progress)?;
+    let written = image::write(&tree, &*writer, verity, &sizing, partial, digests, &progress)?;
     let (census, verity) = (&written.census, &written.verity);
     if let Some((list, bodies)) = arguments.contents.as_ref().zip(written.bodies.as_ref()) {
         write_contents(&tree, bodies, list)?.0.publish()?;

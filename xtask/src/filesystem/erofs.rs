@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::Cache;
 use crate::filesystem::tool::{self, Tool};
-use crate::filesystem::{Census, ErofsOptions, FilesystemWriter, Part, identity, image_time};
+use crate::filesystem::{Census, ErofsOptions, FilesystemKind, FilesystemWriter, Part, identity, image_time};
 use crate::report::progress::{Progress, Stage};
 use crate::rootfs::tar::{self, TarOptions};
 use crate::rootfs::tree::RootTree;
@@ -91,6 +91,10 @@ impl ErofsWriter {
 }
 
 impl FilesystemWriter for ErofsWriter {
+    fn kind(&self) -> FilesystemKind {
+        FilesystemKind::Erofs
+    }
+
     /// The sizing policy does not apply: the image is as large as its compressed content (DESIGN 5.1a).
     fn write(&self, tree: &RootTree, _policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
         refuse_foreign_xattrs(tree)?;

@@ -6,12 +6,16 @@ use anyhow::Result;
 pub use snug_ext4::{Ext4Error, NativeExt4};
 
 use super::digest::Digest;
-use super::{Census, FilesystemWriter};
+use super::{Census, FilesystemKind, FilesystemWriter};
 use crate::report::progress::Stage;
 use crate::rootfs::tree::RootTree;
 use crate::size::SizePolicy;
 
 impl FilesystemWriter for NativeExt4 {
+    fn kind(&self) -> FilesystemKind {
+        FilesystemKind::Ext4
+    }
+
     fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
         NativeExt4::write(self, tree, policy, output, stage)
     }

@@ -28,7 +28,7 @@ pub use self::loop_mount::{LoopWriter, VERB as LOOP_VERB, inside_main as loop_ma
 use self::superblock::Superblock;
 use crate::filesystem::identity::{Identity, uuid_text};
 use crate::filesystem::tool::{self, Tool};
-use crate::filesystem::{Census, Ext4Options, FilesystemWriter, Part, image_time};
+use crate::filesystem::{Census, Ext4Options, FilesystemKind, FilesystemWriter, Part, image_time};
 use crate::report::progress::Stage;
 use crate::rootfs::tree::RootTree;
 use crate::size::{self, BLOCK_SIZE, Demand, SizeDecision, SizePolicy};
@@ -92,6 +92,10 @@ fn check(options: &Ext4Options, tools: &[Tool]) -> Result<()> {
 }
 
 impl FilesystemWriter for Mke2fsWriter {
+    fn kind(&self) -> FilesystemKind {
+        FilesystemKind::Ext4
+    }
+
     fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
         stage.detail("laying the tree out");
         let laid = InNamespace::lay(tree, stage)?;

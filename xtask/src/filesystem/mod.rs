@@ -122,6 +122,9 @@ impl Filesystem {
 
 /// Writes one tree as one image.
 pub trait FilesystemWriter {
+    /// The type that it writes.
+    fn kind(&self) -> FilesystemKind;
+
     /// Writes `tree` to `output`, a path in the folder of the final image that the caller renames afterwards, sized by
     /// `policy`, and answers what every byte is for. On an error `output` may be left behind for the caller to remove.
     fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> anyhow::Result<Census>;

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::filesystem::tool::{self, Tool};
-use crate::filesystem::{Census, FilesystemWriter, Part, SquashfsOptions, image_time};
+use crate::filesystem::{Census, FilesystemKind, FilesystemWriter, Part, SquashfsOptions, image_time};
 use crate::report::progress::Stage;
 use crate::rootfs::tar::{self, TarOptions};
 use crate::rootfs::tree::{RootTree, TreePath};
@@ -149,6 +149,10 @@ impl SquashfsWriter {
 }
 
 impl FilesystemWriter for SquashfsWriter {
+    fn kind(&self) -> FilesystemKind {
+        FilesystemKind::Squashfs
+    }
+
     /// The sizing policy does not apply: the image is as large as its compressed content (DESIGN 5.1a).
     fn write(&self, tree: &RootTree, _policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
         let (tree, omitted) = representable(tree)?;

@@ -20,7 +20,7 @@ use nix::unistd::geteuid;
 
 use super::{Content, MKE2FS, RESIZE2FS, Run, Settings, check, version};
 use crate::filesystem::tool::{self, Tool};
-use crate::filesystem::{Census, Ext4Options, FilesystemWriter};
+use crate::filesystem::{Census, Ext4Options, FilesystemKind, FilesystemWriter};
 use crate::report::progress::Stage;
 use crate::rootfs::tar::{self, TarOptions};
 use crate::rootfs::tree::RootTree;
@@ -55,6 +55,10 @@ impl LoopWriter {
 }
 
 impl FilesystemWriter for LoopWriter {
+    fn kind(&self) -> FilesystemKind {
+        FilesystemKind::Ext4
+    }
+
     fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
         let settings = Settings::new(tree, &self.options);
         Run { settings, tree, content: &Unpacked, output, stage }.search(policy)
