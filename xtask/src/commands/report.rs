@@ -73,12 +73,14 @@ struct Row {
     #[serde(rename = "type")]
     named: String,
     #[serde(flatten)]
-    outcome: Result<Cost, Failure>,
+    found: Found,
 }
 
 #[derive(Debug, Serialize)]
-struct Failure {
-    error: String,
+#[serde(untagged)]
+enum Found {
+    Cost(Box<Cost>),
+    Failure { error: String },
 }
 
 #[derive(Debug, Serialize)]
@@ -133,8 +135,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         if let Err(error) = &outcome {
             failure::say(error);
         }
-        let outcome = outcome.map_err(|error| Failure { error: format!("{error:#}") });
-        rows.push(Row { named: named.to_string(), outcome });
+        let found = match outcome {
+            Ok(cost) => Found::Cost(cost.into()),
+            Err(error) => Found::Failure { error: format!("{error:#}") },
+        };
+        rows.push(Row { named: named.to_string(), found });
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -142,7 +147,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let cells: Vec<[String; 7]> = rows.iter().map(Row::cells).collect();
         print!("{}", table::columns(["type", "size", "on disk", "zstd -3", "build CPU", "to ssh", "writer"], &cells));
     }
-    Ok(if rows.iter().all(|row| row.outcome.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if rows.iter().all(|row| matches!(row.found, Found::Cost(_))) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 struct Report<'a> {
@@ -171,7 +176,9 @@ impl Report<'_> {
             Some(machine) => {
                 let spec = self.set.resolve(&built.name)?.boot;
                 let stage = progress.stage(format!("boot ({})", machine.accelerator.as_str()));
-                let booted = boot::measure(&built.exam(machine, &spec, has_sshd)?)?;
+                let mut booted = boot::measure(&built.exam(machine, &spec, has_sshd)?)?;
+                // They go with the images.
+                booted.logs.clear();
                 stage.finish("");
                 Some(booted)
             }
@@ -195,7 +202,7 @@ impl Report<'_> {
 impl Row {
     fn cells(&self) -> [String; 7] {
         let kind = self.named.clone();
-        let Ok(cost) = &self.outcome else {
+        let Found::Cost(cost) = &self.found else {
             return [kind, "failed".into(), String::new(), String::new(), String::new(), String::new(), String::new()];
         };
         let seconds = |seconds: f64| human_duration(Duration::from_secs_f64(seconds));
@@ -240,4 +247,27 @@ fn packed_bytes(image: &Path) -> Result<u64> {
         bail!("zstd failed with {status}");
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_what_a_type_costs_or_why_it_failed() {
+        let cost = Cost {
+            size: 4096,
+            allocated: 4096,
+            wire: 100,
+            build_cpu: 1.5,
+            build_wall: 2.0,
+            writer: "tar2sqfs".into(),
+            boot: None,
+        };
+        let rows = [
+            Row { named: "squashfs+verity".into(), found: Found::Cost(cost.into()) },
+            Row { named: "erofs".into(), found: Found::Failure { error: "no mkfs.erofs".into() } },
+        ];
+        insta::assert_snapshot!(serde_json::to_string(&rows).unwrap(), @r#"[{"type":"squashfs+verity","size":4096,"allocated":4096,"wire":100,"build-cpu":1.5,"build-wall":2.0,"writer":"tar2sqfs"},{"type":"erofs","error":"no mkfs.erofs"}]"#);
+    }
 }
