@@ -1,8 +1,11 @@
 //! A file in the making: beside its final name, locked while it is written, renamed when it is whole.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -13,6 +16,8 @@ use crate::room;
 
 /// Ending of files in the making.
 const ENDING: &str = ".partial";
+/// How long another run's sweep may hold a file that it takes for abandoned: far longer than removing takes.
+const SWEEP_TIME: Duration = Duration::from_secs(2);
 
 /// A file that will stand at its final place once it is [published](Partial::publish), and is gone otherwise. What stood
 /// there before stays until then.
@@ -37,10 +42,7 @@ impl Partial {
         let prefix = format!(".{}.", name.to_string_lossy());
         Self::sweep(&folder, &prefix)?;
         let path = folder.join(format!("{prefix}{}{ENDING}", std::process::id()));
-        let lock = OpenOptions::new().write(true).create(true).truncate(true).open(&path).with_context(|| {
-            format!("cannot write in {}\nhint: choose a folder that can be written to", folder.display())
-        })?;
-        lock.try_lock().with_context(|| format!("{} is being written by another run", place.display()))?;
+        let lock = Self::create(&path, place)?;
         let registered = interrupt::remove_on_interrupt(&path, |path| Ok(fs::remove_file(path)?));
         Ok(Partial {
             place: place.to_path_buf(),
@@ -50,6 +52,26 @@ impl Partial {
             ahead: None,
             published: false,
         })
+    }
+
+    /// Makes the file and locks it.
+    fn create(path: &Path, place: &Path) -> Result<File> {
+        let started = Instant::now();
+        loop {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).with_context(|| {
+                format!("cannot write in {}\nhint: choose a folder that can be written to", folder_of(place).display())
+            })?;
+            match file.try_lock() {
+                // Another run's sweep may have come before the lock, and have removed it.
+                Ok(()) if is_at(&file, path)? => return Ok(file),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if started.elapsed() < SWEEP_TIME => thread::sleep(SWEEP_TIME / 100),
+                Err(error) => {
+                    let context = format!("{} is being written by another run", place.display());
+                    return Err(anyhow::Error::new(error).context(context));
+                }
+            }
+        }
     }
 
     /// Has the file sent to the disk while it is written, to wait less when it is [published](Self::publish).
@@ -65,26 +87,36 @@ impl Partial {
 
     /// Files in the making in `folder`, of names that begin with `prefix`, whose makers are gone.
     pub fn abandoned(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
+        Ok(Self::take_over(folder, prefix)?.into_iter().map(|(path, _)| path).collect())
+    }
+
+    /// The abandoned ones, each locked: as long as it is, nobody else begins or removes a file of that name.
+    fn take_over(folder: &Path, prefix: &str) -> Result<Vec<(PathBuf, File)>> {
         let entries = match fs::read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("cannot list {}", folder.display()))?,
         };
-        let mut paths = Vec::new();
+        let mut taken = Vec::new();
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let ours = name.starts_with('.') && name.starts_with(prefix) && name.ends_with(ENDING);
-            if ours && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
-                paths.push(entry.path());
+            if !(name.starts_with('.') && name.starts_with(prefix) && name.ends_with(ENDING)) {
+                continue;
+            }
+            let path = entry.path();
+            let Ok(file) = File::open(&path) else { continue };
+            // Between the two calls another sweep may have removed it.
+            if file.try_lock().is_ok() && is_at(&file, &path)? {
+                taken.push((path, file));
             }
         }
-        Ok(paths)
+        Ok(taken)
     }
 
     /// Removes the [abandoned](Self::abandoned) ones.
     pub fn sweep(folder: &Path, prefix: &str) -> Result<()> {
-        for path in Self::abandoned(folder, prefix)? {
+        for (path, _lock) in Self::take_over(folder, prefix)? {
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
@@ -141,6 +173,16 @@ impl Drop for Partial {
     }
 }
 
+/// Is the open file still the one at `path`?
+fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    }
+}
+
 fn folder_of(place: &Path) -> PathBuf {
     match place.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
@@ -150,6 +192,8 @@ fn folder_of(place: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -189,5 +233,31 @@ mod tests {
         expected.sort();
         assert_eq!(names(folder.path()), expected);
         drop(begun);
+    }
+
+    #[test]
+    fn a_sweep_beside_it_takes_no_file_that_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let sweeping = || {
+                while !over.load(Ordering::Relaxed) {
+                    Partial::sweep(folder.path(), "").unwrap();
+                }
+            };
+            let sweeps = [scope.spawn(sweeping), scope.spawn(sweeping)];
+            let gone = (0..3000).filter(|_| {
+                let begun = Partial::begin(&folder.path().join("image")).unwrap();
+                let gone = !begun.path().exists();
+                drop(begun);
+                gone
+            });
+            let gone = gone.count();
+            over.store(true, Ordering::Relaxed);
+            for sweep in sweeps {
+                sweep.join().unwrap();
+            }
+            assert_eq!(gone, 0);
+        });
     }
 }
