@@ -47,11 +47,13 @@ impl Header {
     /// Does the stored checksum fit? Some old writers summed signed bytes, so either sum is taken.
     pub fn checksum_fits(&self) -> bool {
         let Ok(stored) = number(&self.0[CHECKSUM]) else { return false };
-        // The field counts as spaces. Sums of 512 bytes cannot overflow; said so, the loop takes many at once.
-        let mut block = self.0;
-        block[CHECKSUM].fill(b' ');
-        let unsigned = block.iter().fold(0_u32, |sum, &byte| sum.wrapping_add(u32::from(byte)));
-        let negative = block.iter().fold(0_u32, |sum, &byte| sum.wrapping_add(u32::from(byte >> 7)));
+        // Sums of 512 bytes cannot overflow; said so, the loops take many bytes at once.
+        let sum = |bytes: &[u8]| bytes.iter().fold(0_u32, |sum, &byte| sum.wrapping_add(u32::from(byte)));
+        let negative = |bytes: &[u8]| bytes.iter().fold(0_u32, |sum, &byte| sum.wrapping_add(u32::from(byte >> 7)));
+        // The field itself counts as spaces.
+        let field = &self.0[CHECKSUM];
+        let unsigned = sum(&self.0) - sum(field) + u32::from(b' ') * field.len() as u32;
+        let negative = negative(&self.0) - negative(field);
         let (unsigned, signed) = (i64::from(unsigned), i64::from(unsigned) - 256 * i64::from(negative));
         stored == i128::from(unsigned) || stored == i128::from(signed)
     }

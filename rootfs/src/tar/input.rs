@@ -6,9 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use super::error::TarError;
 
-/// Read at once from a file. Enough for a run of small files; little is read in vain before a large one is skipped (32
-/// KiB would copy as much as reading everything).
-const FILE_WINDOW: usize = 8 << 10;
+/// Read at once from a file. Enough for a run of small files; little is read in vain before a large one is skipped.
+const FILE_WINDOW: usize = 16 << 10;
 /// Read at once from a pipe, and written at once to the spool.
 const STREAM_BUFFER: usize = 128 << 10;
 

@@ -12,8 +12,8 @@ const MAJOR_MAX: u32 = (1 << 12) - 1;
 const MINOR_MAX: u32 = (1 << 20) - 1;
 
 /// A header and all that extended headers add to it.
-pub struct Member {
-    pub header: Header,
+pub struct Member<'header> {
+    pub header: &'header Header,
     /// As the archive writes it.
     pub name: Vec<u8>,
     pub records: Records,
@@ -24,9 +24,9 @@ pub struct Member {
     pub stored: u64,
 }
 
-impl Member {
+impl Member<'_> {
     pub fn number(&self, field: Range<usize>, what: &'static str) -> Result<i128, TarError> {
-        number(&self.header, field, what, &self.name)
+        number(self.header, field, what, &self.name)
     }
 
     pub fn id(&self, field: Range<usize>, what: &'static str, said: Option<u64>) -> Result<u32, TarError> {

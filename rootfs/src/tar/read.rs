@@ -18,6 +18,8 @@ use crate::tree::{Body, BodySource, Inode, Kind, RootTree, TreePath};
 const SYMLINK_MAX: usize = 4095;
 /// Longest name of an extended attribute, in bytes (`XATTR_NAME_MAX`).
 const XATTR_NAME_MAX: usize = 255;
+/// Bytes between two reports of progress.
+const TELLING: u64 = 1 << 20;
 /// What an inode costs beside its variable parts, for the bound on memory: its name in the tree's map.
 const NAME_COST: u64 = 64;
 
@@ -147,9 +149,14 @@ impl<'a, I: Input> Reader<'a, I> {
 
     fn read(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), TarError> {
         self.recognise()?;
+        let mut told = 0;
         while let Some(header) = self.header()? {
-            self.member(header)?;
-            progress(self.input.offset());
+            self.member(&header)?;
+            let offset = self.input.offset();
+            if offset - told >= TELLING {
+                progress(offset);
+                told = offset;
+            }
         }
         if let Some(offset) = self.next.offset {
             return Err(TarError::DanglingExtendedHeader { offset });
@@ -217,12 +224,12 @@ impl<'a, I: Input> Reader<'a, I> {
         }
     }
 
-    fn member(&mut self, header: Header) -> Result<(), TarError> {
-        self.remember_name(&header);
+    fn member(&mut self, header: &Header) -> Result<(), TarError> {
+        self.remember_name(header);
         match header.typeflag() {
-            b'x' | b'g' | b'L' | b'K' => return self.extended_header(&header),
+            b'x' | b'g' | b'L' | b'K' => return self.extended_header(header),
             // A volume label names the archive, not a file.
-            b'V' => return self.skip_body(stored_size(&header, &self.last)?),
+            b'V' => return self.skip_body(stored_size(header, &self.last)?),
             _ => {}
         }
         let member = self.announced_member(header)?;
@@ -310,16 +317,16 @@ impl<'a, I: Input> Reader<'a, I> {
     }
 
     /// Brings a header together with what was announced for it.
-    fn announced_member(&mut self, header: Header) -> Result<Member, TarError> {
+    fn announced_member<'h>(&mut self, header: &'h Header) -> Result<Member<'h>, TarError> {
         let announced = std::mem::take(&mut self.next);
         let has_records = announced.records.is_some();
         let mut records = announced.records.unwrap_or_else(|| self.globals.clone());
         let name = records.sparse.name.take().or_else(|| records.path.take()).or(announced.long_name);
-        let name = name.unwrap_or_else(|| header_name(&header));
+        let name = name.unwrap_or_else(|| header_name(header));
         self.last.clone_from(&name);
         let stored = match records.size {
             Some(size) => size,
-            None => stored_size(&header, &name)?,
+            None => stored_size(header, &name)?,
         };
         Ok(Member { header, name, records, has_records, long_link: announced.long_link, stored })
     }
@@ -394,7 +401,7 @@ impl<'a, I: Input> Reader<'a, I> {
         let sparse = &member.records.sparse;
         let (map, size) = if member.header.typeflag() == b'S' {
             let mut map = Map::new(self.limits.sparse_ranges);
-            let (size, mut extended) = map.read_old_header(&member.header).map_err(bad_map)?;
+            let (size, mut extended) = map.read_old_header(member.header).map_err(bad_map)?;
             while extended {
                 extended = map.read_old_extension(&self.map_block(member)?).map_err(bad_map)?;
             }

@@ -63,7 +63,7 @@ pub fn measure(command: &mut Command, feed: Option<&File>, output: &Path) -> Res
 }
 
 /// fsync(2) of a file; of a folder with all that is in it, syncfs(2), which waits for whatever else is written there as well.
-fn settle(output: &Path) -> io::Result<()> {
+pub fn settle(output: &Path) -> io::Result<()> {
     let file = File::open(output)?;
     match file.metadata()?.is_dir() {
         true => Ok(nix::unistd::syncfs(&file)?),

@@ -15,7 +15,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::bench::candidates::{Bench, Candidate};
-use crate::bench::{self, measure, summary};
+use crate::bench::{self, measure, settle, summary};
 use crate::cache::Cache;
 use crate::plan::PlanError;
 use crate::report::progress::{Progress, human_bytes};
@@ -130,6 +130,8 @@ fn rounds(bench: &Bench, candidates: &[Candidate], count: usize, progress: &Prog
             let output = bench.output(candidate);
             let feed = bench.feed(candidate)?;
             let mut command = bench.command(candidate)?;
+            // What the one before left to the disk would be written beside this one.
+            settle(&bench.scratch)?;
             let measured = measure(&mut command, feed.as_ref(), &output).with_context(|| candidate.title())?;
             entry.measured.push(measured);
             if candidate == Candidate::Extract {

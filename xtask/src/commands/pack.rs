@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, stdin};
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -89,7 +90,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let progress = Progress::on_stderr();
     // What cannot be written here is better known before the tar is read.
     let writer = filesystem::writer(&filesystem, &progress)?;
-    let mut tree = read(&arguments, &progress)?;
+    // The process ends with this verb: what it would take to free every name one by one is spared.
+    let mut tree = ManuallyDrop::new(read(&arguments, &progress)?);
     if arguments.normalize {
         let clamp_mtime = Timestamp::source_date_epoch();
         normalise(&mut tree, &Normalise { hostname: None, clamp_mtime });
