@@ -8,8 +8,9 @@ use super::error::TarError;
 
 /// Read at once from a file. Enough for a run of small files; little is read in vain before a large one is skipped.
 const FILE_WINDOW: usize = 16 << 10;
-/// Read at once from a pipe, and written at once to the spool.
-const STREAM_BUFFER: usize = 128 << 10;
+/// Read at once from a pipe, and written at once to the spool: as much as a pipe can be made to hold, so that its two ends
+/// seldom wait for each other.
+const STREAM_BUFFER: usize = 1 << 20;
 
 /// An archive, read from its start to its end.
 pub trait Input {

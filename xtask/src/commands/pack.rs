@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use base16ct::lower::encode_string as hex;
 use clap::Args;
+use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::json;
 
 use crate::artifact::{Partial, write_contents};
@@ -22,6 +23,9 @@ use crate::rootfs::tar;
 use crate::rootfs::tree::{RootTree, Timestamp};
 use crate::size::{Headroom, SizePolicy};
 use crate::spec::values;
+
+/// As large as a pipe may be made by anyone (`/proc/sys/fs/pipe-max-size`).
+const PIPE_BYTES: i32 = 1 << 20;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -180,6 +184,8 @@ fn read(arguments: &Arguments, progress: &Progress) -> Result<RootTree> {
         let folder = arguments.output.parent().filter(|folder| !folder.as_os_str().is_empty());
         let spool = tempfile::tempfile_in(folder.unwrap_or(".".as_ref()))
             .context("cannot make a temporary file beside the output")?;
+        // Both ends wait for each other less often. What is no pipe, or may not grow, stays as it is.
+        let _ = fcntl(stdin(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         tar::read_stream(stdin().lock(), spool, &limits, &mut meter)
     } else {
         let file = File::open(&arguments.tar).with_context(|| format!("cannot open {shown}"))?;
