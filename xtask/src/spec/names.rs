@@ -186,8 +186,8 @@ pub fn oci_reference(text: &str) -> Result<(), Problem> {
     };
     if let Some(digest) = digest {
         let digits = digest.strip_prefix("sha256:").unwrap_or_default();
-        let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if digits.len() != 64 || !digits.bytes().all(lower_hex) {
+        let mut sha256 = [0; 32];
+        if base16ct::lower::decode(digits, &mut sha256).map(<[u8]>::len) != Ok(32) {
             return wrong(format!("`{}` is not a digest", digest));
         }
     } else if tag.is_none() {
