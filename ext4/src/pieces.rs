@@ -17,9 +17,9 @@ use super::structures::BLOCK;
 /// Pieces that may wait to be written. Few, so that they are still in a cache when it comes to them.
 const WAITING: usize = 2;
 /// Blocks of one write call, which end at multiples of it in the image: the kernel caches each call as one folio where it finds
-/// memory for it. For 256 KiB it does so even in memory that is in pieces; looking for twice as much there costs more than
-/// all the rest.
-const AT_ONCE: usize = (256 << 10) / BLOCK;
+/// memory for it. 128 KiB is what `cp` writes at once; where memory is in pieces, looking for four times as much takes longer
+/// than all the rest.
+const AT_ONCE: usize = (128 << 10) / BLOCK;
 /// Zero blocks in a row from which on a hole in the image file is worth its own write call.
 const HOLE: usize = 8;
 
