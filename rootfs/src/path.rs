@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+use memchr::{memchr, memchr_iter, memrchr};
+
 /// Longest name of one directory entry, in bytes (`NAME_MAX`; ext4, squashfs and erofs agree).
 pub const NAME_MAX: usize = 255;
 /// Longest path, in bytes (`PATH_MAX` counts a terminating NUL on top).
@@ -38,8 +40,14 @@ impl TreePath {
     /// trailing slash mean nothing.
     pub fn new(raw: impl AsRef<[u8]>) -> Result<Self, PathError> {
         let raw = raw.as_ref();
-        if raw.contains(&0) {
+        if memchr(0, raw).is_some() {
             return Err(PathError::Nul);
+        }
+        // Nearly all are clean but for their ends.
+        let middle = raw.strip_prefix(b"./").unwrap_or(raw);
+        let middle = middle.strip_suffix(b"/").unwrap_or(middle);
+        if middle.len() <= PATH_MAX && is_clean(middle) {
+            return Ok(TreePath(middle.into()));
         }
         let mut clean = Vec::with_capacity(raw.len());
         for name in raw.split(|&byte| byte == b'/') {
@@ -71,7 +79,7 @@ impl TreePath {
 
     /// The last component; empty for the root.
     pub fn name(&self) -> &[u8] {
-        match self.0.iter().rposition(|&byte| byte == b'/') {
+        match memrchr(b'/', &self.0) {
             Some(slash) => &self.0[slash + 1..],
             None => &self.0,
         }
@@ -89,13 +97,13 @@ impl TreePath {
 
     /// The bytes of [`Self::parent`], without a path of their own.
     pub fn parent_bytes(&self) -> Option<&[u8]> {
-        let end = self.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+        let end = memrchr(b'/', &self.0).unwrap_or(0);
         (!self.is_root()).then(|| &self.0[..end])
     }
 
     /// Number of components; 0 for the root.
     pub fn depth(&self) -> usize {
-        if self.is_root() { 0 } else { 1 + self.0.iter().filter(|&&byte| byte == b'/').count() }
+        if self.is_root() { 0 } else { 1 + memchr_iter(b'/', &self.0).count() }
     }
 
     /// The names on the way from the root.
@@ -108,6 +116,20 @@ impl TreePath {
         ancestor.is_root()
             || (self.0.starts_with(&ancestor.0)
                 && (self.0.len() == ancestor.0.len() || self.0[ancestor.0.len()] == b'/'))
+    }
+}
+
+/// Is every name one that a directory may hold?
+fn is_clean(mut path: &[u8]) -> bool {
+    loop {
+        let end = memchr(b'/', path).unwrap_or(path.len());
+        if !(1..=NAME_MAX).contains(&end) || matches!(&path[..end], b"." | b"..") {
+            return false;
+        }
+        if end == path.len() {
+            return true;
+        }
+        path = &path[end + 1..];
     }
 }
 

@@ -1,6 +1,8 @@
 //! One entry's header together with what extended headers say about it.
 
+use std::borrow::Cow;
 use std::ops::Range;
+use std::rc::Rc;
 
 use super::error::{EntryName, TarError};
 use super::header::{DEVMAJOR, DEVMINOR, Header, LINKNAME, MTIME, NAME, PREFIX, SIZE};
@@ -15,8 +17,8 @@ const MINOR_MAX: u32 = (1 << 20) - 1;
 pub struct Member<'header> {
     pub header: &'header Header,
     /// As the archive writes it.
-    pub name: Vec<u8>,
-    pub records: Records,
+    pub name: Cow<'header, [u8]>,
+    pub records: Rc<Records>,
     /// Did a pax header of its own come before it?
     pub has_records: bool,
     pub long_link: Option<Vec<u8>>,
@@ -79,7 +81,7 @@ pub fn stored_size(header: &Header, name: &[u8]) -> Result<u64, TarError> {
 }
 
 /// The name as the header block alone has it.
-pub fn header_name(header: &Header) -> Vec<u8> {
+pub fn header_name(header: &Header) -> Cow<'_, [u8]> {
     let name = header.text(NAME);
-    if header.has_prefix() { [header.text(PREFIX), b"/", name].concat() } else { name.to_vec() }
+    if header.has_prefix() { [header.text(PREFIX), b"/", name].concat().into() } else { name.into() }
 }

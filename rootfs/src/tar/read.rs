@@ -1,7 +1,9 @@
 //! Reading an archive into a tree.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
+use std::rc::Rc;
 
 use super::acl::{self, Acl};
 use super::error::{EntryName, TarError};
@@ -122,7 +124,7 @@ struct Reader<'a, I> {
     layer: Option<Vec<Change>>,
     limits: &'a Limits,
     /// What `g` headers said for all that follows.
-    globals: Records,
+    globals: Rc<Records>,
     /// What was said about the entry that comes next.
     next: Announced,
     /// The name of the last header, for errors about what follows it.
@@ -142,7 +144,7 @@ struct Announced {
 
 impl<'a, I: Input> Reader<'a, I> {
     fn new(input: I, tree: RootTree, limits: &'a Limits) -> Self {
-        let (globals, next) = (Records::default(), Announced::default());
+        let (globals, next) = (Rc::default(), Announced::default());
         let tree = GrowingTree::new(tree);
         Reader { input, tree, layer: None, limits, globals, next, last: Vec::new(), counts: Counts::default() }
     }
@@ -150,7 +152,8 @@ impl<'a, I: Input> Reader<'a, I> {
     fn read(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), TarError> {
         self.recognise()?;
         let mut told = 0;
-        while let Some(header) = self.header()? {
+        let mut header = Header([0; BLOCK]);
+        while self.header(&mut header)? {
             self.member(&header)?;
             let offset = self.input.offset();
             if offset - told >= TELLING {
@@ -183,30 +186,28 @@ impl<'a, I: Input> Reader<'a, I> {
         }
     }
 
-    /// The next header; `None` at the end marker.
-    fn header(&mut self) -> Result<Option<Header>, TarError> {
+    /// Reads the next header; `false` at the end marker.
+    fn header(&mut self, header: &mut Header) -> Result<bool, TarError> {
         let offset = self.input.offset();
         let missing_end = |last: &[u8], offset| TarError::MissingEnd { offset, after: EntryName::new(last) };
-        let mut block = [0; BLOCK];
-        match self.input.read(&mut block)? {
-            0 if self.layer.is_some() => return Ok(None),
+        match self.input.read(&mut header.0)? {
+            0 if self.layer.is_some() => return Ok(false),
             0 => return Err(missing_end(&self.last, offset)),
             BLOCK => {}
             _ => return Err(TarError::TruncatedHeader { offset }),
         }
-        let header = Header(block);
         if header.is_zero() {
-            return match self.input.read(&mut block)? {
-                BLOCK if Header(block).is_zero() => Ok(None),
+            return match self.input.read(&mut header.0)? {
+                BLOCK if header.is_zero() => Ok(false),
                 BLOCK => Err(TarError::LoneZeroBlock { offset }),
-                0 if self.layer.is_some() => Ok(None),
+                0 if self.layer.is_some() => Ok(false),
                 _ => Err(missing_end(&self.last, offset)),
             };
         }
         if !header.checksum_fits() {
             return Err(TarError::Checksum { offset, after: EntryName::new(&self.last) });
         }
-        Ok(Some(header))
+        Ok(true)
     }
 
     /// What follows the end marker may only be the padding of the last record.
@@ -225,11 +226,13 @@ impl<'a, I: Input> Reader<'a, I> {
     }
 
     fn member(&mut self, header: &Header) -> Result<(), TarError> {
-        self.remember_name(header);
         match header.typeflag() {
             b'x' | b'g' | b'L' | b'K' => return self.extended_header(header),
             // A volume label names the archive, not a file.
-            b'V' => return self.skip_body(stored_size(header, &self.last)?),
+            b'V' => {
+                self.remember_name(header.text(NAME));
+                return self.skip_body(stored_size(header, &self.last)?);
+            }
             _ => {}
         }
         let member = self.announced_member(header)?;
@@ -271,26 +274,27 @@ impl<'a, I: Input> Reader<'a, I> {
         self.insert(path, inode)
     }
 
-    fn remember_name(&mut self, header: &Header) {
+    fn remember_name(&mut self, name: &[u8]) {
         self.last.clear();
-        self.last.extend_from_slice(header.text(NAME));
+        self.last.extend_from_slice(name);
     }
 
     /// Keeps what an extended header says for the entry that follows it.
     fn extended_header(&mut self, header: &Header) -> Result<(), TarError> {
+        self.remember_name(header.text(NAME));
         let offset = self.input.offset() - BLOCK_U64;
         let content = self.extended_content(header, offset)?;
         let malformed = |reason| TarError::BadExtendedHeader { offset, reason };
         let max_ranges = self.limits.sparse_ranges;
         if header.typeflag() == b'g' {
             self.charge(content.len() as u64)?;
-            return self.globals.read(&content, max_ranges).map_err(malformed);
+            return Rc::make_mut(&mut self.globals).read(&content, max_ranges).map_err(malformed);
         }
         let next = &mut self.next;
         next.offset.get_or_insert(offset);
         let is_second = match header.typeflag() {
             b'x' => {
-                let mut records = self.globals.clone();
+                let mut records = Records::clone(&self.globals);
                 records.read(&content, max_ranges).map_err(malformed)?;
                 next.records.replace(records).is_some()
             }
@@ -320,10 +324,10 @@ impl<'a, I: Input> Reader<'a, I> {
     fn announced_member<'h>(&mut self, header: &'h Header) -> Result<Member<'h>, TarError> {
         let announced = std::mem::take(&mut self.next);
         let has_records = announced.records.is_some();
-        let mut records = announced.records.unwrap_or_else(|| self.globals.clone());
-        let name = records.sparse.name.take().or_else(|| records.path.take()).or(announced.long_name);
-        let name = name.unwrap_or_else(|| header_name(header));
-        self.last.clone_from(&name);
+        let records = announced.records.map_or_else(|| self.globals.clone(), Rc::new);
+        let said = records.sparse.name.as_ref().or(records.path.as_ref()).cloned().or(announced.long_name);
+        let name = said.map_or_else(|| header_name(header), Cow::from);
+        self.remember_name(&name);
         let stored = match records.size {
             Some(size) => size,
             None => stored_size(header, &name)?,
@@ -353,7 +357,7 @@ impl<'a, I: Input> Reader<'a, I> {
         }
         let slots = self.tree.inode_slots();
         self.tree.link(path.clone(), &target)?;
-        self.charge_implied(&path, slots)?;
+        self.charge_implied(path.as_bytes().len() as u64, slots)?;
         if member.stored == 0 || !self.hard_link_has_data(member)? {
             return Ok(());
         }
@@ -539,9 +543,9 @@ impl<'a, I: Input> Reader<'a, I> {
             return Ok(());
         }
         let slots = self.tree.inode_slots();
-        let deepest = path.clone();
+        let length = path.as_bytes().len() as u64;
         self.tree.insert(path, inode)?;
-        self.charge_implied(&deepest, slots + 1)
+        self.charge_implied(length, slots + 1)
     }
 
     fn charge_entry(&mut self, bytes: u64) -> Result<(), TarError> {
@@ -550,11 +554,11 @@ impl<'a, I: Input> Reader<'a, I> {
         self.charge(NAME_COST + bytes)
     }
 
-    /// Counts the directories that `path` brought with it; each has a name no longer than `path`.
-    fn charge_implied(&mut self, path: &TreePath, slots_before: usize) -> Result<(), TarError> {
+    /// Counts the directories that a path of `length` bytes brought with it; each has a path no longer than that.
+    fn charge_implied(&mut self, length: u64, slots_before: usize) -> Result<(), TarError> {
         let implied = self.tree.inode_slots().saturating_sub(slots_before) as u64;
         self.charge_slots()?;
-        self.charge(implied * (NAME_COST + path.as_bytes().len() as u64))
+        self.charge(implied * (NAME_COST + length))
     }
 
     fn charge_slots(&self) -> Result<(), TarError> {
