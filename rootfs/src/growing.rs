@@ -41,6 +41,7 @@ impl GrowingTree {
                 let id = names[at].1;
                 if !self.tree.inode(id).is_directory() && follows(&path, names, &self.tree) {
                     names.push((path, id));
+                    self.tree.mark_linked(id);
                     return Ok(());
                 }
             }

@@ -4,7 +4,7 @@
 //! and which name is "the" file is decided by sorting, never by the order in which a stream happened to name them.
 //! Bodies are not held in memory: they are ranges of a [`BodySource`] (a tar file, or the spool of a pipe).
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, HashMap, btree_map};
 
 pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt, Relocation};
 pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
@@ -116,6 +116,8 @@ impl Kind {
 pub struct RootTree {
     names: BTreeMap<TreePath, InodeId>,
     inodes: Vec<Inode>,
+    /// By slot: has it been given a second name? Slots behind the end have not.
+    linked: Vec<bool>,
     bodies: BodySource,
     /// The parent of the last name that was put in, as long as nothing can have taken it away: in a tar, neighbours
     /// share it.
@@ -145,6 +147,7 @@ impl RootTree {
         RootTree {
             names: BTreeMap::from([(TreePath::root(), InodeId(0))]),
             inodes: vec![Inode::directory(0o755)],
+            linked: Vec::new(),
             bodies,
             last_parent: None,
         }
@@ -216,11 +219,13 @@ impl RootTree {
     /// Every name in order: the root first, each directory before what is in it, hard links resolved to their first
     /// name.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        let mut first: Vec<Option<&TreePath>> = vec![None; self.inodes.len()];
+        let mut first: HashMap<InodeId, &TreePath> = HashMap::new();
         self.names.iter().map(move |(path, &id)| {
-            let seen = &mut first[id.0 as usize];
-            let hard_link_to = *seen;
-            seen.get_or_insert(path);
+            let mut hard_link_to = None;
+            if self.linked.get(id.0 as usize) == Some(&true) {
+                hard_link_to = first.get(&id).copied();
+                first.entry(id).or_insert(path);
+            }
             Entry { path, id, inode: self.inode(id), hard_link_to }
         })
     }
@@ -286,6 +291,15 @@ impl RootTree {
         add_inode(&mut self.inodes, inode)
     }
 
+    /// Remembers that `id` has, or will have, more than one name.
+    pub(super) fn mark_linked(&mut self, id: InodeId) {
+        let slot = id.0 as usize;
+        if self.linked.len() <= slot {
+            self.linked.resize(slot + 1, false);
+        }
+        self.linked[slot] = true;
+    }
+
     /// Names inodes of a tree that has names for its root only. The names ascend, and each one's parent is a directory
     /// among them.
     pub(super) fn name_all(&mut self, names: Vec<(TreePath, InodeId)>) {
@@ -307,6 +321,7 @@ impl RootTree {
             return Err(TreeError::DirectoryInTheWay { path, kind: "hard link" });
         }
         self.names.insert(path, id);
+        self.mark_linked(id);
         Ok(())
     }
 
@@ -396,7 +411,7 @@ fn add_inode(inodes: &mut Vec<Inode>, inode: Inode) -> InodeId {
 /// newest modification time of the tree. Never the time of the build.
 pub fn image_time(tree: &RootTree) -> i64 {
     Timestamp::source_date_epoch()
-        .unwrap_or_else(|| tree.entries().map(|entry| entry.inode.mtime.seconds).max().unwrap_or(0))
+        .unwrap_or_else(|| tree.names.values().map(|&id| tree.inode(id).mtime.seconds).max().unwrap_or(0))
 }
 
 #[cfg(test)]
