@@ -20,10 +20,11 @@ impl Identity {
     /// is known before they are read; an `uuid` of the options replaces the derived one.
     pub fn new(tree: &RootTree, options: &Ext4Options) -> Self {
         let mut digest = Sha256::new();
-        digest.update(DOMAIN);
-        digest.update([u8::from(options.journal), options.reserved_percent]);
-        digest.update(options.growth.unwrap_or(0).to_le_bytes());
-        bytes(&mut digest, options.label.as_deref().unwrap_or_default().as_bytes());
+        let mut about = DOMAIN.to_vec();
+        about.extend([u8::from(options.journal), options.reserved_percent]);
+        about.extend(options.growth.unwrap_or(0).to_le_bytes());
+        bytes(&mut about, options.label.as_deref().unwrap_or_default().as_bytes());
+        digest.update(&about);
         headers(&mut digest, tree);
         let digest: [u8; 32] = digest.finalize().into();
         let (mut uuid, mut hash_seed) = ([0; 16], [0; 16]);
@@ -37,8 +38,10 @@ impl Identity {
 /// Bodies do not take part.
 pub fn seed(purpose: &str, options: &[u8], tree: &RootTree) -> [u8; 32] {
     let mut digest = Sha256::new();
-    bytes(&mut digest, purpose.as_bytes());
-    bytes(&mut digest, options);
+    let mut about = Vec::new();
+    bytes(&mut about, purpose.as_bytes());
+    bytes(&mut about, options);
+    digest.update(&about);
     headers(&mut digest, tree);
     digest.finalize().into()
 }
@@ -57,60 +60,64 @@ pub fn uuid_text(uuid: &[u8; 16]) -> String {
 }
 
 fn headers(digest: &mut Sha256, tree: &RootTree) {
+    // Many small fields are dearer to hash than to gather.
+    let mut gathered = Vec::new();
     for entry in tree.entries() {
-        bytes(digest, entry.path.as_bytes());
+        gathered.clear();
+        bytes(&mut gathered, entry.path.as_bytes());
         match entry.hard_link_to {
             Some(first) => {
-                digest.update(b"=");
-                bytes(digest, first.as_bytes());
+                gathered.push(b'=');
+                bytes(&mut gathered, first.as_bytes());
             }
-            None => header(digest, entry.inode),
+            None => header(&mut gathered, entry.inode),
         }
+        digest.update(&gathered);
     }
 }
 
 /// Length first, so that no two lists of fields read the same.
-fn bytes(digest: &mut Sha256, field: &[u8]) {
-    digest.update((field.len() as u64).to_le_bytes());
-    digest.update(field);
+fn bytes(out: &mut Vec<u8>, field: &[u8]) {
+    out.extend_from_slice(&(field.len() as u64).to_le_bytes());
+    out.extend_from_slice(field);
 }
 
-fn header(digest: &mut Sha256, inode: &Inode) {
-    let device = |digest: &mut Sha256, kind: &[u8], major: u32, minor: u32| {
-        digest.update(kind);
-        digest.update(major.to_le_bytes());
-        digest.update(minor.to_le_bytes());
+fn header(out: &mut Vec<u8>, inode: &Inode) {
+    let device = |out: &mut Vec<u8>, kind: u8, major: u32, minor: u32| {
+        out.push(kind);
+        out.extend_from_slice(&major.to_le_bytes());
+        out.extend_from_slice(&minor.to_le_bytes());
     };
     match &inode.kind {
-        Kind::Directory => digest.update(b"d"),
-        Kind::Fifo => digest.update(b"p"),
-        Kind::Socket => digest.update(b"s"),
-        Kind::CharacterDevice { major, minor } => device(digest, b"c", *major, *minor),
-        Kind::BlockDevice { major, minor } => device(digest, b"b", *major, *minor),
+        Kind::Directory => out.push(b'd'),
+        Kind::Fifo => out.push(b'p'),
+        Kind::Socket => out.push(b's'),
+        Kind::CharacterDevice { major, minor } => device(out, b'c', *major, *minor),
+        Kind::BlockDevice { major, minor } => device(out, b'b', *major, *minor),
         Kind::Symlink(target) => {
-            digest.update(b"l");
-            bytes(digest, target);
+            out.push(b'l');
+            bytes(out, target);
         }
         Kind::File(body) => {
-            digest.update(b"f");
-            digest.update(body.size.to_le_bytes());
+            out.push(b'f');
+            out.extend_from_slice(&body.size.to_le_bytes());
             let ranges = body.extents.as_slice();
-            digest.update((ranges.len() as u64).to_le_bytes());
+            out.extend_from_slice(&(ranges.len() as u64).to_le_bytes());
             for range in ranges {
                 // Where the body lies in its source is no property of the tree.
-                digest.update(range.offset.to_le_bytes());
-                digest.update(range.length.to_le_bytes());
+                out.extend_from_slice(&range.offset.to_le_bytes());
+                out.extend_from_slice(&range.length.to_le_bytes());
             }
         }
     }
-    digest.update(inode.mode.to_le_bytes());
-    digest.update(inode.uid.to_le_bytes());
-    digest.update(inode.gid.to_le_bytes());
-    digest.update(inode.mtime.seconds.to_le_bytes());
-    digest.update(inode.mtime.nanoseconds.to_le_bytes());
-    digest.update((inode.xattrs.len() as u64).to_le_bytes());
+    out.extend_from_slice(&inode.mode.to_le_bytes());
+    out.extend_from_slice(&inode.uid.to_le_bytes());
+    out.extend_from_slice(&inode.gid.to_le_bytes());
+    out.extend_from_slice(&inode.mtime.seconds.to_le_bytes());
+    out.extend_from_slice(&inode.mtime.nanoseconds.to_le_bytes());
+    out.extend_from_slice(&(inode.xattrs.len() as u64).to_le_bytes());
     for (name, value) in &inode.xattrs {
-        bytes(digest, name);
-        bytes(digest, value);
+        bytes(out, name);
+        bytes(out, value);
     }
 }
