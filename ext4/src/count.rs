@@ -2,11 +2,12 @@
 //! of them has a place.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 use snug_rootfs::tree::{Body, Inode, Kind, RootTree, TreePath};
 
-use super::directory::{Directory, Name, TooManyNames, file_type};
+use super::directory::{Directory, Leaf, Name, TooManyNames, arrange, file_type};
 use super::error::Ext4Error;
 use super::hash::NameHasher;
 use super::structures::{BLOCK, special};
@@ -86,16 +87,29 @@ pub struct XattrBlock {
     pub sharers: u32,
 }
 
+/// One directory.
+#[derive(Debug)]
+struct Listing {
+    /// Its index in [`Demand::nodes`].
+    node: usize,
+    /// The number of the directory above.
+    parent: u32,
+    /// In [`Demand::names`].
+    names: Range<usize>,
+    leaves: Vec<Leaf>,
+}
+
 /// The whole tree, numbered and counted.
 pub struct Demand<'tree> {
     /// By number: the root, lost+found, then every other inode in the order of the tree.
     pub nodes: Vec<Node<'tree>>,
     pub xattr_blocks: Vec<XattrBlock>,
-    /// Names of all directories, by the number of the directory.
-    names: Vec<(u32, Name<'tree>)>,
-    /// The number of each directory's parent, by the directory's.
-    parents: HashMap<u32, u32>,
-    hasher: NameHasher,
+    /// Indices in [`Self::nodes`] of symlinks whose targets need a block.
+    pub long_symlinks: Vec<u32>,
+    /// In the order of [`Self::nodes`].
+    listings: Vec<Listing>,
+    /// Of all directories, each one's together.
+    names: Vec<Name<'tree>>,
     /// Does the tree itself have `/lost+found`?
     pub lost_found_is_own: bool,
 }
@@ -103,47 +117,50 @@ pub struct Demand<'tree> {
 impl<'tree> Demand<'tree> {
     /// `lost_found` is the directory that is added where the tree has none.
     pub fn new(tree: &'tree RootTree, lost_found: &'tree Inode, hasher: NameHasher) -> Result<Self, Ext4Error> {
-        let mut numbering = Numbering::new(tree, lost_found)?;
-        numbering.names.sort_by_key(|(directory, _)| *directory);
-        let Numbering { nodes, names, parents, paths, lost_found_is_own } = numbering;
-        let mut demand = Demand { nodes, xattr_blocks: Vec::new(), names, parents, hasher, lost_found_is_own };
-        demand.count_directories(&paths)?;
+        let numbering = Numbering::new(tree, lost_found)?;
+        let Numbering { nodes, long_symlinks, mut listings, names, paths, lost_found_is_own, .. } = numbering;
+        listings.sort_unstable_by_key(|listing| listing.node);
+        let xattr_blocks = Vec::new();
+        let mut demand = Demand { nodes, xattr_blocks, long_symlinks, listings, names, lost_found_is_own };
+        demand.arrange_directories(hasher, &paths)?;
         demand.count_xattrs(&paths)?;
         Ok(demand)
     }
 
     /// Where an inode of the tree stands in [`Self::nodes`], by its number.
     pub fn position(&self, number: u32) -> Option<usize> {
-        let at = match number {
-            special::ROOT => 0,
-            number => (number.checked_sub(special::FIRST)? + 1) as usize,
-        };
-        (at < self.nodes.len()).then_some(at)
+        position(number).filter(|&at| at < self.nodes.len())
     }
 
-    /// The entries of a directory, ready to be written.
-    pub fn directory(&self, number: u32) -> Result<Directory<'tree>, TooManyNames> {
-        let start = self.names.partition_point(|(directory, _)| *directory < number);
-        let names = self.names[start..].iter().take_while(|(directory, _)| *directory == number);
-        let parent = self.parents.get(&number).copied().unwrap_or(special::ROOT);
-        Directory::new(number, parent, names.map(|(_, name)| *name).collect(), &self.hasher)
+    /// Every directory, ready to be written, with its index in [`Self::nodes`].
+    pub fn directories(&self) -> impl Iterator<Item = (usize, Directory<'_>)> {
+        self.listings.iter().map(|listing| (listing.node, self.directory(listing)))
     }
 
-    fn count_directories(&mut self, paths: &[&TreePath]) -> Result<(), Ext4Error> {
-        for (at, path) in paths.iter().enumerate() {
-            if !self.nodes[at].inode.is_directory() {
-                continue;
-            }
-            let too_many = |TooManyNames| Ext4Error::TooManyNames { path: (*path).clone() };
-            let blocks = self.directory(self.nodes[at].number).map_err(too_many)?.blocks();
-            self.nodes[at].directory_blocks = blocks as u32;
+    fn directory<'a>(&'a self, listing: &'a Listing) -> Directory<'a> {
+        Directory {
+            inode: self.nodes[listing.node].number,
+            parent: listing.parent,
+            names: &self.names[listing.names.clone()],
+            leaves: &listing.leaves,
+        }
+    }
+
+    fn arrange_directories(&mut self, hasher: NameHasher, paths: &[&TreePath]) -> Result<(), Ext4Error> {
+        for at in 0..self.listings.len() {
+            let listing = &mut self.listings[at];
+            let node = listing.node;
+            let too_many = |TooManyNames| Ext4Error::TooManyNames { path: paths[node].clone() };
+            listing.leaves = arrange(&mut self.names[listing.names.clone()], &hasher).map_err(too_many)?;
+            self.nodes[node].directory_blocks = self.directory(&self.listings[at]).blocks() as u32;
         }
         Ok(())
     }
 
     fn count_xattrs(&mut self, paths: &[&TreePath]) -> Result<(), Ext4Error> {
         let mut known: HashMap<[u8; 32], u32> = HashMap::new();
-        for (at, node) in self.nodes.iter_mut().enumerate() {
+        let nodes = self.nodes.iter_mut().enumerate();
+        for (at, node) in nodes.filter(|(_, node)| !node.inode.xattrs.is_empty()) {
             let xattrs = Xattrs::new(&node.inode.xattrs)
                 .map_err(|source| Ext4Error::Xattrs { path: paths[at].clone(), source })?;
             let Some(block) = xattrs.block() else {
@@ -166,68 +183,89 @@ impl<'tree> Demand<'tree> {
     }
 }
 
-/// Walks the tree once: numbers inodes, collects names by directory, and refuses what an inode cannot hold.
+/// Where an inode stands in [`Demand::nodes`], by its number.
+fn position(number: u32) -> Option<usize> {
+    match number {
+        special::ROOT => Some(0),
+        number => Some((number.checked_sub(special::FIRST)? + 1) as usize),
+    }
+}
+
+/// Walks the tree once: numbers inodes and counts their links, collects names by directory, and refuses what an inode
+/// cannot hold.
 struct Numbering<'tree> {
     nodes: Vec<Node<'tree>>,
-    names: Vec<(u32, Name<'tree>)>,
-    parents: HashMap<u32, u32>,
+    long_symlinks: Vec<u32>,
+    /// Directories that have all their names, and those names.
+    listings: Vec<Listing>,
+    names: Vec<Name<'tree>>,
+    /// The directories above the current entry, from the root on.
+    open: Vec<Open<'tree>>,
     /// Of each node, for messages.
     paths: Vec<&'tree TreePath>,
     lost_found_is_own: bool,
 }
 
+/// A directory that is still getting its names.
+struct Open<'tree> {
+    number: u32,
+    /// Bytes of its path: of those above an entry, no two have as many.
+    length: usize,
+    names: Vec<Name<'tree>>,
+}
+
 impl<'tree> Numbering<'tree> {
     fn new(tree: &'tree RootTree, lost_found: &'tree Inode) -> Result<Self, Ext4Error> {
-        let mut links = tree.link_counts();
-        let own = tree.entries().find(|entry| entry.path.as_bytes() == LOST_FOUND);
-        if let Some(entry) = own.as_ref().filter(|entry| !entry.inode.is_directory()) {
-            return Err(Ext4Error::LostFound { kind: entry.inode.kind.noun() });
+        let own = tree.subtree(&TreePath::new(LOST_FOUND).expect("it is one name")).next();
+        let own = own.map(|(path, id)| (path, tree.inode(id)));
+        if let Some((_, inode)) = own.filter(|(_, inode)| !inode.is_directory()) {
+            return Err(Ext4Error::LostFound { kind: inode.kind.noun() });
         }
         let mut numbering = Numbering {
             nodes: Vec::with_capacity(tree.inode_slots() + 1),
+            long_symlinks: Vec::new(),
+            listings: Vec::new(),
             names: Vec::with_capacity(tree.len()),
-            parents: HashMap::new(),
+            open: Vec::new(),
             paths: Vec::with_capacity(tree.inode_slots() + 1),
             lost_found_is_own: own.is_some(),
         };
         let mut numbers = vec![0; tree.inode_slots()];
-        // The directories above the current entry, by depth.
-        let mut above: Vec<u32> = Vec::new();
         for entry in tree.entries() {
             let slot = RootTree::slot(entry.id);
             if entry.path.is_root() {
-                if own.is_none() {
-                    links[slot] += 1;
-                }
                 numbers[slot] = special::ROOT;
-                numbering.add(special::ROOT, links[slot], entry.inode, entry.path)?;
-                above.push(special::ROOT);
-                let (inode, links) = match &own {
-                    Some(own) => (own.inode, links[RootTree::slot(own.id)]),
-                    None => (lost_found, 2),
-                };
-                let path = own.as_ref().map_or(entry.path, |own| own.path);
-                numbering.add(special::FIRST, links, inode, path)?;
+                numbering.add(special::ROOT, entry.inode, entry.path)?;
+                numbering.open(special::ROOT, 0);
+                let (path, inode) = own.unwrap_or((entry.path, lost_found));
+                numbering.add(special::FIRST, inode, path)?;
                 if own.is_none() {
-                    numbering.name(special::ROOT, special::FIRST, lost_found, LOST_FOUND);
+                    numbering.name(special::FIRST, lost_found, LOST_FOUND);
+                    numbering.open(special::FIRST, LOST_FOUND.len());
+                    numbering.close();
                 }
                 continue;
             }
-            let parent = above[entry.path.depth() - 1];
+            let parent = entry.path.parent_bytes().map_or(0, <[u8]>::len);
+            while numbering.open.last().is_some_and(|directory| directory.length != parent) {
+                numbering.close();
+            }
             if entry.hard_link_to.is_none() {
-                let is_lost_found = entry.path.as_bytes() == LOST_FOUND;
-                numbers[slot] = if is_lost_found { special::FIRST } else { numbering.next_number() };
-                if !is_lost_found {
-                    numbering.add(numbers[slot], links[slot], entry.inode, entry.path)?;
-                }
+                numbers[slot] = if entry.path.as_bytes() == LOST_FOUND {
+                    special::FIRST
+                } else {
+                    numbering.add(numbering.next_number(), entry.inode, entry.path)?
+                };
             }
+            numbering.name(numbers[slot], entry.inode, entry.path.name());
             if entry.inode.is_directory() {
-                above.truncate(entry.path.depth());
-                above.push(numbers[slot]);
-                numbering.parents.insert(numbers[slot], parent);
+                numbering.open(numbers[slot], entry.path.as_bytes().len());
             }
-            numbering.name(parent, numbers[slot], entry.inode, entry.path.name());
         }
+        while !numbering.open.is_empty() {
+            numbering.close();
+        }
+        numbering.check_links()?;
         Ok(numbering)
     }
 
@@ -235,26 +273,61 @@ impl<'tree> Numbering<'tree> {
         special::FIRST + self.nodes.len() as u32 - 1
     }
 
-    fn name(&mut self, directory: u32, inode: u32, target: &Inode, name: &'tree [u8]) {
-        self.names.push((directory, Name { inode, file_type: file_type_of(&target.kind), name }));
+    /// Begins a directory in the innermost open one.
+    fn open(&mut self, number: u32, length: usize) {
+        self.open.push(Open { number, length, names: Vec::new() });
     }
 
-    fn add(&mut self, number: u32, links: u32, inode: &'tree Inode, path: &'tree TreePath) -> Result<(), Ext4Error> {
-        check(inode, links, path)?;
+    /// The innermost open directory has got all its names.
+    fn close(&mut self) {
+        let Some(done) = self.open.pop() else { return };
+        let start = self.names.len();
+        self.names.extend(done.names);
+        let parent = self.open.last().map_or(special::ROOT, |above| above.number);
+        let node = position(done.number).expect("it was added");
+        self.listings.push(Listing { node, parent, names: start..self.names.len(), leaves: Vec::new() });
+    }
+
+    /// Gives an inode a name in the innermost open directory.
+    fn name(&mut self, inode: u32, target: &Inode, name: &'tree [u8]) {
+        let Some(directory) = self.open.last_mut() else { return };
+        directory.names.push(Name { inode, file_type: file_type_of(&target.kind), name });
+        // A directory's `..` is a name of the one above it.
+        let counted = if target.is_directory() { directory.number } else { inode };
+        self.nodes[position(counted).expect("it was added")].links += 1;
+    }
+
+    fn add(&mut self, number: u32, inode: &'tree Inode, path: &'tree TreePath) -> Result<u32, Ext4Error> {
+        check(inode, path)?;
+        if matches!(&inode.kind, Kind::Symlink(target) if target.len() >= INLINE_SYMLINK) {
+            self.long_symlinks.push(self.nodes.len() as u32);
+        }
+        // A directory's entry above it and its own `.`; all others are counted by name.
+        let links = if inode.is_directory() { 2 } else { 0 };
         self.nodes.push(Node { number, links, inode, xattr_block: None, directory_blocks: 0 });
         self.paths.push(path);
-        Ok(())
+        Ok(number)
+    }
+
+    fn check_links(&self) -> Result<(), Ext4Error> {
+        let too_many = |node: &Node| node.links > MAX_LINKS && !node.inode.is_directory();
+        match self.nodes.iter().position(too_many) {
+            None => Ok(()),
+            Some(at) => {
+                let (path, links) = (self.paths[at].clone(), self.nodes[at].links);
+                Err(Ext4Error::TooManyLinks { path, links, limit: MAX_LINKS })
+            }
+        }
     }
 }
 
 /// Refuses what an inode of ext4 cannot hold.
-fn check(inode: &Inode, links: u32, path: &TreePath) -> Result<(), Ext4Error> {
+fn check(inode: &Inode, path: &TreePath) -> Result<(), Ext4Error> {
     let path = || path.clone();
     if !TIMES.contains(&inode.mtime.seconds) {
         return Err(Ext4Error::TimeOutOfRange { path: path(), seconds: inode.mtime.seconds });
     }
     match &inode.kind {
-        Kind::Directory => return Ok(()),
         Kind::File(body) if body.size > MAX_FILE => {
             return Err(Ext4Error::FileTooLarge { path: path(), size: body.size, limit: MAX_FILE });
         }
@@ -267,9 +340,6 @@ fn check(inode: &Inode, links: u32, path: &TreePath) -> Result<(), Ext4Error> {
             return Err(Ext4Error::DeviceNumber { path: path(), major, minor });
         }
         _ => {}
-    }
-    if links > MAX_LINKS {
-        return Err(Ext4Error::TooManyLinks { path: path(), links, limit: MAX_LINKS });
     }
     Ok(())
 }

@@ -41,19 +41,32 @@ pub struct Name<'tree> {
     pub name: &'tree [u8],
 }
 
-/// The names of one directory, in the order in which they will be written.
-pub struct Directory<'tree> {
+/// The names of one directory, in the order in which [`arrange`] put them.
+#[derive(Debug, Clone, Copy)]
+pub struct Directory<'a> {
     /// Of the directory itself.
     pub inode: u32,
     pub parent: u32,
-    names: Vec<Name<'tree>>,
-    /// Of each leaf, the hash of its first name and how many names it holds; empty without an index.
-    leaves: Vec<Leaf>,
+    pub names: &'a [Name<'a>],
+    /// Empty without an index.
+    pub leaves: &'a [Leaf],
 }
 
-struct Leaf {
+/// A block of names under an index.
+#[derive(Debug)]
+pub struct Leaf {
+    /// Of its first name.
     hash: u32,
+    /// How many it holds.
     names: usize,
+}
+
+/// Where a directory's blocks go.
+pub trait Blocks {
+    type Error;
+
+    /// The next block, all zeros.
+    fn next(&mut self) -> Result<&mut [u8; BLOCK], Self::Error>;
 }
 
 /// A directory holds more names than an index of two levels can.
@@ -65,42 +78,36 @@ const fn record_length(length: usize) -> usize {
     <DirectoryEntry as Field>::SIZE + length.next_multiple_of(4)
 }
 
-impl<'tree> Directory<'tree> {
-    pub fn new(
-        inode: u32,
-        parent: u32,
-        mut names: Vec<Name<'tree>>,
-        hasher: &NameHasher,
-    ) -> Result<Self, TooManyNames> {
-        let bytes: usize = names.iter().map(|name| record_length(name.name.len())).sum();
-        if DOT + DOT_DOT + bytes <= ROOM {
-            return Ok(Directory { inode, parent, names, leaves: Vec::new() });
-        }
-        let mut hashed: Vec<(NameHash, Name)> = names.drain(..).map(|name| (hasher.hash(name.name), name)).collect();
-        hashed.sort_unstable_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.name.cmp(y.name)));
-        let mut leaves: Vec<Leaf> = Vec::new();
-        let (mut free, mut last) = (0, None);
-        for (hash, name) in &hashed {
-            let length = record_length(name.name.len());
-            if length > free {
-                // The lowest bit says that names of this hash already stand in the leaf before.
-                let continued = u32::from(last == Some(hash.major));
-                leaves.push(Leaf { hash: hash.major | continued, names: 0 });
-                free = ROOM;
-            }
-            free -= length;
-            last = Some(hash.major);
-            if let Some(leaf) = leaves.last_mut() {
-                leaf.names += 1;
-            }
-        }
-        names.extend(hashed.into_iter().map(|(_, name)| name));
-        if leaves.len() > MAX_LEAVES {
-            return Err(TooManyNames);
-        }
-        Ok(Directory { inode, parent, names, leaves })
+/// Puts the names of a directory into the order in which they will be written, and divides them among the leaves of an
+/// index; there are none where one block holds all.
+pub fn arrange(names: &mut [Name], hasher: &NameHasher) -> Result<Vec<Leaf>, TooManyNames> {
+    let bytes: usize = names.iter().map(|name| record_length(name.name.len())).sum();
+    let mut leaves: Vec<Leaf> = Vec::new();
+    if DOT + DOT_DOT + bytes <= ROOM {
+        return Ok(leaves);
     }
+    let mut hashed: Vec<(NameHash, Name)> = names.iter().map(|name| (hasher.hash(name.name), *name)).collect();
+    hashed.sort_unstable_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.name.cmp(y.name)));
+    let (mut free, mut last) = (0, None);
+    for ((hash, name), place) in hashed.into_iter().zip(names) {
+        let length = record_length(name.name.len());
+        if length > free {
+            // The lowest bit says that names of this hash already stand in the leaf before.
+            let continued = u32::from(last == Some(hash.major));
+            leaves.push(Leaf { hash: hash.major | continued, names: 0 });
+            free = ROOM;
+        }
+        free -= length;
+        last = Some(hash.major);
+        if let Some(leaf) = leaves.last_mut() {
+            leaf.names += 1;
+        }
+        *place = name;
+    }
+    if leaves.len() > MAX_LEAVES { Err(TooManyNames) } else { Ok(leaves) }
+}
 
+impl<'a> Directory<'a> {
     /// Does it need the index flag?
     pub fn is_indexed(&self) -> bool {
         !self.leaves.is_empty()
@@ -115,46 +122,47 @@ impl<'tree> Directory<'tree> {
         1 + self.nodes() + self.leaves.len()
     }
 
-    /// Appends all blocks to `out`; `seed` is the directory inode's checksum seed.
-    pub fn write(&self, seed: u32, out: &mut Vec<u8>) {
+    /// Fills in all of its [`Self::blocks`]; `seed` is the directory inode's checksum seed.
+    pub fn write<B: Blocks>(&self, seed: u32, blocks: &mut B) -> Result<(), B::Error> {
         if !self.is_indexed() {
-            let mut block = LinearBlock::new();
+            let mut block = LinearBlock::new(blocks.next()?);
             block.push(self.dot());
             block.push(self.dot_dot());
             self.names.iter().for_each(|&name| block.push(name));
-            block.finish(seed, out);
-            return;
+            block.finish(seed);
+            return Ok(());
         }
-        self.write_index(seed, out);
+        self.write_index(seed, blocks)?;
         let mut names = self.names.iter();
-        for leaf in &self.leaves {
-            let mut block = LinearBlock::new();
+        for leaf in self.leaves {
+            let mut block = LinearBlock::new(blocks.next()?);
             names.by_ref().take(leaf.names).for_each(|&name| block.push(name));
-            block.finish(seed, out);
+            block.finish(seed);
         }
+        Ok(())
     }
 
-    fn dot(&self) -> Name<'tree> {
+    fn dot(&self) -> Name<'a> {
         Name { inode: self.inode, file_type: file_type::DIRECTORY, name: b"." }
     }
 
-    fn dot_dot(&self) -> Name<'tree> {
+    fn dot_dot(&self) -> Name<'a> {
         Name { inode: self.parent, file_type: file_type::DIRECTORY, name: b".." }
     }
 
     /// The root in block 0, inner nodes in the blocks behind it, leaves after them.
-    fn write_index(&self, seed: u32, out: &mut Vec<u8>) {
+    fn write_index<B: Blocks>(&self, seed: u32, blocks: &mut B) -> Result<(), B::Error> {
         let nodes = self.nodes();
         let first_leaf = 1 + nodes;
         let leaf_entries: Vec<IndexEntry> =
-            (first_leaf..).zip(&self.leaves).map(|(block, leaf)| index_entry(leaf.hash, block)).collect();
+            (first_leaf..).zip(self.leaves).map(|(block, leaf)| index_entry(leaf.hash, block)).collect();
         let node_entries: Vec<IndexEntry> = (1..)
             .zip(leaf_entries.chunks(NODE_LIMIT))
             .map(|(block, below)| index_entry(below[0].hash, block))
             .collect();
 
-        let mut root = [0; BLOCK];
-        put_entry(&mut root, self.dot(), DOT);
+        let root = blocks.next()?;
+        put_entry(root, self.dot(), DOT);
         put_entry(&mut root[DOT..], self.dot_dot(), BLOCK - DOT);
         let info = IndexRootInfo {
             hash_version: HALF_MD4,
@@ -164,16 +172,15 @@ impl<'tree> Directory<'tree> {
         };
         info.put(&mut root[DOT + DOT_DOT..ROOT_ENTRIES]);
         let top = if nodes > 0 { &node_entries } else { &leaf_entries };
-        put_index(&mut root, ROOT_ENTRIES, ROOT_LIMIT, top, seed);
-        out.extend_from_slice(&root);
+        put_index(root, ROOT_ENTRIES, ROOT_LIMIT, top, seed);
 
         for below in leaf_entries.chunks(NODE_LIMIT).take(nodes) {
-            let mut node = [0; BLOCK];
+            let node = blocks.next()?;
             let head = DirectoryEntry { record_length: BLOCK as u16, ..DirectoryEntry::ZERO };
             head.put(&mut node[..NODE_ENTRIES]);
-            put_index(&mut node, NODE_ENTRIES, NODE_LIMIT, below, seed);
-            out.extend_from_slice(&node);
+            put_index(node, NODE_ENTRIES, NODE_LIMIT, below, seed);
         }
+        Ok(())
     }
 }
 
@@ -208,15 +215,16 @@ fn put_entry(out: &mut [u8], name: Name, length: usize) {
 }
 
 /// A block of entries, the last of which reaches up to the checksum.
-struct LinearBlock {
-    bytes: [u8; BLOCK],
+struct LinearBlock<'a> {
+    bytes: &'a mut [u8; BLOCK],
     used: usize,
     last: usize,
 }
 
-impl LinearBlock {
-    fn new() -> Self {
-        LinearBlock { bytes: [0; BLOCK], used: 0, last: 0 }
+impl<'a> LinearBlock<'a> {
+    /// In a block of zeros.
+    fn new(bytes: &'a mut [u8; BLOCK]) -> Self {
+        LinearBlock { bytes, used: 0, last: 0 }
     }
 
     fn push(&mut self, name: Name) {
@@ -226,7 +234,7 @@ impl LinearBlock {
         self.used += length;
     }
 
-    fn finish(mut self, seed: u32, out: &mut Vec<u8>) {
+    fn finish(self, seed: u32) {
         let reach = (ROOM - self.last) as u16;
         reach.put(&mut self.bytes[self.last + 4..self.last + 6]);
         let tail =
@@ -234,6 +242,5 @@ impl LinearBlock {
         tail.put(&mut self.bytes[ROOM..ROOM + 8]);
         let sum = crc32c(seed, &self.bytes[..ROOM]);
         sum.put(&mut self.bytes[ROOM + 8..]);
-        out.extend_from_slice(&self.bytes);
     }
 }

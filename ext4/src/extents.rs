@@ -39,12 +39,18 @@ pub fn write_tree(
     seed: u32,
     mut emit: impl FnMut(u64, &[u8; BLOCK]),
 ) -> [u8; 60] {
+    let mut root = [0; 60];
+    if runs.len() <= INLINE {
+        // As nearly every inode has it.
+        node(&mut root, runs.iter().map(leaf), INLINE, 0);
+        return root;
+    }
     let mut entries: Vec<(u32, [u8; ENTRY])> = runs.iter().map(|run| (run.logical, leaf(run))).collect();
     let mut depth = 0;
     while entries.len() > INLINE {
         let parents = entries.chunks(PER_BLOCK).zip(places.by_ref()).map(|(children, place)| {
             let mut block = [0; BLOCK];
-            node(&mut block[..BLOCK - 4], children, PER_BLOCK, depth);
+            node(&mut block[..BLOCK - 4], children.iter().map(|(_, child)| *child), PER_BLOCK, depth);
             let sum = crc32c(seed, &block[..BLOCK - 4]);
             sum.put(&mut block[BLOCK - 4..]);
             emit(place, &block);
@@ -53,8 +59,7 @@ pub fn write_tree(
         entries = parents.collect();
         depth += 1;
     }
-    let mut root = [0; 60];
-    node(&mut root, &entries, INLINE, depth);
+    node(&mut root, entries.iter().map(|(_, entry)| *entry), INLINE, depth);
     root
 }
 
@@ -77,12 +82,12 @@ fn index(logical: u32, child: u64) -> [u8; ENTRY] {
     bytes
 }
 
-fn node(out: &mut [u8], entries: &[(u32, [u8; ENTRY])], max: usize, depth: u16) {
+fn node(out: &mut [u8], entries: impl ExactSizeIterator<Item = [u8; ENTRY]>, max: usize, depth: u16) {
     let header =
         ExtentHeader { magic: EXTENT_MAGIC, entries: entries.len() as u16, max: max as u16, depth, generation: 0 };
     header.put(&mut out[..HEADER]);
-    for ((_, entry), place) in entries.iter().zip(out[HEADER..].chunks_exact_mut(ENTRY)) {
-        place.copy_from_slice(entry);
+    for (entry, place) in entries.zip(out[HEADER..].chunks_exact_mut(ENTRY)) {
+        place.copy_from_slice(&entry);
     }
 }
 

@@ -269,7 +269,7 @@ impl<'a> Structures<'a> {
     fn inode_table(&self, group: u32, place: u64, output: &mut Output) -> Result<()> {
         let first = group * self.plan.layout.geometry.inodes_per_group + 1;
         for (block, start) in (place..).zip((0..self.used_inodes(group)).step_by(INODES_PER_BLOCK as usize)) {
-            let mut bytes = [0; BLOCK];
+            let bytes = output.block(block)?;
             for (number, place) in (first + start..).zip(bytes.chunks_exact_mut(INODE)) {
                 let inode = match self.plan.demand.position(number) {
                     Some(at) => self.node(&self.plan.demand.nodes[at], &self.plan.places[at])?,
@@ -280,7 +280,6 @@ impl<'a> Structures<'a> {
                 };
                 place.copy_from_slice(&inode);
             }
-            output.put(block, &bytes)?;
         }
         Ok(())
     }

@@ -96,6 +96,16 @@ impl<'scope> Output<'scope> {
         Ok(())
     }
 
+    /// A block of zeros at `block`, to be filled in: into a buffer that another processor read last, zeros come quicker than
+    /// copies of what is made elsewhere.
+    pub fn block(&mut self, block: u64) -> io::Result<&mut [u8; BLOCK]> {
+        let (at, length) = self.room(block * BLOCK as u64, BLOCK)?;
+        let place = <&mut [u8; BLOCK]>::try_from(&mut self.buffer[at..at + length]);
+        let place = place.expect("the buffer ends with a block");
+        place.fill(0);
+        Ok(place)
+    }
+
     /// Puts `blocks` blocks of a body, from its block `logical` on, from `block` on; zeros where it has no data.
     pub fn put_body(&mut self, block: u64, body: &Body, logical: u32, blocks: u32) -> io::Result<()> {
         let mut offset = block * BLOCK as u64;

@@ -147,13 +147,12 @@ impl<'tree> Plan<'tree> {
             };
             let journal_blocks = overheads.journal_blocks(blocks);
             let free = layout.data();
-            let simulated = Allocation::new(&demand, journal_blocks, &free, false);
+            let allocation = Allocation::new(&demand, journal_blocks, &free, true);
             // Metadata in the way of a file may cut it into more extents than its inode holds.
-            if simulated.data_blocks > data_blocks {
-                data_blocks = simulated.data_blocks;
+            if allocation.data_blocks > data_blocks {
+                data_blocks = allocation.data_blocks;
                 continue;
             }
-            let allocation = Allocation::new(&demand, journal_blocks, &free, true);
             debug_assert!(allocation.end <= blocks);
             return Ok(Plan {
                 reserved_blocks: overheads.reserved_blocks(blocks),
@@ -189,9 +188,18 @@ impl<'tree> Plan<'tree> {
         ranges
     }
 
+    /// The blocks of an inode's map, in order.
+    pub fn map_places(&self, placed: &Placed) -> impl Iterator<Item = u64> {
+        self.places_of(&placed.runs)
+    }
+
     /// The blocks of the tree over an inode's map, in order.
     pub fn tree_places(&self, placed: &Placed) -> impl Iterator<Item = u64> {
-        self.runs_of(&placed.tree).iter().flat_map(|run| run.physical..run.physical + u64::from(run.length))
+        self.places_of(&placed.tree)
+    }
+
+    fn places_of(&self, range: &Range<u32>) -> impl Iterator<Item = u64> {
+        self.runs_of(range).iter().flat_map(|run| run.physical..run.physical + u64::from(run.length))
     }
 
     /// Blocks of the journal that `placed` is, without a tree over them.
@@ -235,15 +243,12 @@ impl Allocation {
                 places[at] = placed;
             }
         };
-        let of_kind = |wanted: fn(&Kind) -> bool| {
-            demand.nodes.iter().enumerate().filter(move |(_, node)| wanted(&node.inode.kind))
-        };
-        for (at, node) in of_kind(|kind| matches!(kind, Kind::Directory)) {
-            keep(at, taker.place(std::iter::once((0, node.blocks()))));
+        for (at, directory) in demand.directories() {
+            keep(at, taker.place(std::iter::once((0, directory.blocks() as u64))));
         }
         let xattr_places = demand.xattr_blocks.iter().map(|_| taker.take_one()).collect();
-        for (at, node) in of_kind(|kind| matches!(kind, Kind::Symlink(_))) {
-            keep(at, taker.place(std::iter::once((0, node.blocks()))));
+        for &at in &demand.long_symlinks {
+            keep(at as usize, taker.place(std::iter::once((0, 1))));
         }
         let before_journal = taker.taken;
         let journal = (journal_blocks > 0).then(|| taker.place(std::iter::once((0, journal_blocks))));

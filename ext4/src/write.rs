@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use snug_rootfs::tree::{Body, Kind};
 
 use super::checksum::{self, crc32c};
+use super::directory::Blocks;
 use super::extents::write_tree;
 use super::groups::Structures;
 use super::journal;
@@ -49,14 +50,11 @@ impl<'a, 'output> Writing<'a, 'output> {
     fn data(&mut self) -> Result<()> {
         let plan = self.plan;
         let demand = &plan.demand;
-        let nodes = || demand.nodes.iter().zip(&plan.places);
-        let mut bytes = Vec::new();
-        for (node, placed) in nodes().filter(|(node, _)| node.inode.is_directory()) {
-            let directory = demand.directory(node.number).expect("it was counted");
-            bytes.clear();
-            directory.write(inode_seed(self.seed, node.number), &mut bytes);
-            self.put_runs(placed, &bytes)?;
-            self.extent_blocks(placed, node.number)?;
+        for (at, directory) in demand.directories() {
+            let placed = &plan.places[at];
+            let seed = inode_seed(self.seed, directory.inode);
+            directory.write(seed, &mut InMap { places: plan.map_places(placed), writing: self })?;
+            self.extent_blocks(placed, directory.inode)?;
         }
         for (shared, &place) in demand.xattr_blocks.iter().zip(&plan.xattr_places) {
             let xattrs = Xattrs::new(&demand.nodes[shared.node as usize].inode.xattrs)?;
@@ -64,14 +62,12 @@ impl<'a, 'output> Writing<'a, 'output> {
             xattr::seal_block(&mut block, place, shared.sharers, self.seed);
             self.put(place, &block)?;
         }
-        for (node, placed) in nodes() {
-            if let Kind::Symlink(target) = &node.inode.kind
-                && !placed.runs.is_empty()
-            {
-                bytes.clear();
-                bytes.extend_from_slice(target);
-                bytes.resize(BLOCK, 0);
-                self.put_runs(placed, &bytes)?;
+        for &at in &demand.long_symlinks {
+            if let Kind::Symlink(target) = &demand.nodes[at as usize].inode.kind {
+                let mut block = [0; BLOCK];
+                block[..target.len()].copy_from_slice(target);
+                let place = plan.runs_of(&plan.places[at as usize].runs)[0].physical;
+                self.put(place, &block)?;
             }
         }
         if let Some(placed) = &plan.journal {
@@ -79,7 +75,7 @@ impl<'a, 'output> Writing<'a, 'output> {
             self.put(plan.runs_of(&placed.runs)[0].physical, &first)?;
             self.extent_blocks(placed, special::JOURNAL)?;
         }
-        for (node, placed) in nodes() {
+        for (node, placed) in demand.nodes.iter().zip(&plan.places) {
             if let Kind::File(body) = &node.inode.kind {
                 for run in plan.runs_of(&placed.runs) {
                     self.put_body(run.physical, body, run.logical, run.length)?;
@@ -100,16 +96,6 @@ impl<'a, 'output> Writing<'a, 'output> {
         Ok(self.output.put_body(block, body, logical, blocks)?)
     }
 
-    /// Bytes of whole blocks into an inode's runs.
-    fn put_runs(&mut self, placed: &Placed, mut bytes: &[u8]) -> Result<()> {
-        for run in self.plan.runs_of(&placed.runs) {
-            let (now, later) = bytes.split_at(run.length as usize * BLOCK);
-            self.put(run.physical, now)?;
-            bytes = later;
-        }
-        Ok(())
-    }
-
     /// Blocks of an extent tree outside of its inode.
     fn extent_blocks(&mut self, placed: &Placed, number: u32) -> Result<()> {
         if placed.tree.is_empty() {
@@ -124,5 +110,22 @@ impl<'a, 'output> Writing<'a, 'output> {
             }
         });
         result
+    }
+}
+
+/// The blocks of an inode's map, one after the other.
+struct InMap<'w, 'a, 'output, I> {
+    places: I,
+    writing: &'w mut Writing<'a, 'output>,
+}
+
+impl<I: Iterator<Item = u64>> Blocks for InMap<'_, '_, '_, I> {
+    type Error = anyhow::Error;
+
+    fn next(&mut self) -> Result<&mut [u8; BLOCK]> {
+        let Writing { structures, output, .. } = &mut *self.writing;
+        let place = self.places.next().expect("it was counted");
+        structures.write_before(place, output)?;
+        Ok(output.block(place)?)
     }
 }
