@@ -88,7 +88,7 @@ fn follows(path: &TreePath, names: &[(TreePath, InodeId)], tree: &RootTree) -> b
         Some(below) => parent.is_empty() || below[0] == b'/',
         None => false,
     };
-    parent_stands && path > last
+    parent_stands && path.cmp_behind(last, parent.len()).is_gt()
 }
 
 #[cfg(test)]

@@ -135,9 +135,16 @@ fn is_clean(mut path: &[u8]) -> bool {
 
 impl Ord for TreePath {
     fn cmp(&self, other: &Self) -> Ordering {
+        self.cmp_behind(other, 0)
+    }
+}
+
+impl TreePath {
+    /// Compares two paths whose first `shared` bytes are the same.
+    pub(crate) fn cmp_behind(&self, other: &Self, shared: usize) -> Ordering {
         // Neighbours in a tree share most of their path: what is equal is passed over in strides.
         const STRIDE: usize = 16;
-        let (a, b) = (&*self.0, &*other.0);
+        let (a, b) = (&self.0[shared..], &other.0[shared..]);
         let strides = a.chunks_exact(STRIDE).zip(b.chunks_exact(STRIDE));
         let shared = strides.take_while(|(x, y)| x == y).count() * STRIDE;
         // A slash sorts before every byte that a name may hold, which makes byte order component order.
