@@ -5,17 +5,17 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use snug_rootfs::digest::StreamHash;
+use snug_rootfs::relay::{Relay, relay};
 
 use super::Meter;
 use super::reserve::Reservation;
 use super::structures::BLOCK;
 
-/// Pieces that may wait to be written. Few, so that they are still in a cache when it comes to them.
-const WAITING: usize = 2;
+/// Pieces that are written or wait for it. Few, so that they are still in a cache when it comes to them.
+const WAITING: usize = 3;
 /// Blocks of one write call, which end at multiples of it in the image: the kernel caches each call as one folio where it finds
 /// memory for it. 128 KiB is what `cp` writes at once; where memory is in pieces, looking for four times as much takes longer
 /// than all the rest.
@@ -42,11 +42,8 @@ pub struct Piece {
 
 /// The way to the thread, and back from it.
 pub struct Pieces<'scope> {
-    full: SyncSender<Piece>,
-    empty: Receiver<Vec<u8>>,
+    relay: Relay<Piece>,
     thread: ScopedJoinHandle<'scope, io::Result<Option<StreamHash>>>,
-    /// Buffers that were handed out beside the caller's own.
-    lent: usize,
 }
 
 impl<'scope> Pieces<'scope> {
@@ -57,11 +54,10 @@ impl<'scope> Pieces<'scope> {
         solid: Vec<Range<u64>>,
         mut hash: Option<StreamHash>,
     ) -> io::Result<Self> {
-        let (full, pieces) = sync_channel::<Piece>(WAITING);
-        let (back, empty) = channel();
+        let (relay, runner) = relay::<Piece>(WAITING);
         let mut reservation = Reservation::new(image.file, solid);
         let work = move || {
-            for piece in pieces {
+            while let Some(piece) = runner.next() {
                 reservation.advance(piece.start..piece.start + piece.filled as u64)?;
                 image.write(&piece, &mut reservation)?;
                 image.meter.advance(piece.filled as u64);
@@ -69,31 +65,24 @@ impl<'scope> Pieces<'scope> {
                     Some(hash) => hash.take(piece.start, piece.buffer, piece.filled),
                     None => piece.buffer,
                 };
-                // Nobody may be waiting for it any more.
-                let _ = back.send(buffer);
+                runner.give_back(buffer);
             }
             reservation.give_back()?;
             Ok(hash)
         };
         let thread = thread::Builder::new().name("image".into()).spawn_scoped(scope, work)?;
-        Ok(Pieces { full, empty, thread, lent: 0 })
+        Ok(Pieces { relay, thread })
     }
 
     /// Takes a piece, and answers another buffer; a new one is empty. An error here says no more than that the thread has
     /// ended; [`Self::finish`] says why.
     pub fn take(&mut self, piece: Piece) -> io::Result<Vec<u8>> {
-        let ended = || io::Error::other("the image is no longer written");
-        self.full.send(piece).map_err(|_| ended())?;
-        if self.lent <= WAITING {
-            self.lent += 1;
-            return Ok(self.empty.try_recv().unwrap_or_default());
-        }
-        self.empty.recv().map_err(|_| ended())
+        self.relay.pass(piece).ok_or_else(|| io::Error::other("the image is no longer written"))
     }
 
     /// Waits until all is written, and gives the digest back.
     pub fn finish(self) -> io::Result<Option<StreamHash>> {
-        drop(self.full);
+        drop(self.relay);
         self.thread.join().expect("writing does not panic")
     }
 }

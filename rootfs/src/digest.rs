@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::relay::{Relay, relay};
 use crate::tree::{Body, BodySource, InodeId, Kind, RootTree};
 
 /// A SHA-256.
@@ -25,11 +25,8 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The digest of a file that is written from front to back, with gaps that read as zeros.
 pub struct StreamHash {
-    full: SyncSender<Piece>,
-    empty: Receiver<Vec<u8>>,
+    pieces: Relay<Piece>,
     thread: JoinHandle<State>,
-    /// Buffers that were handed out beside the caller's own.
-    lent: usize,
 }
 
 struct Piece {
@@ -58,37 +55,30 @@ impl State {
 impl StreamHash {
     /// Starts the thread.
     pub fn start() -> io::Result<Self> {
-        let (full, pieces) = sync_channel::<Piece>(WAITING);
-        let (back, empty): (Sender<Vec<u8>>, _) = channel();
+        let (pieces, runner) = relay::<Piece>(WAITING);
         let thread = thread::Builder::new().name("image digest".into()).spawn(move || {
             let mut state = State { hash: Sha256::new(), length: 0 };
-            for piece in pieces {
+            while let Some(piece) = runner.next() {
                 assert!(piece.offset >= state.length, "pieces come in order");
                 state.pad_to(piece.offset);
                 state.hash.update(&piece.buffer[..piece.length]);
                 state.length += piece.length as u64;
-                // Nobody may be waiting for it any more.
-                let _ = back.send(piece.buffer);
+                runner.give_back(piece.buffer);
             }
             state
         })?;
-        Ok(StreamHash { full, empty, thread, lent: 0 })
+        Ok(StreamHash { pieces, thread })
     }
 
     /// Takes the first `length` bytes of `buffer`, which stand at `offset` of the file and not before what was taken
     /// already, and answers another buffer; a new one is empty.
     pub fn take(&mut self, offset: u64, buffer: Vec<u8>, length: usize) -> Vec<u8> {
-        self.full.send(Piece { offset, buffer, length }).expect("the thread takes pieces until this is dropped");
-        if self.lent < WAITING {
-            self.lent += 1;
-            return self.empty.try_recv().unwrap_or_default();
-        }
-        self.empty.recv().expect("the thread answers every piece with its buffer")
+        self.pieces.pass(Piece { offset, buffer, length }).expect("the thread takes pieces until this is dropped")
     }
 
     /// The digest of the file, which has `size` bytes.
     pub fn finish(self, size: u64) -> Digest {
-        drop(self.full);
+        drop(self.pieces);
         let mut state = self.thread.join().expect("hashing does not panic");
         state.pad_to(size);
         state.hash.finalize().into()

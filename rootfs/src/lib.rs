@@ -11,5 +11,6 @@ pub mod mtree;
 pub mod normalise;
 pub mod packages;
 mod path;
+pub mod relay;
 pub mod tar;
 pub mod tree;
