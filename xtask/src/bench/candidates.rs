@@ -26,6 +26,7 @@ const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux" };
 pub enum Candidate {
     Copy,
     File,
+    FileDigest,
     FileDigests,
     FileOnDisk,
     Pipe,
@@ -51,9 +52,10 @@ pub struct Bench {
 }
 
 impl Candidate {
-    pub const ALL: [Candidate; 11] = [
+    pub const ALL: [Candidate; 12] = [
         Candidate::Copy,
         Candidate::File,
+        Candidate::FileDigest,
         Candidate::FileDigests,
         Candidate::FileOnDisk,
         Candidate::Pipe,
@@ -69,6 +71,7 @@ impl Candidate {
         match self {
             Candidate::Copy => "cp",
             Candidate::File => "snug",
+            Candidate::FileDigest => "snug-digest",
             Candidate::FileDigests => "snug-digests",
             Candidate::FileOnDisk => "snug-on-disk",
             Candidate::Pipe => "snug-pipe",
@@ -86,7 +89,8 @@ impl Candidate {
         match self {
             Candidate::Copy => "cp --reflink=never",
             Candidate::File => "snug, from a file",
-            Candidate::FileDigests => "snug, from a file, with digests",
+            Candidate::FileDigest => "snug, and the image's SHA-256",
+            Candidate::FileDigests => "snug, and that of every file",
             Candidate::FileOnDisk => "snug, the same, syncing ahead",
             Candidate::Pipe => "snug, from a pipe",
             Candidate::Extract => "tar -x, for mke2fs",
@@ -105,9 +109,12 @@ impl Candidate {
             Some(format!("{} is not installed (Debian's {})", tool.program, tool.package))
         };
         match self {
-            Candidate::Copy | Candidate::File | Candidate::FileDigests | Candidate::FileOnDisk | Candidate::Pipe => {
-                None
-            }
+            Candidate::Copy
+            | Candidate::File
+            | Candidate::FileDigest
+            | Candidate::FileDigests
+            | Candidate::FileOnDisk
+            | Candidate::Pipe => None,
             Candidate::Extract => missing(&[TAR]),
             Candidate::Mke2fs => missing(&[TAR, MKE2FS]),
             Candidate::Loop if !nix::unistd::geteuid().is_root() => Some("mounting needs root".into()),
@@ -157,6 +164,7 @@ impl Bench {
             // `cp` waits for no disk either.
             Candidate::File => Ok(self.pack(&self.tar, &output, &["--no-digest", "--no-sync"])),
             Candidate::Pipe => Ok(self.pack(Path::new("-"), &output, &["--no-digest", "--no-sync"])),
+            Candidate::FileDigest => Ok(self.pack(&self.tar, &output, &["--no-sync"])),
             Candidate::FileDigests => {
                 let mut command = self.command(Candidate::FileOnDisk)?;
                 command.arg("--no-sync");
