@@ -188,6 +188,8 @@ impl fmt::Debug for TreePath {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn path(raw: &str) -> TreePath {
@@ -204,6 +206,21 @@ mod tests {
         assert_eq!(path("usr/bin").parent(), Some(path("usr")));
         assert_eq!(path("usr").parent(), Some(TreePath::root()));
         assert_eq!(TreePath::root().parent(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_clean_already_is_read_as_all_else(raw in "[./a\\x00]{0,9}|(\\./)?([a.]{1,3}/){0,3}(b{254,256})?/?") {
+            let names: Vec<&str> = raw.split('/').filter(|name| !["", "."].contains(name)).collect();
+            let expected = if raw.contains('\0') {
+                Err(PathError::Nul)
+            } else if let Some(bad) = names.iter().find(|name| **name == ".." || name.len() > NAME_MAX) {
+                Err(if *bad == ".." { PathError::Escapes } else { PathError::NameTooLong(bad.len()) })
+            } else {
+                Ok(names.join("/").into_bytes())
+            };
+            prop_assert_eq!(TreePath::new(&raw).map(|path| path.as_bytes().to_vec()), expected);
+        }
     }
 
     #[test]

@@ -156,3 +156,45 @@ pub fn seal(block: &mut [u8; BLOCK]) {
 pub fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK_U64
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_however_they_are_written() {
+        let read = |field: &[u8]| number(field).ok();
+        assert_eq!(read(b"0000644\0"), Some(0o644));
+        assert_eq!(read(b"00000000644"), Some(0o644));
+        assert_eq!(read(b"777777777777"), Some(0o777_777_777_777));
+        assert_eq!(read(b"   644 \0"), Some(0o644));
+        assert_eq!(read(b"644 \0\0\0"), Some(0o644));
+        assert_eq!(read(b"644\0junk"), Some(0o644));
+        assert_eq!(read(&[0; 8]), Some(0));
+        assert_eq!(read(b"64 4\0"), None);
+        assert_eq!(read(b"0000648\0"), None);
+        assert_eq!(read(b"\x80\0\0\0\0\0\x01\x00"), Some(256));
+        assert_eq!(read(&[0xff; 12]), Some(-1));
+    }
+
+    proptest! {
+        #[test]
+        fn either_sum_of_a_header_is_taken(bytes in prop::collection::vec(any::<u8>(), BLOCK), off in 0_u8..3) {
+            let mut header = Header(bytes.try_into().expect("a block"));
+            header.0[CHECKSUM].fill(b' ');
+            let unsigned: i64 = header.0.iter().map(|&byte| i64::from(byte)).sum();
+            let signed: i64 = header.0.iter().map(|&byte| i64::from(byte as i8)).sum();
+            for sum in [unsigned, signed] {
+                let mut field = [0; 8];
+                field.copy_from_slice(&(sum + i64::from(off)).to_be_bytes());
+                // Base-256: a mark, and the number's own sign behind it.
+                field[0] = if sum + i64::from(off) < 0 { 0xff } else { 0x80 };
+                header.0[CHECKSUM].copy_from_slice(&field);
+                let other = if sum == unsigned { signed } else { unsigned };
+                prop_assert_eq!(header.checksum_fits(), off == 0 || sum + i64::from(off) == other);
+            }
+        }
+    }
+}
