@@ -27,6 +27,7 @@ fn it_measures_what_is_installed_and_leaves_nothing() {
     let known = [
         "cp",
         "snug",
+        "snug-digest",
         "snug-digests",
         "snug-on-disk",
         "snug-pipe",
@@ -53,6 +54,7 @@ fn it_measures_what_is_installed_and_leaves_nothing() {
     let bytes = |name: &str| rows.iter().find(|row| row["name"] == name).expect("a row")["output-bytes"].clone();
     assert_eq!(bytes("cp"), about["tar"]["bytes"]);
     assert_eq!(bytes("snug"), bytes("snug-pipe"));
+    assert_eq!(bytes("snug"), bytes("snug-digest"));
     assert_eq!(bytes("snug"), bytes("snug-digests"));
     assert_eq!(bytes("snug"), bytes("snug-on-disk"));
     assert_eq!(fs::read_dir(cache.join("snug/work")).expect("the cache").count(), 0, "the scratch space is gone");
