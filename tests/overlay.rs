@@ -81,8 +81,25 @@ fn build(folder: &Path, filesystem: &str) -> Built {
     Built { image: output.join("guest").join(&manifest.file), words }
 }
 
-/// Starts the image and answers what it said until it ended.
+/// Starts the image and answers what it said until it ended. A machine that ended before it said a word is started once
+/// more: of an image it had seen nothing yet.
 fn start(kernel: &Kernel, built: &Built, overlay: Option<&Path>, folder: &Path) -> Result<String, BootError> {
+    let (said, result) = start_once(kernel, built, overlay, folder)?;
+    if !said.is_empty() {
+        return result.map(|()| said);
+    }
+    eprintln!("SAID NOTHING, and is started once more: {result:?}");
+    let (said, result) = start_once(kernel, built, overlay, folder)?;
+    result.map(|()| said)
+}
+
+/// What the machine said, and whether it came to its end as it should.
+fn start_once(
+    kernel: &Kernel,
+    built: &Built,
+    overlay: Option<&Path>,
+    folder: &Path,
+) -> Result<(String, Result<(), BootError>), BootError> {
     let initramfs = write_initramfs(kernel, folder).expect("an initramfs");
     let mut disks = vec![Disk::kept_as_it_is(&built.image)];
     let mut words = built.words.clone();
@@ -101,7 +118,7 @@ fn start(kernel: &Kernel, built: &Built, overlay: Option<&Path>, folder: &Path) 
     })?;
     let seen = guest.wait_for("guest: done");
     guest.wait_for_end()?;
-    seen.map(|_| guest.console().to_owned())
+    Ok((guest.console().to_owned(), seen.map(drop)))
 }
 
 #[track_caller]

@@ -18,6 +18,9 @@ use crate::interrupt;
 const PROGRAM: &str = "qemu-system-x86_64";
 /// Enough for the heaviest of our images, a browser, to start its services; QEMU takes only what the guest touches.
 const MEMORY: &str = "2048M";
+/// What stands for the end of a console on which nothing came.
+const SILENCE: &str = "hint: it said nothing at all; an emulated machine on a busy host sometimes ends like that, and starts \
+                       the next time. A kernel of your own needs a console at ttyS0 or, without an initramfs, at hvc0";
 /// The end of the serial console that an error shows, in lines.
 const TAIL_LINES: usize = 40;
 /// QEMU's forwarder accepts before the guest listens, so a banner is asked for again and again.
@@ -265,6 +268,9 @@ impl Guest {
     }
 
     fn tail(&self) -> String {
+        if self.log.is_empty() {
+            return SILENCE.to_owned();
+        }
         let lines: Vec<&str> = self.log.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
