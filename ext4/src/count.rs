@@ -280,7 +280,7 @@ impl<'tree> Numbering<'tree> {
 
     /// The innermost open directory has got all its names.
     fn close(&mut self) {
-        let Some(done) = self.open.pop() else { return };
+        let done = self.open.pop().expect("one is open");
         let start = self.names.len();
         self.names.extend(done.names);
         let parent = self.open.last().map_or(special::ROOT, |above| above.number);
@@ -290,7 +290,7 @@ impl<'tree> Numbering<'tree> {
 
     /// Gives an inode a name in the innermost open directory.
     fn name(&mut self, inode: u32, target: &Inode, name: &'tree [u8]) {
-        let Some(directory) = self.open.last_mut() else { return };
+        let directory = self.open.last_mut().expect("the root is the first of all entries");
         directory.names.push(Name { inode, file_type: file_type_of(&target.kind), name });
         // A directory's `..` is a name of the one above it.
         let counted = if target.is_directory() { directory.number } else { inode };

@@ -17,8 +17,8 @@ pub struct Runner<T> {
     back: Sender<Vec<u8>>,
 }
 
-/// Both sides of a relay of `buffers` buffers, the one that is being filled not counted. A `T` is a full buffer, with what is to be
-/// said about it.
+/// Both sides of a relay of `buffers` buffers, the one that is being filled not counted. A `T` is a full buffer, with what
+/// is to be said about it.
 pub fn relay<T>(buffers: usize) -> (Relay<T>, Runner<T>) {
     // There is room for all, so that only waiting for an empty buffer ever takes time.
     let (full, pieces) = sync_channel(buffers);

@@ -19,8 +19,8 @@ const PROGRAM: &str = "qemu-system-x86_64";
 /// Enough for the heaviest of our images, a browser, to start its services; QEMU takes only what the guest touches.
 const MEMORY: &str = "2048M";
 /// What stands for the end of a console on which nothing came.
-const SILENCE: &str = "hint: it said nothing at all; an emulated machine on a busy host sometimes ends like that, and starts \
-                       the next time. A kernel of your own needs a console at ttyS0 or, without an initramfs, at hvc0";
+const SILENCE: &str = "hint: it said nothing at all; an emulated machine on a busy host sometimes stays mute, and starts the \
+                       next time. A kernel of your own needs a console at ttyS0 or, without an initramfs, at hvc0";
 /// The end of the serial console that an error shows, in lines.
 const TAIL_LINES: usize = 40;
 /// QEMU's forwarder accepts before the guest listens, so a banner is asked for again and again.
