@@ -7,11 +7,11 @@ use std::process::{Command, Output};
 use snug_tests::{Mounted, busybox_base, have, is_root, succeed, xtask};
 
 /// The lines of a spec by which the workspace's program comes in.
-pub const AGENT: &str = "[[binary]]\npackage = \"agent\"\nto = \"/usr/local/bin/agent\"\n";
+pub(crate) const AGENT: &str = "[[binary]]\npackage = \"agent\"\nto = \"/usr/local/bin/agent\"\n";
 
 /// Makes `folder` a workspace, the tool's own for commands that start there: a program, and a library that it uses. The
 /// program tells which system it finds around it.
-pub fn write_workspace(folder: &Path) {
+pub(crate) fn write_workspace(folder: &Path) {
     let package = |name: &str, more: &str| {
         fs::create_dir_all(folder.join(name).join("src")).expect("a folder");
         let manifest = format!("[package]\nname = \"{name}\"\nversion = \"1.0.0\"\nedition = \"2024\"\n{more}");
@@ -35,7 +35,7 @@ pub fn write_workspace(folder: &Path) {
 
 /// Runs the workspace's program in a root.
 #[track_caller]
-pub fn assert_agent_runs(root: &Path, system: &str) {
+pub(crate) fn assert_agent_runs(root: &Path, system: &str) {
     let said = succeed(Command::new("chroot").arg(root).arg("/usr/local/bin/agent"));
     assert_eq!(String::from_utf8_lossy(&said.stdout), format!("hello from a workspace on {system}\n"));
 }

@@ -129,7 +129,7 @@ fn a_password_given_at_boot_lets_in_and_another_does_not() {
 }
 
 /// Kernels are 90 MB each and change rarely: they are kept where the tool keeps them.
-pub fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     cache
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))

@@ -21,7 +21,7 @@ fn names() -> Vec<String> {
 
 /// What the reader's own test recorded for a spec, which is what the command must say.
 fn expected(name: &str) -> String {
-    let file: PathBuf = workspace().join(format!("xtask/src/spec/snapshots/snug__spec__tests__{name}.snap"));
+    let file: PathBuf = workspace().join(format!("crates/spec/src/snapshots/snug_spec__tests__{name}.snap"));
     let snapshot = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     snapshot.splitn(3, "---\n").nth(2).expect("a snapshot has a head").to_owned()
 }

@@ -11,7 +11,7 @@ use snug_tests::{have, is_root, skip};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A dockerd with everything it has in a temporary folder; it ends, and its folder goes, when this is dropped.
-pub struct Dockerd {
+pub(crate) struct Dockerd {
     folder: tempfile::TempDir,
     daemon: Child,
 }
@@ -20,7 +20,7 @@ impl Dockerd {
     /// Starts one where this host can; where not, the test must return, as with [`have`]. It does not see what is in
     /// `hidden`, as a daemon on another machine would not.
     #[track_caller]
-    pub fn start(hidden: &Path) -> Option<Self> {
+    pub(crate) fn start(hidden: &Path) -> Option<Self> {
         if !have(&["dockerd", "docker", "containerd", "runc", "unshare"]) || !is_root() {
             return None;
         }
@@ -37,17 +37,17 @@ impl Dockerd {
     }
 
     /// For `DOCKER_HOST`.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         host(self.folder.path())
     }
 
     /// Where it keeps all that it has.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
     /// The docker command, told of this daemon.
-    pub fn docker(&self) -> Command {
+    pub(crate) fn docker(&self) -> Command {
         let mut command = Command::new("docker");
         command.env("DOCKER_HOST", self.host()).env("DOCKER_BUILDKIT", "0");
         command
@@ -106,14 +106,14 @@ impl Drop for Dockerd {
 }
 
 /// Podman's images and containers in a folder of the test's own; its mounts go when this is dropped.
-pub struct Podman {
+pub(crate) struct Podman {
     folder: PathBuf,
 }
 
 impl Podman {
     /// Where there is no podman, the test must return, as with [`have`]. The folder must be the user's who runs it.
     #[track_caller]
-    pub fn prepare(folder: &Path, driver: &str) -> Option<Self> {
+    pub(crate) fn prepare(folder: &Path, driver: &str) -> Option<Self> {
         if !have(&["podman"]) {
             return None;
         }
@@ -126,7 +126,7 @@ impl Podman {
     }
 
     /// Tells a command, and the podman it starts, of the folder.
-    pub fn tell<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+    pub(crate) fn tell<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command.env("CONTAINERS_STORAGE_CONF", self.folder.join("storage.conf")).env("XDG_RUNTIME_DIR", &self.folder)
     }
 }

@@ -29,6 +29,7 @@ mod proxy;
 mod registry;
 mod secrets;
 mod small_specs;
+mod structure;
 mod tools;
 mod unprivileged;
 mod verbs;

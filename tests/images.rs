@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use snug::spec::ImageSet;
-use snug::spec::model::FileSource;
+use snug_spec::ImageSet;
+use snug_spec::model::FileSource;
 use snug_tests::{have, image, succeed, workspace};
 
 /// Those with a size of their own that build from what Debian serves. openclaw has tests of its own.

@@ -26,7 +26,7 @@ fn tar(folder: &Path, files: u64) -> PathBuf {
 }
 
 /// Largest resident sets, in bytes, of the writer from a file, with digests, and from a pipe.
-pub fn peaks(tar: &Path, cache: &Path) -> Vec<(String, u64)> {
+pub(crate) fn peaks(tar: &Path, cache: &Path) -> Vec<(String, u64)> {
     let mut bench = xtask();
     bench.args(["bench", "--rounds", "1", "--only", "snug,snug-digests,snug-pipe", "--json"]).arg(tar);
     let about: Value = serde_json::from_slice(&succeed(bench.env("XDG_CACHE_HOME", cache)).stdout).expect("JSON");

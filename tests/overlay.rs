@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use snug::artifact::Manifest;
 use snug::check::boot::{
     self, Accelerator, BootError, DEFAULT_BUDGET, Disk, Guest, Kernel, Machine, Mapper, kernel_arguments, mapper,
     write_initramfs,
 };
+use snug::manifest::Manifest;
 use snug_tests::{have, is_root, succeed, xtask};
 
 use crate::wheels::{microvm_kernel, tar_of_alpine};

@@ -10,14 +10,14 @@ use std::thread;
 const HEAD: usize = 64 << 10;
 
 /// Listens on the loopback device until the tests end.
-pub struct VanishingProxy {
+pub(crate) struct VanishingProxy {
     url: String,
     left: Arc<AtomicU64>,
 }
 
 impl VanishingProxy {
     /// Lets `bytes` through to its clients; afterwards every connection breaks, and new ones are closed at once.
-    pub fn start(bytes: u64) -> Self {
+    pub(crate) fn start(bytes: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let left = Arc::new(AtomicU64::new(bytes));
@@ -32,12 +32,12 @@ impl VanishingProxy {
         VanishingProxy { url, left }
     }
 
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// Has it let through all that it would?
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.left.load(Ordering::SeqCst) == 0
     }
 }

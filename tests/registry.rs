@@ -17,7 +17,7 @@ const TOOLS: [&str; 8] =
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A registry with its storage in a folder of the test's own; it ends with the value.
-pub struct Registry {
+pub(crate) struct Registry {
     child: Child,
     folder: tempfile::TempDir,
     port: u16,
@@ -25,7 +25,7 @@ pub struct Registry {
 
 impl Registry {
     /// Starts a registry for everybody, or for the user `snug` with the password `secret` alone.
-    pub fn start(with_login: bool) -> Self {
+    pub(crate) fn start(with_login: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
         let port = free.expect("a free port").port();
@@ -65,23 +65,23 @@ impl Registry {
     }
 
     /// `127.0.0.1:port`
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
     /// A registries.conf that knows the registry, which speaks no TLS.
-    pub fn conf(&self) -> PathBuf {
+    pub(crate) fn conf(&self) -> PathBuf {
         self.folder.path().join("registries.conf")
     }
 
     /// Adds lines to the registries.conf.
-    pub fn configure(&self, lines: &str) {
+    pub(crate) fn configure(&self, lines: &str) {
         let text = fs::read_to_string(self.conf()).expect("a file");
         fs::write(self.conf(), text + lines).expect("a file");
     }
 
     /// Pushes an OCI layout, byte for byte.
-    pub fn push(&self, layout: &Path, tag: &str, name: &str) {
+    pub(crate) fn push(&self, layout: &Path, tag: &str, name: &str) {
         let mut command = self.skopeo();
         command.args(["copy", "--quiet", "--all", "--preserve-digests", "--dest-creds", "snug:secret"]);
         succeed(command.arg(format!("oci:{}:{tag}", layout.display())).arg(format!("docker://{}/{name}", self.host())));

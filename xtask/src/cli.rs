@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use snug_process::interrupt;
 
+use crate::commands;
+use crate::error;
 use crate::filesystem::mke2fs;
-use crate::report::failure;
-use crate::{commands, interrupt, namespace};
 
 /// Right-sized root filesystem images for microVMs
 #[derive(Debug, Parser)]
@@ -60,8 +61,8 @@ pub fn command() -> clap::Command {
 /// Runs the verb that the command line names.
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    if arguments.get(1).is_some_and(|verb| verb == namespace::VERB) {
-        return namespace::inside_main(&arguments[2..]);
+    if arguments.get(1).is_some_and(|verb| verb == snug_sandbox::VERB) {
+        return snug_sandbox::child_main(&arguments[2..]);
     }
     if arguments.get(1).is_some_and(|verb| verb == mke2fs::LOOP_VERB) {
         return mke2fs::loop_main();
@@ -88,8 +89,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            failure::say(&error);
-            failure::exit_code(&error)
+            error::say(&error);
+            error::exit_code(&error)
         }
     }
 }

@@ -1,31 +1,24 @@
 //! Snug: right-sized root filesystem images for microVMs.
 //!
-//! Data flows one way: spec → plan → engine → rootfs → filesystem → check → artifact → report.
+//! Data flows one way: spec → plan → engine → tree → filesystem → check → manifest → report. A room stands above all that it
+//! imports: `tests/structure.rs` holds the modules to that, the compiler the crates.
 
-pub mod artifact;
-pub mod assemble;
+pub mod atomic;
+pub mod bases;
 pub mod bench;
-pub mod binaries;
-pub mod bootstrap;
 pub mod cache;
 pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod engine;
+pub mod error;
 pub mod filesystem;
-pub mod first_stage;
+pub mod host;
 pub mod image;
-pub mod interrupt;
 pub mod jobs;
-pub mod namespace;
-pub mod needs;
-pub mod oci;
+pub mod manifest;
 pub mod plan;
 pub mod report;
-pub mod room;
-pub mod setup;
-pub mod spec;
-pub mod tools;
+pub mod steps;
+pub mod tree;
 pub mod workspace;
-
-pub use {snug_ext4::size, snug_rootfs as rootfs};

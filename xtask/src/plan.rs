@@ -11,22 +11,18 @@ use anyhow::{Context, Result, bail};
 use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use snug_rootfs::digest;
+use snug_rootfs::platform::Platform;
+use snug_rootfs::tree::Timestamp;
+use snug_spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, SecretSpec, SourcePath};
 
-use crate::oci::{Resolution, Resolver};
-use crate::rootfs::digest;
-use crate::rootfs::tree::Timestamp;
-use crate::spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, Platform, SecretSpec, SourcePath};
+use crate::bases::oci::{Resolution, Resolver};
 
 /// Part of every fingerprint: raised when a tree of the same spec would come out otherwise than before.
 const TREE_FORMAT: u32 = 1;
 
 /// mmdebstrap's package set where the spec names none: the smallest that apt works in.
 const DEFAULT_VARIANT: &str = "minbase";
-
-/// The spec is sound, and still asks for what cannot be done here.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PlanError(pub String);
 
 /// How to make the root tree of one image.
 #[derive(Debug, Clone)]
@@ -184,7 +180,7 @@ fn in_short(text: &str) -> String {
 }
 
 /// Plans the tree of `spec` for `platform`; `parent` is the plan of the image it is based on, where it is, and `binaries`
-/// are the programs that were built for it (see [`Binaries`](crate::binaries::Binaries)). `resolver` says what references
+/// are the programs that were built for it (see [`Binaries`](crate::bases::cargo::Binaries)). `resolver` says what references
 /// to registries mean.
 pub fn plan(
     spec: &ImageSpec,
@@ -316,7 +312,7 @@ fn all_files(spec: &ImageSpec) -> Vec<Located<FileSpec>> {
     let init = spec.init.iter().map(|init| Located {
         value: FileSpec {
             source: FileSource::From(init.value.clone()),
-            to: crate::rootfs::tree::TreePath::new("init").expect("a constant"),
+            to: snug_rootfs::tree::TreePath::new("init").expect("a constant"),
             mode: Some(0o755),
             owner: None,
             xattrs: Default::default(),

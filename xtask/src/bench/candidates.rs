@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use snug_process::program::HostProgram;
 
 use crate::filesystem::erofs::ErofsUtils;
-use crate::filesystem::tool::Tool;
 use crate::report::progress::Progress;
 
 /// Room for mke2fs and for the loop mount, which cannot be told to fit: as a share of the size of our image.
@@ -15,11 +15,11 @@ const ROOM: f64 = 1.3;
 /// Bytes that mke2fs sizes are rounded to.
 const MEBIBYTE: u64 = 1 << 20;
 
-const TAR: Tool = Tool { program: "tar", package: "tar" };
-const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
-const MKSQUASHFS: Tool = Tool { program: "mksquashfs", package: "squashfs-tools" };
-const TAR2SQFS: Tool = Tool { program: "tar2sqfs", package: "squashfs-tools-ng" };
-const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux" };
+const TAR: HostProgram = HostProgram { name: "tar", package: "tar" };
+const MKE2FS: HostProgram = HostProgram { name: "mke2fs", package: "e2fsprogs" };
+const MKSQUASHFS: HostProgram = HostProgram { name: "mksquashfs", package: "squashfs-tools" };
+const TAR2SQFS: HostProgram = HostProgram { name: "tar2sqfs", package: "squashfs-tools-ng" };
+const UNSHARE: HostProgram = HostProgram { name: "unshare", package: "util-linux" };
 
 /// One thing to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,9 +104,9 @@ impl Candidate {
 
     /// Why it cannot be measured here.
     pub fn obstacle(self) -> Option<String> {
-        let missing = |tools: &[Tool]| {
+        let missing = |tools: &[HostProgram]| {
             let tool = tools.iter().find(|tool| tool.find().is_none())?;
-            Some(format!("{} is not installed (Debian's {})", tool.program, tool.package))
+            Some(format!("{} is not installed (Debian's {})", tool.name, tool.package))
         };
         match self {
             Candidate::Copy

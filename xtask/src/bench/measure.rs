@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use std::{mem, thread};
 
 use anyhow::{Context, Result, bail};
-
-use crate::interrupt;
+use snug_process::interrupt;
 
 /// Bytes handed to a pipe at once: what a pipe of Linux holds.
 const PIPE: usize = 64 << 10;

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
+use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tree::{Body, BodySource, Inode, Kind, ReadAt, RootTree, Timestamp, TreePath};
 
 use crate::report::progress::Stage;
-use crate::rootfs::tar::{self, TarOptions};
-use crate::rootfs::tree::{Body, BodySource, Inode, Kind, ReadAt, RootTree, Timestamp, TreePath};
 
 /// File sizes of a Debian root with Node.js and a large npm package in it, as quantiles in bytes: of ten thousand files, so
 /// many are smaller. Half of all files are below 1.5 KiB.

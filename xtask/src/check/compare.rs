@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
+use snug_rootfs::tree::{Timestamp, TreePath};
 
-use super::contents::{Contents, Record, What};
-use super::report::Finding;
-use crate::rootfs::tree::{Timestamp, TreePath};
+use super::verdict::Finding;
+use crate::manifest::contents::{Contents, Record, What};
 
 /// A part of what stands under a name, that a reader may be unable to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -128,8 +128,8 @@ fn seconds(time: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::contents::BodyDigest;
     use super::*;
+    use crate::manifest::contents::BodyDigest;
 
     fn contents(records: &[(&str, Record)]) -> Contents {
         let records = records.iter().map(|(path, record)| (TreePath::new(path).unwrap(), record.clone())).collect();

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use super::contents::{Contents, Record, What};
-use super::report::{Check, Finding};
+use snug_rootfs::glob::Glob;
+use snug_rootfs::tree::TreePath;
+
+use super::verdict::{Check, Finding};
+use crate::manifest::contents::{Contents, Record, What};
 use crate::report::progress::human_bytes;
-use crate::rootfs::glob::Glob;
-use crate::rootfs::tree::TreePath;
 
 const QUESTION: &str = "fits";
 const JUDGE: &str = "the spec";
@@ -39,7 +40,7 @@ pub struct Allowance {
 }
 
 /// Judges what was found in the image; `meant` is what the tree held.
-pub fn check(found: &Contents, meant: Option<&Contents>, placed: &[TreePath], allowance: Allowance) -> Check {
+pub(super) fn check(found: &Contents, meant: Option<&Contents>, placed: &[TreePath], allowance: Allowance) -> Check {
     let started = Instant::now();
     let mut findings = Vec::new();
     let mut say = |place: String, what: String| findings.push(Finding { place, what });

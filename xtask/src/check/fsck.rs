@@ -5,34 +5,34 @@ use std::process::Output;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use snug_formats::FilesystemKind;
+use snug_process::program::HostProgram;
 
-use super::report::Check;
-use crate::filesystem::FilesystemKind;
+use super::verdict::Check;
 use crate::filesystem::erofs::ErofsUtils;
-use crate::filesystem::tool::Tool;
 use crate::report::progress::Progress;
 
 const QUESTION: &str = "fsck";
-const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };
-const UNSQUASHFS: Tool = Tool { program: "unsquashfs", package: "squashfs-tools" };
+const E2FSCK: HostProgram = HostProgram { name: "e2fsck", package: "e2fsprogs" };
+const UNSQUASHFS: HostProgram = HostProgram { name: "unsquashfs", package: "squashfs-tools" };
 const FSCK_EROFS: &str = "fsck.erofs";
 /// Lines of a program's verdict that are worth showing.
 const LINES: usize = 12;
 
 /// Runs it; it never changes the image.
-pub fn check(image: &Path, kind: FilesystemKind) -> Check {
+pub(super) fn check(image: &Path, kind: FilesystemKind) -> Check {
     let started = Instant::now();
-    let (tool, version, arguments): (Tool, &str, &[&str]) = match kind {
+    let (tool, version, arguments): (HostProgram, &str, &[&str]) = match kind {
         FilesystemKind::Erofs => return erofs(image).took(started.elapsed()),
         FilesystemKind::Ext4 => (E2FSCK, "-V", &["-f", "-n"]),
         // squashfs has none: what reads all of its tables stands in for it.
         FilesystemKind::Squashfs => (UNSQUASHFS, "-version", &["-no-progress", "-lln"]),
     };
     if tool.find().is_none() {
-        return Check::skipped(QUESTION, format!("needs {} (apt-get install {})", tool.program, tool.package));
+        return Check::skipped(QUESTION, format!("needs {} (apt-get install {})", tool.name, tool.package));
     }
     run(tool, version, arguments, image)
-        .unwrap_or_else(|error| Check::broken(QUESTION, tool.program, &error))
+        .unwrap_or_else(|error| Check::broken(QUESTION, tool.name, &error))
         .took(started.elapsed())
 }
 
@@ -49,7 +49,7 @@ fn erofs(image: &Path) -> Check {
     }
 }
 
-fn run(tool: Tool, version: &str, arguments: &[&str], image: &Path) -> Result<Check> {
+fn run(tool: HostProgram, version: &str, arguments: &[&str], image: &Path) -> Result<Check> {
     let judge = name(tool, version)?;
     let output = tool.command()?.args(arguments).arg(image).output().context("cannot start it")?;
     Ok(verdict(judge, output))
@@ -66,10 +66,10 @@ fn verdict(judge: String, output: Output) -> Check {
 }
 
 /// The first line of what a program says of itself, up to the date: `e2fsck 1.47.0`.
-fn name(tool: Tool, version: &str) -> Result<String> {
-    let output = tool.command()?.arg(version).output().with_context(|| format!("cannot start {}", tool.program))?;
+fn name(tool: HostProgram, version: &str) -> Result<String> {
+    let output = tool.command()?.arg(version).output().with_context(|| format!("cannot start {}", tool.name))?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
-    let first = said.lines().next().unwrap_or(tool.program);
+    let first = said.lines().next().unwrap_or(tool.name);
     Ok(first.split(" (").next().unwrap_or(first).replace(" version", ""))
 }

@@ -4,11 +4,11 @@
 
 pub mod boot;
 pub mod compare;
-pub mod contents;
 mod fits;
 mod fsck;
 pub mod readers;
 mod report;
+mod verdict;
 pub mod verity;
 
 use std::path::Path;
@@ -16,18 +16,20 @@ use std::time::Instant;
 
 pub use fits::Allowance;
 pub use readers::Reader;
-pub use report::{Check, CheckReport, Finding, State};
+pub use report::CheckReport;
+pub use verdict::{Check, Finding, State};
 
+use crate::manifest::contents::{Contents, What};
 use compare::differences;
-use contents::{Contents, What};
 use readers::Reading;
 
-use crate::artifact::Manifest;
-use crate::filesystem::FilesystemKind;
+use crate::error::Failure;
+use crate::manifest::Manifest;
 use crate::plan::hash_file;
 use crate::report::progress::{Progress, human_bytes};
-use crate::rootfs::tree::TreePath;
-use crate::spec::ImageSpec;
+use snug_formats::FilesystemKind;
+use snug_rootfs::tree::TreePath;
+use snug_spec::ImageSpec;
 
 /// An image and what it is to be held against.
 pub struct Subject<'a> {
@@ -61,20 +63,15 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// An image that failed its checks, with what they found.
-#[derive(Debug, thiserror::Error)]
-#[error("the image is not what it should be\n{0}")]
-pub struct CheckFailed(String);
-
 /// Asks an image that is about to be published what is asked quickly.
-pub fn guard(subject: Subject, progress: &Progress) -> Result<(), CheckFailed> {
+pub fn guard(subject: Subject, progress: &Progress) -> Result<(), Failure> {
     let stage = progress.stage("check the image");
     let (image, kind) = (subject.image.to_path_buf(), subject.manifest.filesystem.kind());
     let name = subject.manifest.name.clone();
     let (checks, _) = prove(subject, Depth::Quick, Reader::Auto, &Progress::hidden());
     let report = CheckReport::new(&name, image, kind, checks);
     if !report.passed {
-        return Err(CheckFailed(report.as_text()));
+        return Err(Failure::Check(report.as_text()));
     }
     stage.finish("");
     Ok(())

@@ -13,13 +13,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use base16ct::lower::encode_string as hex;
 use sha2::{Digest, Sha256};
+use snug_process::program::HostProgram;
 
-use super::report::{Check, Finding};
-use crate::filesystem::tool::Tool;
+use super::verdict::{Check, Finding};
 use crate::report::progress::{Stage, human_bytes};
 
 const QUESTION: &str = "verity";
-const VERITYSETUP: Tool = Tool { program: "veritysetup", package: "cryptsetup-bin" };
+const VERITYSETUP: HostProgram = HostProgram { name: "veritysetup", package: "cryptsetup-bin" };
 
 /// `struct verity_sb`: signature, then where the fields are that matter here.
 const SIGNATURE: &[u8; 8] = b"verity\0\0";
@@ -72,7 +72,7 @@ pub fn check(image: &Path, seal: Seal, stage: &Stage) -> Check {
                 check = check.fail();
             }
         }
-        Err(error) => return Check::broken(QUESTION, VERITYSETUP.program, &error).took(started.elapsed()),
+        Err(error) => return Check::broken(QUESTION, VERITYSETUP.name, &error).took(started.elapsed()),
     }
     check.took(started.elapsed())
 }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::bench::candidates::{Bench, Candidate};
 use crate::bench::{self, measure, settle, summary};
 use crate::cache::Cache;
-use crate::plan::PlanError;
+use crate::error::Failure;
 use crate::report::progress::{Progress, human_bytes};
 
 /// Bytes that tell how fast SHA-256 is here.
@@ -98,7 +98,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 fn candidates(only: &[String], progress: &Progress) -> Result<Vec<Candidate>> {
     if let Some(unknown) = only.iter().find(|name| Candidate::ALL.iter().all(|known| known.name() != *name)) {
         let known: Vec<&str> = Candidate::ALL.iter().map(|candidate| candidate.name()).collect();
-        bail!(PlanError(format!("`{unknown}` cannot be measured\nhint: there are {}", known.join(", "))));
+        bail!(Failure::Usage(format!("`{unknown}` cannot be measured\nhint: there are {}", known.join(", "))));
     }
     let named = |candidate: &Candidate| only.is_empty() || only.iter().any(|name| name == candidate.name());
     let mut chosen = vec![Candidate::Copy];
@@ -181,7 +181,7 @@ fn sample(place: &Path, progress: &Progress) -> Result<ExitCode> {
 /// Reads the tar once, so that no candidate waits for it; answers its size.
 fn warm(tar: &Path) -> Result<u64> {
     let mut file = File::open(tar).with_context(|| format!("cannot open {}", tar.display()))?;
-    ensure!(file.metadata()?.is_file(), PlanError(format!("{} is no file that can be read again", tar.display())));
+    ensure!(file.metadata()?.is_file(), Failure::Usage(format!("{} is no file that can be read again", tar.display())));
     io::copy(&mut file.by_ref(), &mut io::sink()).with_context(|| format!("cannot read {}", tar.display()))
 }
 

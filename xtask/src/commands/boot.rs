@@ -8,15 +8,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::check::{Bootable, Built};
 use super::load_images;
-use crate::artifact::Partial;
+use crate::atomic::Partial;
 use crate::cache::Cache;
+use crate::check::boot::Bootable;
 use crate::check::boot::{
     self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, Wanted, kernel_arguments, on_terminal, ssh,
     write_initramfs,
 };
-use crate::plan::PlanError;
+use crate::error::Failure;
+use crate::image::Built;
 use crate::report::progress::{Progress, human_bytes};
 use crate::workspace::Workspace;
 
@@ -58,7 +59,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let interactive = stdin().is_terminal() && stderr().is_terminal();
     if !interactive && arguments.command.is_empty() {
-        bail!(PlanError(
+        bail!(Failure::Usage(
             "a machine's console needs a terminal, and standard input is none\n\
              hint: run one command with `--ssh -- COMMAND`, or judge the image with `check NAME --boot`"
                 .to_owned()

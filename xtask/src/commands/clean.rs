@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
+use snug_sandbox;
 
-use crate::artifact::Partial;
+use crate::atomic::Partial;
 use crate::cache::{self, Cache};
-use crate::namespace;
-use crate::plan::PlanError;
+use crate::error::Failure;
 use crate::report::progress::human_bytes;
 use crate::report::table;
 use crate::workspace::Workspace;
@@ -85,7 +85,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     rooms.push((RESULTS.to_owned(), results));
     if let Some(unknown) = arguments.rooms.iter().find(|name| !rooms.iter().any(|(room, _)| room == *name)) {
         let names: Vec<&str> = rooms.iter().map(|(room, _)| room.as_str()).collect();
-        bail!(PlanError(format!("there is no room `{unknown}`\nhint: the rooms are {}", names.join(", "))));
+        bail!(Failure::Usage(format!("there is no room `{unknown}`\nhint: the rooms are {}", names.join(", "))));
     }
     let alone = arguments.dry_run || cache.take_alone();
     let mut rows = Vec::new();
@@ -164,7 +164,7 @@ fn empty(cache: &Cache, room: &str, folder: &Path, alone: bool) -> Result<bool> 
             }
         }
         _ if !alone => return Ok(entries(folder)?.is_empty()),
-        _ => namespace::remove_folder(folder)?,
+        _ => snug_sandbox::remove_folder(folder)?,
     }
     Ok(all_gone)
 }

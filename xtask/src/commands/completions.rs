@@ -10,10 +10,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Arg, Args, Command, ValueEnum};
+use snug_formats::FilesystemKind;
+use snug_spec::ImageSet;
+use snug_spec::model::EngineKind;
 
-use crate::filesystem::FilesystemKind;
-use crate::spec::ImageSet;
-use crate::spec::model::EngineKind;
 use crate::workspace::Workspace;
 
 /// Says to a script that names of files stand here.
@@ -70,7 +70,7 @@ fn images(words: &[String]) -> Vec<Candidate> {
     let folder = named.or_else(|| Workspace::find().ok().map(|workspace| workspace.images()));
     let set = folder.and_then(|folder| ImageSet::load(&folder).ok());
     let about =
-        |spec: Option<&crate::spec::ImageSpec>| spec.and_then(|spec| spec.description.clone()).unwrap_or_default();
+        |spec: Option<&snug_spec::ImageSpec>| spec.and_then(|spec| spec.description.clone()).unwrap_or_default();
     set.iter().flat_map(ImageSet::iter).map(|(name, spec)| (name.to_owned(), about(spec.ok()))).collect()
 }
 

@@ -7,24 +7,27 @@ use std::process::{Command, ExitCode};
 use anyhow::{Result, anyhow};
 use clap::Args;
 use serde::Serialize;
+use snug_ext4::size::SizePolicy;
+use snug_formats::{Ext4Options, Ext4Writer, Filesystem, FilesystemKind, SquashfsOptions};
+use snug_rootfs::tree::{BodySource, RootTree};
+use snug_spec::model::EngineKind;
 
 use super::load_images;
-use crate::binaries::Binaries;
-use crate::bootstrap;
+use crate::bases::cargo::Binaries;
+use crate::bases::debian;
+use crate::bases::oci::{OciError, Resolver};
 use crate::cache::Cache;
 use crate::engine::choose;
-use crate::filesystem::erofs::{self, ErofsUtils};
+use crate::error;
+use crate::filesystem::erofs::ErofsUtils;
 use crate::filesystem::squashfs::{Program, SquashfsWriter};
-use crate::filesystem::{self, Ext4Options, Ext4Writer, Filesystem, FilesystemKind, FilesystemWriter, SquashfsOptions};
+use crate::filesystem::{self, FilesystemWriter};
+use crate::host::erofs_utils;
+use crate::host::requirements::{self, Work};
 use crate::image::{Order, Suppliers, Target};
 use crate::jobs;
-use crate::needs::{self, Work};
-use crate::oci::{OciError, Resolver};
 use crate::report::progress::Progress;
-use crate::report::{failure, table};
-use crate::rootfs::tree::{BodySource, RootTree};
-use crate::size::SizePolicy;
-use crate::spec::model::EngineKind;
+use crate::report::table;
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -62,7 +65,7 @@ impl Finding {
         match result {
             Ok(detail) => Finding { what, can: true, detail, mend: None },
             Err(error) => {
-                let (said, hints) = failure::parts(&error);
+                let (said, hints) = error::parts(&error);
                 Finding {
                     what,
                     can: false,
@@ -85,7 +88,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let probe = move || choose::engine(kind, cache).probe().map(|()| "its probe passes".to_owned());
         probes.push((format!("engine {kind}"), Box::new(probe)));
     }
-    let debian = || bootstrap::probe().and_then(|()| version("mmdebstrap", "--version"));
+    let debian = || debian::probe().and_then(|()| version("mmdebstrap", "--version"));
     probes.push(("base debian".to_owned(), Box::new(debian)));
     probes.push(("base oci".to_owned(), Box::new(|| proved(Work::OciBase, "skopeo", "--version"))));
     for (what, filesystem) in filesystems() {
@@ -128,7 +131,7 @@ fn filesystems() -> Vec<(String, Filesystem)> {
 fn write_a_sample(filesystem: &Filesystem) -> Result<String> {
     can_be_written(filesystem)?;
     if filesystem.kind() == FilesystemKind::Erofs && ErofsUtils::must_be_fetched() {
-        let here = erofs::installed_version()
+        let here = erofs_utils::installed_version()
             .map_or("no mkfs.erofs here".to_owned(), |version| format!("mkfs.erofs {version} here is too old"));
         return Ok(format!("{here}; the first such image fetches a newer Debian's into the cache"));
     }
@@ -153,14 +156,14 @@ fn mksquashfs() -> Result<String> {
 /// Checks the options, and that there is a program or a way to it: looking is no reason to download.
 fn can_be_written(filesystem: &Filesystem) -> Result<()> {
     match filesystem.kind() == FilesystemKind::Erofs && ErofsUtils::must_be_fetched() {
-        true => Ok(needs::require(&[Work::Erofs])?),
+        true => Ok(requirements::require(&[Work::Erofs])?),
         false => filesystem::writer(filesystem, &Progress::hidden()).map(drop),
     }
 }
 
 /// The first line of what a program says of its version.
 fn version(program: &str, argument: &str) -> Result<String> {
-    let path = needs::find(program).ok_or_else(|| anyhow!("there is no {program}"))?;
+    let path = snug_process::program::find(program).ok_or_else(|| anyhow!("there is no {program}"))?;
     let output = Command::new(path).arg(argument).env("LC_ALL", "C").output()?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
@@ -168,7 +171,7 @@ fn version(program: &str, argument: &str) -> Result<String> {
 }
 
 fn proved(work: Work, program: &str, argument: &str) -> Result<String> {
-    needs::require(&[work])?;
+    requirements::require(&[work])?;
     version(program, argument)
 }
 
@@ -182,18 +185,18 @@ fn boot() -> Result<String> {
     Ok(format!("{qemu}, {kvm}"))
 }
 
-fn can_be_built(set: &crate::spec::ImageSet, name: &str, workspace: &Workspace) -> Result<String> {
+fn can_be_built(set: &snug_spec::ImageSet, name: &str, workspace: &Workspace) -> Result<String> {
     let suppliers = Suppliers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
     let target = Target::all(set.get(name)?, &[])?[0];
     let order = match Order::new(set, name, target, None, &suppliers) {
         // What a tag means is asked by builds: all that such a base needs is who asks.
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
-            needs::require(&[Work::OciBase])?;
+            requirements::require(&[Work::OciBase])?;
             return Ok("an OCI base that no build has asked for yet".to_owned());
         }
         order => order?,
     };
-    needs::require(&Work::of(&order))?;
+    requirements::require(&order.works())?;
     if let Some(filesystem) = &order.filesystem {
         can_be_written(filesystem)?;
     }

@@ -8,20 +8,21 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
+use snug_rootfs::platform::Platform;
+use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tree::RootTree;
+use snug_spec::model::EngineKind;
 
 use super::load_images;
-use crate::artifact::Partial;
-use crate::assemble::{Assembly, Refresh};
-use crate::binaries::Binaries;
+use crate::atomic::Partial;
+use crate::bases::cargo::Binaries;
+use crate::bases::oci::Resolver;
 use crate::cache::Cache;
 use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
 use crate::image::{self, Order, Suppliers, Target};
-use crate::oci::Resolver;
 use crate::report::progress::{Progress, human_bytes};
-use crate::rootfs::tar::{self, TarOptions};
-use crate::rootfs::tree::RootTree;
-use crate::spec::model::{EngineKind, Platform};
+use crate::tree::{Assembly, Refresh};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]

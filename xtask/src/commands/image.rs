@@ -10,25 +10,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
+use snug_ext4::size::Rule;
+use snug_rootfs::platform::Platform;
+use snug_spec::ImageSet;
+use snug_spec::model::{Base, EngineKind};
 
 use super::load_images;
-use crate::assemble::{Assembly, Refresh};
-use crate::binaries::Binaries;
+use crate::bases::cargo::Binaries;
+use crate::bases::oci::Resolver;
 use crate::cache::Cache;
 use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
+use crate::error;
+use crate::error::Failure;
+use crate::host::requirements::Work;
+use crate::host::setup;
 use crate::image::{NamedType, Order, Outcome, Suppliers, Target};
 use crate::jobs;
-use crate::needs::Work;
-use crate::oci::Resolver;
-use crate::plan::PlanError;
-use crate::report::failure;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
-use crate::setup;
-use crate::size::Rule;
-use crate::spec::ImageSet;
-use crate::spec::model::{Base, EngineKind, Platform};
+use crate::tree::{Assembly, Refresh};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -97,7 +98,7 @@ struct Fared<'a> {
 /// named with the reason and fails nothing, unless `--setup` was to make everything possible.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let on_failure = match (arguments.keep, arguments.shell) {
-        (_, true) if !(io::stdin().is_terminal() && io::stdout().is_terminal()) => bail!(PlanError(
+        (_, true) if !(io::stdin().is_terminal() && io::stdout().is_terminal()) => bail!(Failure::Usage(
             "--shell needs a terminal, and standard input or output is none\nhint: --keep leaves the tree instead"
                 .into()
         )),
@@ -133,7 +134,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         return describe(&names, &orders, &engines, &output, &arguments);
     }
     if arguments.setup {
-        let mut works: Vec<Work> = orders.iter().flatten().flat_map(Work::of).collect();
+        let mut works: Vec<Work> = orders.iter().flatten().flat_map(Order::works).collect();
         works.sort();
         works.dedup();
         setup::prepare(&works)?;
@@ -157,13 +158,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             let assembly = Assembly { cache: &cache, engine: &**engine, refresh: &refresh, on_failure };
             order.fill(&assembly, &output, &progress)
         });
-        let beyond = outcome.as_ref().is_err_and(failure::is_beyond_this_host);
+        let beyond = outcome.as_ref().is_err_and(error::is_beyond_this_host);
         let left_out = beyond && arguments.all && !arguments.setup;
         match &outcome {
-            Err(error) if left_out => {
-                progress.note(format!("{name} cannot be built here\n{}", failure::describe(error)))
-            }
-            Err(error) => progress.note(failure::describe(error)),
+            Err(error) if left_out => progress.note(format!("{name} cannot be built here\n{}", error::describe(error))),
+            Err(error) => progress.note(error::describe(error)),
             Ok(_) => {}
         }
         Fared { name, outcome, choice, time: started.elapsed(), left_out }
@@ -176,7 +175,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         print!("{}", table::columns(["image", "state", "size", "on disk", "rule", "time", "file"], &rows));
     }
     let failed = results.iter().filter(|fared| !fared.left_out).find_map(|fared| fared.outcome.as_ref().err());
-    Ok(failed.map_or(ExitCode::SUCCESS, failure::exit_code))
+    Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code))
 }
 
 /// The images that the command line asks for, each once.
@@ -260,7 +259,7 @@ impl Fared<'_> {
             }
             Err(error) => {
                 let state = if self.left_out { "not here" } else { "failed" };
-                row(state, String::new(), String::new(), String::new(), failure::in_short(error))
+                row(state, String::new(), String::new(), String::new(), error::in_short(error))
             }
         }
     }
@@ -287,7 +286,7 @@ fn describe(
         let order = match order {
             Ok(order) => order,
             Err(error) => {
-                failure::say(error);
+                error::say(error);
                 rows.push(json!({ "name": name, "error": format!("{error:#}") }));
                 continue;
             }
@@ -348,5 +347,5 @@ fn describe(
         print!("{text}");
     }
     let failed = orders.iter().find_map(|order| order.as_ref().err());
-    Ok(failed.map_or(ExitCode::SUCCESS, failure::exit_code))
+    Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code))
 }

@@ -6,15 +6,16 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use snug_spec::{ImageSet, ImageSpec};
 
 use super::load_images;
-use crate::binaries::Binaries;
+use crate::bases::cargo::Binaries;
+use crate::bases::oci::{OciError, Resolver};
+use crate::error;
+use crate::host::requirements::{self, Work};
 use crate::image::{Freshness, Order, Suppliers, Target};
-use crate::needs::{self, Work};
-use crate::oci::{OciError, Resolver};
 use crate::report::progress::human_bytes;
-use crate::report::{failure, table};
-use crate::spec::{ImageSet, ImageSpec};
+use crate::report::table;
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -131,16 +132,16 @@ fn standing(
         Ok(order) => order,
         // What a tag means is asked by builds: none was made yet, then.
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
-            return match needs::require(&[Work::OciBase]) {
+            return match requirements::require(&[Work::OciBase]) {
                 Ok(()) => (State::NeverBuilt, None, None),
-                Err(lacking) => (State::CannotBeBuiltHere, Some(failure::in_short(&lacking.into())), None),
+                Err(lacking) => (State::CannotBeBuiltHere, Some(error::in_short(&lacking.into())), None),
             };
         }
-        Err(error) => return (State::CannotBeBuiltHere, Some(failure::in_short(&error)), None),
+        Err(error) => return (State::CannotBeBuiltHere, Some(error::in_short(&error)), None),
     };
     let freshness = match order.freshness(output) {
         Ok(freshness) => freshness,
-        Err(error) => return (State::CannotBeBuiltHere, Some(failure::in_short(&error)), None),
+        Err(error) => return (State::CannotBeBuiltHere, Some(error::in_short(&error)), None),
     };
     let (state, reason, size) = match freshness {
         Freshness::UpToDate(manifest) => return (State::UpToDate, None, Some(manifest.census.size)),
@@ -148,8 +149,8 @@ fn standing(
         Freshness::NeverBuilt => (State::NeverBuilt, None, None),
         Freshness::Base => (State::Base, None, None),
     };
-    match needs::require(&Work::of(&order)) {
+    match requirements::require(&order.works()) {
         Ok(()) => (state, reason, size),
-        Err(lacking) => (State::CannotBeBuiltHere, Some(failure::in_short(&lacking.into())), size),
+        Err(lacking) => (State::CannotBeBuiltHere, Some(error::in_short(&lacking.into())), size),
     }
 }

@@ -18,8 +18,8 @@ pub mod tools;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use snug_spec::ImageSet;
 
-use crate::spec::ImageSet;
 use crate::workspace::Workspace;
 
 /// Reads the folder of specs: the workspace's, unless the command line names another.

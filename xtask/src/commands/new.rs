@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use snug_process::interrupt;
+use snug_spec::{ImageSet, ImageSpec, SHARED_FOLDER, SPEC_FILE, check_image_name, read_image};
 use toml_edit::{DocumentMut, value};
 
 use super::load_images;
-use crate::interrupt;
-use crate::plan::PlanError;
-use crate::spec::{ImageSet, ImageSpec, SHARED_FOLDER, SPEC_FILE, check_image_name, read_image};
+use crate::error::Failure;
 use crate::workspace::Workspace;
 
 /// A small image that boots and lets its key holder in; the words say what else there is.
@@ -33,13 +33,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let images = arguments.images.clone().unwrap_or_else(|| workspace.images());
     let name = arguments.name.as_str();
-    check_image_name(name).map_err(PlanError)?;
+    check_image_name(name).map_err(Failure::Usage)?;
     if name == SHARED_FOLDER {
-        bail!(PlanError(format!("`{name}` is the folder of files that images share\nhint: choose another name")));
+        bail!(Failure::Usage(format!("`{name}` is the folder of files that images share\nhint: choose another name")));
     }
     let folder = images.join(name);
     if folder.exists() {
-        bail!(PlanError(format!("{} is there already\nhint: choose another name", folder.display())));
+        bail!(Failure::Usage(format!("{} is there already\nhint: choose another name", folder.display())));
     }
     let (text, files) = match &arguments.from {
         None => (from_nothing(name, images.join(SHARED_FOLDER).join("init").is_file())?, None),

@@ -11,18 +11,21 @@ use base16ct::lower::encode_string as hex;
 use clap::Args;
 use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::json;
+use snug_ext4::Census;
+use snug_ext4::size::{Headroom, SizePolicy};
+use snug_formats::{Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
+use snug_rootfs::normalise::{Normalise, normalise};
+use snug_rootfs::tar;
+use snug_rootfs::tree::{RootTree, Timestamp};
+use snug_spec::values;
 
-use crate::artifact::{Partial, write_contents};
-use crate::filesystem::{self, Census, Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
+use crate::atomic::Partial;
+use crate::error::Failure;
+use crate::filesystem::{self};
 use crate::image::{self, Digests, NamedType};
-use crate::plan::PlanError;
+use crate::manifest::write_contents;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::table;
-use crate::rootfs::normalise::{Normalise, normalise};
-use crate::rootfs::tar;
-use crate::rootfs::tree::{RootTree, Timestamp};
-use crate::size::{Headroom, SizePolicy};
-use crate::spec::values;
 
 /// As large as a pipe may be made by anyone (`/proc/sys/fs/pipe-max-size`).
 const PIPE_BYTES: i32 = 1 << 20;
@@ -161,7 +164,7 @@ fn chosen_filesystem(arguments: &Arguments) -> Result<Filesystem> {
         ("--writer", arguments.writer.is_some()),
     ];
     if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
-        bail!(PlanError(format!("{option} does not apply to {kind}, which is as large as its content")));
+        bail!(Failure::Usage(format!("{option} does not apply to {kind}, which is as large as its content")));
     }
     Ok(Filesystem::default_of(kind))
 }
@@ -170,7 +173,7 @@ fn read(arguments: &Arguments, progress: &Progress) -> Result<RootTree> {
     let limits = tar::Limits::default();
     let piped = arguments.tar.as_os_str() == "-";
     if piped && stdin().is_terminal() {
-        bail!(PlanError(
+        bail!(Failure::Usage(
             "standard input is a terminal, not a tar\n\
              hint: docker export CONTAINER | cargo xtask pack - -o rootfs.ext4"
                 .to_owned()

@@ -12,27 +12,29 @@ use clap::Args;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
+use snug_process::program::HostProgram;
+use snug_rootfs::tar;
+use snug_spec::ImageSet;
 
-use super::check::{Bootable, Built};
 use super::load_images;
-use crate::assemble::{Assembly, Refresh};
-use crate::binaries::Binaries;
+use crate::bases::cargo::Binaries;
+use crate::bases::oci::Resolver;
 use crate::cache::Cache;
+use crate::check::boot::Bootable;
 use crate::check::boot::{self, Booted, Wanted};
-use crate::check::contents::Contents;
 use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
-use crate::filesystem::tool::Tool;
+use crate::error;
+use crate::error::Failure;
+use crate::image::Built;
 use crate::image::{NamedType, Order, Outcome, Suppliers, Target};
-use crate::oci::Resolver;
-use crate::plan::PlanError;
+use crate::manifest::contents::Contents;
 use crate::report::progress::{Progress, human_bytes, human_duration};
-use crate::report::{failure, table};
-use crate::rootfs::tar;
-use crate::spec::ImageSet;
+use crate::report::table;
+use crate::tree::{Assembly, Refresh};
 use crate::workspace::Workspace;
 
-const ZSTD: Tool = Tool { program: "zstd", package: "zstd" };
+const ZSTD: HostProgram = HostProgram { name: "zstd", package: "zstd" };
 /// As images are published: quick, with a window of 128 MiB, in which a root repeats itself.
 const ZSTD_ARGUMENTS: [&str; 4] = ["-3", "--long=27", "-q", "-c"];
 
@@ -111,7 +113,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let suppliers = Suppliers { resolver: &resolver, binaries: Binaries::Build(&workspace, &progress) };
     let order = |named: &NamedType| Order::new(&set, name, Target::host()?, Some(*named), &suppliers);
     let orders = arguments.types.iter().map(order).collect::<Result<Vec<_>>>()?;
-    let Some(first) = orders.first() else { bail!(PlanError("no type was named".to_owned())) };
+    let Some(first) = orders.first() else { bail!(Failure::Usage("no type was named".to_owned())) };
     let cache = Cache::open()?;
     cache.sweep()?;
     let Choice { engine, .. } = Engines::new(&cache)?.choose(None, first.spec.engine)?;
@@ -133,7 +135,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let progress = progress.for_image(&format!("{name} as {named}"));
         let outcome = report.cost(order, contents.has("usr/sbin/sshd"), &progress);
         if let Err(error) = &outcome {
-            failure::say(error);
+            error::say(error);
         }
         let found = match outcome {
             Ok(cost) => Found::Cost(cost.into()),
@@ -176,7 +178,7 @@ impl Report<'_> {
             Some(machine) => {
                 let spec = self.set.resolve(&built.name)?.boot;
                 let stage = progress.stage(format!("boot ({})", machine.accelerator.as_str()));
-                let mut booted = boot::measure(&built.exam(machine, &spec, has_sshd)?)?;
+                let mut booted = boot::measure(&built.boot_test(machine, &spec, has_sshd)?)?;
                 // They go with the images.
                 booted.logs.clear();
                 stage.finish("");

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::filesystem::erofs::ErofsUtils;
-use crate::needs::Work;
+use crate::host::requirements::Work;
+use crate::host::setup;
 use crate::report::progress::Progress;
-use crate::setup;
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]

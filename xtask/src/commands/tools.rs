@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+use crate::bases::unpacked::Tools;
 use crate::cache::Cache;
 use crate::report::progress::Progress;
-use crate::tools::Tools;
 
 #[derive(Debug, Args)]
 pub struct Arguments {

@@ -4,17 +4,19 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use snug_rootfs::tar::{self, TarOptions};
+use snug_sandbox::emulator;
+use snug_sandbox::{Action, Enter, Job, Program, Terminal};
+use snug_spec::model::EngineKind;
 
 use super::install::install_command;
-use super::secrets::{self, Secret};
-use super::watched::{self, Title};
-use super::{Engine, OnFailure, emulation, environment, file_tree};
+use super::secrets;
+use super::{Engine, OnFailure, environment, file_tree};
 use crate::cache::Cache;
-use crate::namespace::{self, Action, Enter, Job, Program, Terminal};
 use crate::plan::{BuildPlan, StepAction};
 use crate::report::progress::Progress;
-use crate::rootfs::tar::{self, TarOptions};
-use crate::spec::model::EngineKind;
+use crate::steps::secret::Secret;
+use crate::steps::watched::{self, Title};
 
 /// What --shell opens: the most comfortable shell that the tree has.
 const SHELL: &str = "command -v bash >/dev/null && exec bash; exec sh";
@@ -38,7 +40,7 @@ impl Engine for Builtin {
     }
 
     fn probe(&self) -> Result<()> {
-        namespace::probe()
+        snug_sandbox::probe()
     }
 
     fn build(
@@ -82,7 +84,7 @@ impl Builtin {
             .into_iter()
             .map(|manager| Ok((manager.as_str().to_owned(), self.cache.downloads(manager.as_str())?)))
             .collect::<Result<_>>()?;
-        if let Some(emulator) = emulation::emulator(plan.platform)? {
+        if let Some(emulator) = emulator::emulator(plan.platform)? {
             actions.push(Action::Emulate(emulator));
             titles.push(None);
         }
@@ -134,11 +136,7 @@ impl Builtin {
     }
 }
 
-fn write_files(
-    files: &[crate::spec::Located<crate::spec::model::FileSpec>],
-    work: &Path,
-    index: usize,
-) -> Result<PathBuf> {
+fn write_files(files: &[snug_spec::Located<snug_spec::model::FileSpec>], work: &Path, index: usize) -> Result<PathBuf> {
     let path = work.join(format!("files-{index}.tar"));
     let mut file = std::fs::File::create_new(&path).context("cannot write the files of the spec")?;
     tar::write(&file_tree(files)?, &mut file, TarOptions::FAITHFUL, &mut |_| {})?;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
+use snug_spec::model::EngineKind;
 
 use super::Engine;
 use super::builtin::Builtin;
 use super::container::Container;
 use crate::cache::Cache;
-use crate::plan::PlanError;
-use crate::spec::model::EngineKind;
+use crate::error::Failure;
 
 /// Names an engine for every image that the command line does not.
 const VARIABLE: &str = "SNUG_ENGINE";
@@ -45,7 +45,7 @@ impl Engines {
     pub fn new(cache: &Cache) -> Result<Self> {
         let variable = match std::env::var(VARIABLE) {
             Ok(text) if !text.is_empty() => {
-                Some(text.parse().map_err(|error| PlanError(format!("{VARIABLE}: {error}")))?)
+                Some(text.parse().map_err(|error| Failure::Usage(format!("{VARIABLE}: {error}")))?)
             }
             _ => None,
         };

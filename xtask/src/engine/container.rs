@@ -3,12 +3,13 @@
 //! The commands, not a socket's API: they know contexts, DOCKER_HOST and how to log in, and so a remote daemon builds as
 //! well. For its sake nothing of the host is mounted: base, files and certificates travel as streams and as a context.
 
+mod cleanup;
 mod cli;
 mod context;
 mod dockerfile;
-mod leavings;
-mod mend;
+mod names;
 mod output;
+mod restore;
 
 use std::fs::File;
 use std::io::Read;
@@ -17,18 +18,21 @@ use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
+use snug_rootfs::platform::Platform;
+use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tree::{Body, Inode, Kind, RootTree, TreePath};
+use snug_sandbox::POLICY_PATH;
+use snug_spec::model::EngineKind;
 
+use self::cleanup::Cleanup;
 use self::cli::Cli;
-use self::leavings::Leavings;
+use self::names::BuildNames;
 use self::output::{Builder, Watch};
 use super::{Engine, OnFailure, environment, secrets};
 use crate::cache::Cache;
-use crate::namespace::POLICY_PATH;
-use crate::plan::{BuildPlan, PlanError};
+use crate::error::Failure;
+use crate::plan::BuildPlan;
 use crate::report::progress::{Progress, human_bytes};
-use crate::rootfs::tar::{self, TarOptions};
-use crate::rootfs::tree::{Body, Inode, Kind, RootTree, TreePath};
-use crate::spec::model::{EngineKind, Platform};
 
 /// What the commands' tar readers are sure to know: times as they are, holes as zeros.
 const TRANSPORT: TarOptions = TarOptions { sparse: false, plain_times: false };
@@ -46,13 +50,13 @@ impl Container {
     }
 
     /// Makes an image of the base's tree, which everything else is built on and labelled by.
-    fn import(&self, base: &Path, leavings: &Leavings, progress: &Progress) -> Result<RootTree> {
+    fn import(&self, base: &Path, names: &BuildNames, progress: &Progress) -> Result<RootTree> {
         let stage = progress.stage(format!("hand the base to {}", self.cli));
         let base = read(base)?;
         let mut sent = base.clone();
         make_mount_points(&mut sent);
         hide_devices(&mut sent);
-        self.cli.import(leavings, |stdin| tar::write(&sent, stdin, TRANSPORT, &mut |bytes| stage.advance_to(bytes)))?;
+        self.cli.import(names, |stdin| tar::write(&sent, stdin, TRANSPORT, &mut |bytes| stage.advance_to(bytes)))?;
         let bytes = stage.bytes();
         stage.finish(&human_bytes(bytes));
         Ok(base)
@@ -75,12 +79,12 @@ impl Container {
 
     fn export(
         &self,
-        leavings: &Leavings,
+        names: &BuildNames,
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()> {
         let stage = progress.stage(format!("collect the tree from {}", self.cli));
-        self.cli.export(leavings, |stdout| {
+        self.cli.export(names, |stdout| {
             consume(&mut Metered { stream: stdout, advance: &mut |bytes| stage.advance(bytes) })
         })?;
         let bytes = stage.bytes();
@@ -99,7 +103,7 @@ impl Engine for Container {
     }
 
     fn sweep(&self) {
-        self.swept.call_once(|| leavings::sweep(&self.cli, &self.cache));
+        self.swept.call_once(|| cleanup::sweep(&self.cli, &self.cache));
     }
 
     fn script(&self, plan: &BuildPlan) -> Option<String> {
@@ -118,7 +122,7 @@ impl Engine for Container {
         let keep = match on_failure {
             OnFailure::Remove => false,
             OnFailure::Keep => true,
-            OnFailure::Shell => bail!(PlanError(format!(
+            OnFailure::Shell => bail!(Failure::Usage(format!(
                 "--shell opens a tree that the engine builtin has, and {} is to build this one\n\
                  hint: --engine builtin, or --keep",
                 self.cli
@@ -134,30 +138,30 @@ impl Engine for Container {
         }
         let work = self.cache.work_folder(&plan.name)?;
         let builder = self.cli.builder(!secrets.is_empty());
-        let mut leavings = Leavings::begin(&self.cli, builder, &self.cache, work.path());
-        let base = self.import(base, &leavings, progress)?;
+        let mut cleanup = Cleanup::begin(&self.cli, builder, &self.cache, work.path());
+        let base = self.import(base, cleanup.names(), progress)?;
         let extras = dockerfile::Extras { trust: environment::ca_bundle().is_some(), quiet: wants_policy(&base) };
-        let folder = context::stage(plan, &leavings.base_image(), extras, work.path(), progress)?;
+        let folder = context::stage(plan, &cleanup.names().base_image(), extras, work.path(), progress)?;
         let watch = Watch::new(plan, self.cli.kind(), builder, &secrets, progress);
-        let built = self.cli.build(&folder, &leavings, &secrets, keep, watch);
+        let built = self.cli.build(&folder, cleanup.names(), &secrets, keep, watch);
         if built.is_err() && keep {
-            leavings.keep();
+            cleanup.keep();
             let kept = self.cache.keep(work, &plan.name)?;
             let folder = kept.join(folder.file_name().unwrap_or_default());
             progress.note(format!("the build context as it failed, until `cargo xtask clean`: {}", folder.display()));
             // BuildKit keeps no container of a step that failed.
             if builder == Builder::Classic {
-                progress.note(format!("what {} holds of it, until its next build: {}", self.cli, leavings.query()));
+                progress.note(format!("what {} holds of it, until its next build: {}", self.cli, cleanup.query()));
             }
             return built;
         }
         built?;
-        self.cli.create(&leavings)?;
-        self.export(&leavings, progress, consume)
+        self.cli.create(cleanup.names())?;
+        self.export(cleanup.names(), progress, consume)
     }
 
     fn mend(&self, tree: &mut RootTree, base: &Path) -> Result<()> {
-        mend::mend(tree, &read(base)?, self.cli.kind()).context("cannot put right what the export lost")
+        restore::mend(tree, &read(base)?, self.cli.kind()).context("cannot put right what the export lost")
     }
 }
 

@@ -2,23 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::namespace::{CA_BUNDLE, CACHES};
+use snug_sandbox::{CA_BUNDLE, CACHES};
+
 use crate::plan::PackageManager;
-
-/// What every step has, whatever the spec says.
-const ALWAYS: [(&str, &str); 6] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("HOME", "/root"),
-    ("LANG", "C.UTF-8"),
-    ("DEBIAN_FRONTEND", "noninteractive"),
-    // Package scripts must not talk to a service manager that is not there.
-    ("SYSTEMD_OFFLINE", "1"),
-    ("TERM", "dumb"),
-];
-
-/// Variables of the caller that a step sees: how to reach the network from here. Both spellings are in use.
-pub const PASSED: [&str; 8] =
-    ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"];
+use crate::steps::environment::{ALWAYS, owned, passed};
 
 /// The time that a reproducible build is said to happen at, which useradd and Python write down. It is in the
 /// fingerprint of every tree.
@@ -40,24 +27,17 @@ const CA_BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
 /// Package managers whose downloads are kept between builds.
-pub const CACHED_MANAGERS: [PackageManager; 4] =
+pub(crate) const CACHED_MANAGERS: [PackageManager; 4] =
     [PackageManager::Apt, PackageManager::Apk, PackageManager::Npm, PackageManager::Pip];
 
 /// The host's certificates: a company's own authority is among them, and the image's network is the host's.
-pub fn ca_bundle() -> Option<PathBuf> {
+pub(crate) fn ca_bundle() -> Option<PathBuf> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     named.into_iter().chain(CA_BUNDLES.map(PathBuf::from)).find(|path| path.is_file())
 }
 
-/// The environment of the host's own tools, which make bases.
-pub fn host_tools() -> Vec<(String, String)> {
-    let mut environment = owned(&ALWAYS[..3]);
-    environment.extend(passed());
-    environment
-}
-
 /// The environment of a step. `spec` wins over all that the tool sets.
-pub fn of_step(spec: &[(String, String)], trust: bool, caches: bool) -> Vec<(String, String)> {
+pub(crate) fn of_step(spec: &[(String, String)], trust: bool, caches: bool) -> Vec<(String, String)> {
     let mut environment = owned(&ALWAYS);
     environment.extend(passed());
     environment.extend(std::env::var(TIME).map(|time| (TIME.to_owned(), time)));
@@ -72,14 +52,6 @@ pub fn of_step(spec: &[(String, String)], trust: bool, caches: bool) -> Vec<(Str
     environment.retain(|(name, _)| !spec.iter().any(|(own, _)| own == name));
     environment.extend_from_slice(spec);
     environment
-}
-
-fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-fn passed() -> impl Iterator<Item = (String, String)> {
-    PASSED.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
 }
 
 #[cfg(test)]

@@ -8,9 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-
-use crate::rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
-use crate::spec::model::{Account, DeviceKind, DeviceSpec, FileSource, FileSpec, Located, Owner};
+use snug_rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
+use snug_spec::model::{Account, DeviceKind, DeviceSpec, FileSource, FileSpec, Located, Owner};
 
 /// The attribute that holds file capabilities (capabilities(7)).
 const CAPABILITY_XATTR: &[u8] = b"security.capability";

@@ -1,10 +1,11 @@
 //! How packages are installed: one shell script a package manager, the same for every engine.
 
-use crate::namespace::CACHES;
+use snug_sandbox::CACHES;
+
 use crate::plan::PackageManager;
 
 /// The command that installs packages, as a shell script with the packages as its arguments.
-pub fn install_command(manager: PackageManager, packages: &[String]) -> Vec<String> {
+pub(super) fn install_command(manager: PackageManager, packages: &[String]) -> Vec<String> {
     let script = match manager {
         PackageManager::Apt => apt_script(),
         PackageManager::Apk => apk_script(),

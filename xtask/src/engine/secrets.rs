@@ -1,44 +1,18 @@
 //! Secrets of a build: read when it starts, shown to its steps as files in memory, and neither kept nor told.
 
-use std::borrow::Cow;
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use memchr::memmem::Finder;
+use snug_rootfs::tree::{Kind, RootTree};
+use snug_sandbox::SECRETS;
+use snug_spec::model::{Located, SecretSource, SecretSpec};
 
-use crate::namespace::SECRETS;
-use crate::rootfs::tree::{Kind, RootTree};
-use crate::spec::model::{Located, SecretSource, SecretSpec};
-
-/// Shorter secrets would be found everywhere, in files and in what steps print.
-const SHORTEST: usize = 4;
-
-/// What stands for a secret in what people read.
-const MASK: &str = "***";
+use crate::steps::secret::{SHORTEST, Secret};
 
 /// Bytes of a body that are looked through at a time.
 const WINDOW: usize = 1 << 20;
-
-/// A secret with its value. Its `Debug` does not tell it.
-#[derive(Clone)]
-pub struct Secret {
-    pub id: String,
-    pub value: Vec<u8>,
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Secret({})", self.id)
-    }
-}
-
-impl Secret {
-    /// What gives the secret away: its bytes without the line's end that editors put behind them.
-    fn core(&self) -> &[u8] {
-        self.value.trim_ascii()
-    }
-}
 
 /// Reads the secrets that a spec names, from the caller's environment and files.
 pub fn read(specs: &[Located<SecretSpec>]) -> Result<Vec<Secret>> {
@@ -67,21 +41,6 @@ fn read_one(spec: &SecretSpec) -> Result<Secret> {
         );
     }
     Ok(secret)
-}
-
-/// A line of output without what the secrets say.
-pub fn mask<'line>(line: &'line str, secrets: &[Secret]) -> Cow<'line, str> {
-    let mut masked = Cow::Borrowed(line);
-    for secret in secrets {
-        let text = String::from_utf8_lossy(secret.core());
-        // A key of many lines is printed line by line.
-        for part in text.lines().map(str::trim).filter(|part| part.len() >= SHORTEST) {
-            if masked.contains(part) {
-                masked = masked.replace(part, MASK).into();
-            }
-        }
-    }
-    masked
 }
 
 /// Refuses a tree that holds a secret as it is: in a file's content, name or attribute, or a link's target. One that was
@@ -150,19 +109,10 @@ fn in_range<'secret>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rootfs::tree::{Body, BodySource, Inode, TreePath};
+    use snug_rootfs::tree::{Body, BodySource, Inode, TreePath};
 
     fn secret(value: &str) -> Secret {
         Secret { id: "token".into(), value: value.into() }
-    }
-
-    #[test]
-    fn lines_tell_no_secret_not_even_one_of_many_lines() {
-        let secrets = [secret("hunter22\n"), secret("-----BEGIN-----\nQUJD\n-----END-----\n")];
-        assert_eq!(mask("login hunter22, again hunter22", &secrets), "login ***, again ***");
-        assert_eq!(mask("QUJD", &secrets), "***");
-        assert_eq!(mask("nothing to see", &secrets), "nothing to see");
-        assert_eq!(format!("{:?}", secrets[0]), "Secret(token)");
     }
 
     #[test]

@@ -10,20 +10,21 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use snug_ext4::size::SizePolicy;
+use snug_ext4::{Census, Part, identity};
+use snug_formats::{ErofsOptions, FilesystemKind};
+use snug_process::program::{self, HostProgram};
+use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tree::RootTree;
+use snug_rootfs::tree::image_time;
 
+use crate::bases::unpacked::Tools;
 use crate::cache::Cache;
-use crate::filesystem::tool::{self, Tool};
-use crate::filesystem::{Census, ErofsOptions, FilesystemKind, FilesystemWriter, Part, identity, image_time};
+use crate::filesystem::FilesystemWriter;
+use crate::host::erofs_utils::{MKFS, host_version, version};
 use crate::report::progress::{Progress, Stage};
-use crate::rootfs::tar::{self, TarOptions};
-use crate::rootfs::tree::RootTree;
-use crate::size::SizePolicy;
-use crate::tools::Tools;
 
-const MKFS: Tool = Tool { program: "mkfs.erofs", package: "erofs-utils" };
 const DUMP: &str = "dump.erofs";
-/// The first version whose tar mode writes compressed images.
-const LEAST_VERSION: (u32, u32) = (1, 8);
 /// Where to take it from otherwise.
 const SUITE: &str = "trixie";
 
@@ -108,7 +109,7 @@ impl FilesystemWriter for ErofsWriter {
             })?;
             Ok(())
         };
-        tool::feed(&mut command, &[], feed)?;
+        program::feed(&mut command, &[], feed)?;
         self.census(output)
     }
 }
@@ -116,7 +117,7 @@ impl FilesystemWriter for ErofsWriter {
 impl ErofsWriter {
     fn census(&self, image: &Path) -> Result<Census> {
         let size = fs::metadata(image)?.len();
-        let said = tool::run(self.utils.command(DUMP)?.arg("-S").arg(image), &[])?;
+        let said = program::run(self.utils.command(DUMP)?.arg("-S").arg(image), &[])?;
         let said = String::from_utf8_lossy(&said);
         let data = compressed_bytes(&said).with_context(|| format!("{DUMP} tells no size of the files:\n{said}"))?;
         // Where equal data is shared, dump.erofs counts it once a file.
@@ -165,7 +166,7 @@ impl ErofsUtils {
         }
         let tools = Tools::fetch(&Cache::open()?, SUITE, &[MKFS.package], progress)
             .context("erofs needs mkfs.erofs 1.8 or newer, which this host has not")?;
-        let said = tool::run(tools.command(MKFS.program)?.arg("--version"), &[])?;
+        let said = program::run(tools.command(MKFS.name)?.arg("--version"), &[])?;
         let version = version(&String::from_utf8_lossy(&said)).context("mkfs.erofs tells no version")?;
         Ok(ErofsUtils { tools: Some(tools), version })
     }
@@ -183,7 +184,7 @@ impl ErofsUtils {
     /// One of the programs, ready for arguments.
     pub fn command(&self, program: &'static str) -> Result<Command> {
         match &self.tools {
-            None => Tool { program, ..MKFS }.command(),
+            None => Ok(HostProgram { name: program, ..MKFS }.command()?),
             Some(tools) => {
                 let mut command = tools.command(program)?;
                 command.env("LC_ALL", "C").env_remove("SOURCE_DATE_EPOCH");
@@ -191,29 +192,6 @@ impl ErofsUtils {
             }
         }
     }
-}
-
-/// The version of the host's mkfs.erofs, whether it will do or not.
-pub fn installed_version() -> Option<String> {
-    let said = tool::run(MKFS.command().ok()?.arg("--version"), &[1]).ok()?;
-    version(&String::from_utf8_lossy(&said))
-}
-
-/// The version of the host's mkfs.erofs, where it will do.
-pub fn host_version() -> Option<String> {
-    installed_version().filter(|version| numbers(version).is_some_and(|numbers| numbers >= LEAST_VERSION))
-}
-
-/// `mkfs.erofs (erofs-utils) 1.8.6`, or `mkfs.erofs 1.5`.
-fn version(said: &str) -> Option<String> {
-    let first = said.lines().find(|line| line.starts_with("mkfs.erofs"))?;
-    let last = first.split_whitespace().last()?;
-    numbers(last).map(|_| last.to_owned())
-}
-
-fn numbers(version: &str) -> Option<(u32, u32)> {
-    let mut numbers = version.split(|character: char| !character.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -270,7 +248,7 @@ mod tests {
             let census = write(&writer, &image);
             assert_eq!(census.size, fs::metadata(&image).unwrap().len());
             assert_eq!(census.parts.iter().map(|part| part.bytes).sum::<u64>(), census.size);
-            tool::run(writer.utils.command("fsck.erofs").unwrap().arg("--extract").arg(&image), &[]).unwrap();
+            program::run(writer.utils.command("fsck.erofs").unwrap().arg("--extract").arg(&image), &[]).unwrap();
             if !have(&["mount"]) || !is_root() || !kernel_reads_erofs() {
                 return;
             }
@@ -289,19 +267,11 @@ mod tests {
     #[test]
     fn what_the_format_cannot_hold_is_refused() {
         let mut tree = sample_tree();
-        let path = crate::rootfs::tree::TreePath::new("etc/hello").unwrap();
+        let path = snug_rootfs::tree::TreePath::new("etc/hello").unwrap();
         tree.get_mut(&path).unwrap().xattrs.insert(b"system.other".as_slice().into(), b"".as_slice().into());
         insta::assert_snapshot!(refuse_foreign_xattrs(&tree).unwrap_err(), @r"
         /etc/hello has the xattr system.other, and erofs holds only user.*, trusted.*, security.* and access control lists
         hint: remove it from the tree, or use ext4
         ");
-    }
-
-    #[test]
-    fn versions_of_mkfs_are_understood() {
-        assert_eq!(version("mkfs.erofs (erofs-utils) 1.8.6\navailable").as_deref(), Some("1.8.6"));
-        assert_eq!(version("<W> something\nmkfs.erofs 1.5\n").as_deref(), Some("1.5"));
-        assert!(numbers("1.5") < Some(LEAST_VERSION) && numbers("1.10") > Some(LEAST_VERSION));
-        assert_eq!(version("mkfs.erofs: unknown option"), None);
     }
 }

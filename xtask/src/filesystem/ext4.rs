@@ -3,13 +3,16 @@
 use std::path::Path;
 
 use anyhow::Result;
+
 pub use snug_ext4::{Ext4Error, NativeExt4};
 
-use super::digest::Digest;
-use super::{Census, FilesystemKind, FilesystemWriter};
+use super::FilesystemWriter;
 use crate::report::progress::Stage;
-use crate::rootfs::tree::RootTree;
-use crate::size::SizePolicy;
+use snug_ext4::Census;
+use snug_ext4::size::SizePolicy;
+use snug_formats::FilesystemKind;
+use snug_rootfs::digest::Digest;
+use snug_rootfs::tree::RootTree;
 
 impl FilesystemWriter for NativeExt4 {
     fn kind(&self) -> FilesystemKind {

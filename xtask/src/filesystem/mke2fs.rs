@@ -23,18 +23,22 @@ use anyhow::{Context, Result, bail, ensure};
 
 use self::geometry::MeasuredGeometry;
 use self::laid::InNamespace;
+
 pub use self::laid::Laid;
 pub use self::loop_mount::{LoopWriter, VERB as LOOP_VERB, inside_main as loop_main};
 use self::superblock::Superblock;
-use crate::filesystem::identity::{Identity, uuid_text};
-use crate::filesystem::tool::{self, Tool};
-use crate::filesystem::{Census, Ext4Options, FilesystemKind, FilesystemWriter, Part, image_time};
+use crate::filesystem::FilesystemWriter;
 use crate::report::progress::Stage;
-use crate::rootfs::tree::RootTree;
-use crate::size::{self, BLOCK_SIZE, Demand, SizeDecision, SizePolicy};
+use snug_ext4::identity::{Identity, uuid_text};
+use snug_ext4::size::{self, BLOCK_SIZE, Demand, SizeDecision, SizePolicy};
+use snug_ext4::{Census, Part};
+use snug_formats::{Ext4Options, FilesystemKind};
+use snug_process::program::{self, HostProgram};
+use snug_rootfs::tree::RootTree;
+use snug_rootfs::tree::image_time;
 
-const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
-const RESIZE2FS: Tool = Tool { program: "resize2fs", package: "e2fsprogs" };
+const MKE2FS: HostProgram = HostProgram { name: "mke2fs", package: "e2fsprogs" };
+const RESIZE2FS: HostProgram = HostProgram { name: "resize2fs", package: "e2fsprogs" };
 
 /// On-disk features, named one by one: what a host's mke2fs.conf says plays no part. As the native writer's.
 const FEATURES: &str = "none,dir_index,dir_nlink,ext_attr,extent,extra_isize,filetype,flex_bg,huge_file,large_file,\
@@ -80,7 +84,7 @@ impl Mke2fsWriter {
 }
 
 /// Refuses what no mke2fs takes, and a host without the programs.
-fn check(options: &Ext4Options, tools: &[Tool]) -> Result<()> {
+fn check(options: &Ext4Options, tools: &[HostProgram]) -> Result<()> {
     for tool in tools {
         tool.command()?;
     }
@@ -275,7 +279,7 @@ impl Run<'_> {
         let mut command = RESIZE2FS.command()?;
         self.settings.freeze(&mut command);
         command.arg("-f").arg(self.output).arg(decision.total_blocks.to_string());
-        tool::run(&mut command, &[])?;
+        program::run(&mut command, &[])?;
         let file = OpenOptions::new().write(true).open(self.output)?;
         Ok(file.set_len(decision.bytes)?)
     }

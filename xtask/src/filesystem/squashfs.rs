@@ -11,16 +11,19 @@ use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
+use snug_ext4::size::SizePolicy;
+use snug_ext4::{Census, Part};
+use snug_formats::{FilesystemKind, SquashfsOptions};
+use snug_process::program::{self, HostProgram};
+use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tree::image_time;
+use snug_rootfs::tree::{RootTree, TreePath};
 
-use crate::filesystem::tool::{self, Tool};
-use crate::filesystem::{Census, FilesystemKind, FilesystemWriter, Part, SquashfsOptions, image_time};
+use crate::filesystem::FilesystemWriter;
 use crate::report::progress::Stage;
-use crate::rootfs::tar::{self, TarOptions};
-use crate::rootfs::tree::{RootTree, TreePath};
-use crate::size::SizePolicy;
 
-const TAR2SQFS: Tool = Tool { program: "tar2sqfs", package: "squashfs-tools-ng" };
-const MKSQUASHFS: Tool = Tool { program: "mksquashfs", package: "squashfs-tools" };
+const TAR2SQFS: HostProgram = HostProgram { name: "tar2sqfs", package: "squashfs-tools-ng" };
+const MKSQUASHFS: HostProgram = HostProgram { name: "mksquashfs", package: "squashfs-tools" };
 
 /// A block of file data, in bytes: powers of two in this range are all that the kernel reads.
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
@@ -60,10 +63,10 @@ impl Program {
             Program::Mksquashfs => MKSQUASHFS,
         };
         if tool.find().is_none() {
-            return Err(tool.missing());
+            return Err(tool.missing().into());
         }
         if self == Program::Mksquashfs {
-            let said = tool::run(MKSQUASHFS.command()?.arg("-version"), &[1])?;
+            let said = program::run(MKSQUASHFS.command()?.arg("-version"), &[1])?;
             let version = mksquashfs_version(&String::from_utf8_lossy(&said));
             let (major, minor) = version.context("mksquashfs does not say its version")?;
             ensure!(
@@ -160,7 +163,7 @@ impl FilesystemWriter for SquashfsWriter {
         let time = u32::try_from(image_time(tree).clamp(0, i64::from(u32::MAX))).expect("was clamped");
         let mut command = self.command(tree, output, time)?;
         stage.detail("compressing");
-        tool::feed(&mut command, &[], |input| feed_tar(tree, input, stage))?;
+        program::feed(&mut command, &[], |input| feed_tar(tree, input, stage))?;
         Ok(Census { omitted, ..census(output, &self.writer_name()?)? })
     }
 }
@@ -172,7 +175,7 @@ impl SquashfsWriter {
             Program::Mksquashfs => (MKSQUASHFS, "-version"),
         };
         // mksquashfs 4.5 answers `-version` with status 0 or 1, depending on its patch level.
-        let said = tool::run(tool.command()?.arg(flag), &[1])?;
+        let said = program::run(tool.command()?.arg(flag), &[1])?;
         let first = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned();
         Ok(first.replace(" version ", " ").split(" (20").next().unwrap_or_default().to_owned())
     }
@@ -367,7 +370,7 @@ mod tests {
 
     use super::*;
     use crate::report::progress::Progress;
-    use crate::rootfs::tree::{Inode, Kind};
+    use snug_rootfs::tree::{Inode, Kind};
     use snug_tests::trees::{Lost, Mounted, compare, sample_tree};
     use snug_tests::{have, is_root};
 

@@ -1,5 +1,4 @@
-//! Says results to a person or a program: progress while it runs, tables and JSON at the end.
+//! What people see: live progress and plain tables.
 
-pub mod failure;
 pub mod progress;
 pub mod table;

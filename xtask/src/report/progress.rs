@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use snug_ext4::Meter;
+
 pub use snug_ext4::size::human_bytes;
 
 /// Off a terminal, a stage that takes longer than this says that it is still alive.

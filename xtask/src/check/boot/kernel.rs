@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::mapper::Mapper;
-use crate::plan::PlanError;
+use crate::error::Failure;
 
 /// The package that always depends on the current kernel.
 pub const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -67,9 +67,10 @@ impl Kernel {
 
     /// A kernel of the person's own, as microVM runtimes have them: no modules, no initramfs.
     pub fn own(image: &Path) -> Result<Self> {
-        let bytes = fs::read(image).map_err(|error| PlanError(format!("no kernel {}: {error}", image.display())))?;
+        let bytes =
+            fs::read(image).map_err(|error| Failure::Usage(format!("no kernel {}: {error}", image.display())))?;
         let version = release(&bytes).ok_or_else(|| {
-            PlanError(format!(
+            Failure::Usage(format!(
                 "{} is no kernel that QEMU starts: neither a bzImage nor an uncompressed ELF file",
                 image.display()
             ))

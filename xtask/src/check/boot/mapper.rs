@@ -7,10 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::artifact::Verity;
+use crate::bases::unpacked::Tools;
 use crate::cache::Cache;
+use crate::filesystem::verity::Verity;
 use crate::report::progress::Progress;
-use crate::tools::Tools;
 
 /// Where it is in the initramfs; its script knows the names.
 pub const FOLDER: &str = "mapper";

@@ -4,8 +4,9 @@
 //! running machine. [`boot`] puts the three together and answers with a [`BootReport`].
 
 mod accelerate;
+mod boot_test;
+mod bootable;
 pub mod cpio;
-mod exam;
 pub mod initramfs;
 mod kernel;
 pub mod mapper;
@@ -20,7 +21,8 @@ use anyhow::Context;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 pub use accelerate::{Wanted, choose};
-pub use exam::{Booted, Exam, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
+pub use boot_test::{BootTest, Booted, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
+pub use bootable::Bootable;
 pub use kernel::{KERNEL_PACKAGE, Kernel, Parts};
 pub use mapper::Mapper;
 pub use qemu::{Accelerator, Disk, Guest, Machine, on_terminal};

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::{prctl, signal::Signal};
+use snug_process::interrupt;
 
 use super::{BootError, GUEST_ADDRESS};
-use crate::interrupt;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 /// Enough for the heaviest of our images, a browser, to start its services; QEMU takes only what the guest touches.
@@ -330,7 +330,7 @@ pub fn on_terminal(machine: &Machine) -> Result<ExitStatus, BootError> {
 }
 
 /// The program and its version: `QEMU 7.2.18`.
-pub fn version() -> Result<String> {
+pub(super) fn version() -> Result<String> {
     let output = Command::new(PROGRAM)
         .arg("--version")
         .env("LC_ALL", "C")

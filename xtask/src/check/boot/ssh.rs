@@ -8,13 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use snug_process::interrupt;
+use snug_process::program::{self, HostProgram};
 use tempfile::TempDir;
 
-use crate::filesystem::tool::{self, Tool};
-use crate::interrupt;
-
-const SSH: Tool = Tool { program: "ssh", package: "openssh-client" };
-const SSH_KEYGEN: Tool = Tool { program: "ssh-keygen", package: "openssh-client" };
+const SSH: HostProgram = HostProgram { name: "ssh", package: "openssh-client" };
+const SSH_KEYGEN: HostProgram = HostProgram { name: "ssh-keygen", package: "openssh-client" };
 /// Seconds that the client waits for an answer of the server; emulated machines are slow.
 const CONNECT_TIMEOUT: &str = "ConnectTimeout=60";
 /// Our `/init` ends by SIGTERM; others bring a program.
@@ -35,7 +34,7 @@ impl Key {
         let path = folder.path().join("key");
         let mut command = SSH_KEYGEN.command()?;
         command.args(["-q", "-t", "ed25519", "-N", "", "-C", "throw-away", "-f"]).arg(&path);
-        tool::run(&mut command, &[])?;
+        program::run(&mut command, &[])?;
         let line = std::fs::read_to_string(path.with_extension("pub")).context("ssh-keygen wrote no public key")?;
         Ok(Key { line, folder })
     }

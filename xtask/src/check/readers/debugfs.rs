@@ -5,25 +5,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use snug_process::program::{self, HostProgram};
+use snug_rootfs::tree::Timestamp;
 use tempfile::TempDir;
 
-use crate::filesystem::tool::{self, Tool};
-use crate::rootfs::tree::Timestamp;
-
-pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
+pub(super) const DEBUGFS: HostProgram = HostProgram { name: "debugfs", package: "e2fsprogs" };
 
 /// Attributes that hold POSIX access control lists.
 const ACL_XATTRS: &str = "system.posix_acl_";
 
 /// debugfs with one image.
-pub struct Debugfs<'a> {
+pub(super) struct Debugfs<'a> {
     image: &'a Path,
     folder: TempDir,
 }
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub(super) struct Listed {
     pub name: Vec<u8>,
     pub inode: u32,
     pub is_directory: bool,
@@ -31,7 +30,7 @@ pub struct Listed {
 
 /// What debugfs's `stat` says of an inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stat {
+pub(super) struct Stat {
     /// As debugfs calls it: `regular`, `directory`, `character special`.
     pub kind: String,
     pub mode: u16,
@@ -46,24 +45,24 @@ pub struct Stat {
 }
 
 impl<'a> Debugfs<'a> {
-    pub fn new(image: &'a Path) -> Result<Self> {
+    pub(super) fn new(image: &'a Path) -> Result<Self> {
         Ok(Debugfs { image, folder: tempfile::tempdir().context("cannot make a temporary folder")? })
     }
 
     /// The program and its version: `debugfs 1.47.0`.
-    pub fn name() -> Result<String> {
+    pub(super) fn name() -> Result<String> {
         let output = DEBUGFS.command()?.arg("-V").output().context("cannot start debugfs")?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         Ok(said.split(" (").next().unwrap_or("debugfs").trim().to_owned())
     }
 
     /// What stands in each of these directories, `.` and `..` left out.
-    pub fn list(&self, directories: &[u32]) -> Result<Vec<Vec<Listed>>> {
+    pub(super) fn list(&self, directories: &[u32]) -> Result<Vec<Vec<Listed>>> {
         let said = self.ask(directories, "ls -p")?;
         said.into_iter().map(|listing| entries(&listing)).collect()
     }
 
-    pub fn stat(&self, inodes: &[u32]) -> Result<Vec<Stat>> {
+    pub(super) fn stat(&self, inodes: &[u32]) -> Result<Vec<Stat>> {
         let said = self.ask(inodes, "stat")?;
         inodes
             .iter()
@@ -73,7 +72,7 @@ impl<'a> Debugfs<'a> {
     }
 
     /// Targets of symlinks that lie in blocks of their own; each inode with its length in bytes.
-    pub fn long_targets(&self, inodes: &[(u32, u64)]) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn long_targets(&self, inodes: &[(u32, u64)]) -> Result<Vec<Vec<u8>>> {
         let numbers: Vec<u32> = inodes.iter().map(|(inode, _)| *inode).collect();
         let said = self.ask(&numbers, "cat")?;
         let cut = |(mut target, (_, size)): (Vec<u8>, &(u32, u64))| {
@@ -84,7 +83,7 @@ impl<'a> Debugfs<'a> {
     }
 
     /// Values of extended attributes, each by its inode and name.
-    pub fn xattrs(&self, wanted: &[(u32, String)]) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn xattrs(&self, wanted: &[(u32, String)]) -> Result<Vec<Vec<u8>>> {
         let place = |index: usize| -> PathBuf { self.folder.path().join(format!("value-{index}")) };
         let mut script = String::new();
         for (index, (inode, name)) in wanted.iter().enumerate() {
@@ -125,7 +124,7 @@ impl<'a> Debugfs<'a> {
     fn run(&self, script: &str) -> Result<Vec<u8>> {
         let path = self.folder.path().join("commands");
         fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
-        let said = tool::run(DEBUGFS.command()?.arg("-f").arg(&path).arg(self.image), &[])?;
+        let said = program::run(DEBUGFS.command()?.arg("-f").arg(&path).arg(self.image), &[])?;
         ensure!(script.is_empty() || !said.is_empty(), "debugfs cannot open the filesystem");
         Ok(said)
     }

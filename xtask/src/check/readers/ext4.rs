@@ -6,12 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
+use snug_rootfs::tree::TreePath;
 
 use super::Reading;
 use super::debugfs::{Debugfs, Stat};
-use crate::check::contents::{BodyDigest, Contents, Record, Unreadable, What};
+use crate::manifest::contents::{BodyDigest, Contents, Record, Unreadable, What};
 use crate::report::progress::Stage;
-use crate::rootfs::tree::TreePath;
 
 /// Inode of the root directory, and of lost+found, which is ext4's own.
 const ROOT: u32 = 2;
@@ -19,7 +19,7 @@ const LOST_AND_FOUND: u32 = 11;
 /// Bodies are read in pieces of this size.
 const BUFFER: usize = 1 << 20;
 
-pub fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
+pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
     let debugfs = Debugfs::new(image)?;
     let names = names(&debugfs)?;
     let mut inodes: Vec<u32> = names.values().copied().collect();

@@ -8,13 +8,13 @@ use std::{fs, thread};
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use snug_formats::FilesystemKind;
+use snug_rootfs::disk::{self, Layout};
+use snug_rootfs::tree::TreePath;
 
 use super::Reading;
-use crate::check::contents::Contents;
-use crate::filesystem::FilesystemKind;
+use crate::manifest::contents::Contents;
 use crate::report::progress::Stage;
-use crate::rootfs::disk::{self, Layout};
-use crate::rootfs::tree::TreePath;
 
 /// Folders that stand on every Linux; the thread sees the image in the place of the first of them that is there.
 const PLACES: [&str; 3] = ["/mnt", "/media", "/sys"];
@@ -22,9 +22,9 @@ const PLACES: [&str; 3] = ["/mnt", "/media", "/sys"];
 /// The kernel does not mount the image here, for a reason that need not be the image's.
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel cannot mount it here: {0}")]
-pub struct CannotMount(String);
+pub(super) struct CannotMount(String);
 
-pub fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
+pub(super) fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
     let image = image.canonicalize().with_context(|| format!("cannot find {}", image.display()))?;
     thread::scope(|scope| {
         let reader = scope.spawn(|| read_apart(&image, kind, bodies, stage));

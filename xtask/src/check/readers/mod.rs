@@ -12,12 +12,12 @@ use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Result;
+use snug_formats::FilesystemKind;
+use snug_process::program::HostProgram;
 
 use super::compare::Aspect;
-use super::contents::{Contents, Unreadable};
-use super::report::Finding;
-use crate::filesystem::FilesystemKind;
-use crate::filesystem::tool::Tool;
+use super::verdict::Finding;
+use crate::manifest::contents::{Contents, Unreadable};
 use crate::report::progress::Stage;
 
 /// Who reads.
@@ -114,9 +114,9 @@ fn by_tools(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> 
 #[error("{0}")]
 pub struct NoReader(String);
 
-fn needed(tool: Tool) -> Result<(), NoReader> {
+fn needed(tool: HostProgram) -> Result<(), NoReader> {
     match tool.find() {
         Some(_) => Ok(()),
-        None => Err(NoReader(format!("needs {} (apt-get install {})", tool.program, tool.package))),
+        None => Err(NoReader(format!("needs {} (apt-get install {})", tool.name, tool.package))),
     }
 }

@@ -6,9 +6,9 @@ use std::io::{self, BufRead, Read};
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
+use snug_rootfs::tree::{Timestamp, TreePath};
 
-use crate::check::contents::{BodyDigest, Contents, Record, What};
-use crate::rootfs::tree::{Timestamp, TreePath};
+use crate::manifest::contents::{BodyDigest, Contents, Record, What};
 
 /// The three lines between names and bytes.
 const DATA_MARK: [&[u8]; 3] = [b"#", b"# START OF DATA - DO NOT MODIFY", b"#"];
@@ -22,7 +22,7 @@ type Place = (u64, u64);
 
 /// Reads the names and, with `bodies`, all the rest of the stream, of which every byte is hashed; `advance` is told the
 /// bytes that went by.
-pub fn read(input: &mut dyn BufRead, bodies: bool, mut advance: impl FnMut(u64)) -> Result<Contents> {
+pub(super) fn read(input: &mut dyn BufRead, bodies: bool, mut advance: impl FnMut(u64)) -> Result<Contents> {
     let mut records: BTreeMap<TreePath, Record> = BTreeMap::new();
     let mut links: Vec<(TreePath, TreePath)> = Vec::new();
     let mut places: BTreeMap<TreePath, Place> = BTreeMap::new();

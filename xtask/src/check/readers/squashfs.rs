@@ -9,23 +9,23 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use snug_process::program::HostProgram;
+use snug_rootfs::tar;
 
 use super::{Reading, pseudo};
 use crate::check::compare::Aspect;
-use crate::check::contents::Contents;
-use crate::filesystem::tool::Tool;
+use crate::manifest::contents::Contents;
 use crate::report::progress::Stage;
-use crate::rootfs::tar;
 
-pub const UNSQUASHFS: Tool = Tool { program: "unsquashfs", package: "squashfs-tools" };
-const SQFS2TAR: Tool = Tool { program: "sqfs2tar", package: "squashfs-tools-ng" };
+pub(super) const UNSQUASHFS: HostProgram = HostProgram { name: "unsquashfs", package: "squashfs-tools" };
+const SQFS2TAR: HostProgram = HostProgram { name: "sqfs2tar", package: "squashfs-tools-ng" };
 
 /// Where the superblock says where the table of extended attributes lies, and what says that there is none (the kernel's
 /// `fs/squashfs/squashfs_fs.h`).
 const XATTR_TABLE: u64 = 56;
 const NO_TABLE: u64 = u64::MAX;
 
-pub fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
+pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
     let mut command = UNSQUASHFS.command()?;
     command.args(["-no-progress", "-quiet", "-pf", "/dev/stdout"]).arg(image);
     let mut contents = streamed(command, bodies, |stream| {

@@ -12,19 +12,20 @@ use anyhow::{Context, Result, bail};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use snug_process::interrupt;
+use snug_rootfs::platform::Platform;
+use snug_spec::model::EngineKind;
 
-use super::super::environment::PASSED;
-use super::super::secrets::Secret;
-use super::leavings::Leavings;
+use super::names::BuildNames;
 use super::output::{Builder, Watch};
-use crate::interrupt;
-use crate::spec::model::{EngineKind, Platform};
+use crate::steps::environment::PASSED;
+use crate::steps::secret::Secret;
 
 /// Fewer ids than this cannot hold Debian's `nobody` (65534).
 const ENOUGH_IDS: u64 = 65_535;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cli(EngineKind);
+pub(super) struct Cli(EngineKind);
 
 impl fmt::Display for Cli {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,15 +34,15 @@ impl fmt::Display for Cli {
 }
 
 impl Cli {
-    pub fn new(kind: EngineKind) -> Self {
+    pub(super) fn new(kind: EngineKind) -> Self {
         Cli(kind)
     }
 
-    pub fn kind(self) -> EngineKind {
+    pub(super) fn kind(self) -> EngineKind {
         self.0
     }
 
-    pub fn is_docker(self) -> bool {
+    pub(super) fn is_docker(self) -> bool {
         self.0 == EngineKind::Docker
     }
 
@@ -60,7 +61,7 @@ impl Cli {
     }
 
     /// Runs the command to its end: what it printed, or an error with what it said.
-    pub fn ask(self, arguments: &[&str]) -> Result<String> {
+    pub(super) fn ask(self, arguments: &[&str]) -> Result<String> {
         let output = self.command().args(arguments).output().with_context(|| format!("cannot run {self}"))?;
         if !output.status.success() {
             bail!("{self} {}: {}", arguments[0], said(&output.stderr));
@@ -69,7 +70,7 @@ impl Cli {
     }
 
     /// Can it build here? The error says why not and what to do.
-    pub fn probe(self) -> Result<()> {
+    pub(super) fn probe(self) -> Result<()> {
         match self.0 {
             EngineKind::Podman => self.probe_podman(),
             _ => self.probe_docker(),
@@ -116,12 +117,12 @@ impl Cli {
 
     /// Who builds: docker's classic builder needs no plugin, and every daemon has it, but it would keep secrets in its
     /// layers.
-    pub fn builder(self, with_secrets: bool) -> Builder {
+    pub(super) fn builder(self, with_secrets: bool) -> Builder {
         if self.is_docker() && with_secrets { Builder::BuildKit } else { Builder::Classic }
     }
 
     /// Can this docker command have BuildKit build? Before 23.0 it could by itself, since then it needs a plugin.
-    pub fn require_buildkit(self) -> Result<()> {
+    pub(super) fn require_buildkit(self) -> Result<()> {
         let version = self.ask(&["version", "--format", "{{.Client.Version}}"])?;
         if has_own_buildkit(&version) || self.ask(&["buildx", "version"]).is_ok() {
             return Ok(());
@@ -133,13 +134,13 @@ impl Cli {
     }
 
     /// Makes an image of the tar that `write` writes.
-    pub fn import(self, leavings: &Leavings, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    pub(super) fn import(self, names: &BuildNames, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         let mut command = self.command();
         command.arg("import");
-        for label in leavings.labels() {
+        for label in names.labels() {
             command.args(["--change", &format!("LABEL {label}")]);
         }
-        command.args(["-", &leavings.base_image()]);
+        command.args(["-", &names.base_image()]);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = Running::start(&mut command)?;
         let written = child.child.stdin.take().map(|mut stdin| write(&mut stdin));
@@ -150,9 +151,16 @@ impl Cli {
     }
 
     /// Builds the image of the context in `folder`.
-    pub fn build(self, folder: &Path, leavings: &Leavings, secrets: &[Secret], keep: bool, watch: Watch) -> Result<()> {
+    pub(super) fn build(
+        self,
+        folder: &Path,
+        names: &BuildNames,
+        secrets: &[Secret],
+        keep: bool,
+        watch: Watch,
+    ) -> Result<()> {
         let mut command = self.command();
-        command.args(["build", "--network", "host", "--no-cache", "--tag", &leavings.image()]);
+        command.args(["build", "--network", "host", "--no-cache", "--tag", &names.image()]);
         let builder = self.builder(!secrets.is_empty());
         match builder {
             Builder::BuildKit => command.env("DOCKER_BUILDKIT", "1").args(["--progress", "plain"]),
@@ -187,14 +195,14 @@ impl Cli {
     }
 
     /// Makes a container of the built image; it is never run.
-    pub fn create(self, leavings: &Leavings) -> Result<()> {
-        self.ask(&["create", "--name", &leavings.container(), &leavings.image(), "/bin/true"]).map(drop)
+    pub(super) fn create(self, names: &BuildNames) -> Result<()> {
+        self.ask(&["create", "--name", &names.container(), &names.image(), "/bin/true"]).map(drop)
     }
 
     /// Hands the container's tree as a tar stream to `consume`, which reads it to its end.
-    pub fn export(self, leavings: &Leavings, consume: impl FnOnce(&mut ChildStdout) -> Result<()>) -> Result<()> {
+    pub(super) fn export(self, names: &BuildNames, consume: impl FnOnce(&mut ChildStdout) -> Result<()>) -> Result<()> {
         let mut command = self.command();
-        command.args(["export", &leavings.container()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["export", &names.container()]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = Running::start(&mut command)?;
         let mut stdout = child.child.stdout.take().context("the export has no output")?;
         let consumed = consume(&mut stdout);

@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use fs_extra::file::CopyOptions;
+use snug_rootfs::tar;
+use snug_rootfs::tree::TreePath;
+use snug_sandbox::POLICY_SCRIPT;
+use snug_spec::Located;
+use snug_spec::model::FileSpec;
 
-use super::super::{environment, file_tree};
 use super::TRANSPORT;
 use super::dockerfile::{self, CERTIFICATES, Extras, POLICY, files_of};
-use crate::namespace::POLICY_SCRIPT;
+use crate::engine::{environment, file_tree};
 use crate::plan::{BuildPlan, StepAction};
 use crate::report::progress::{Progress, human_bytes};
-use crate::rootfs::tar;
-use crate::rootfs::tree::TreePath;
-use crate::spec::Located;
-use crate::spec::model::FileSpec;
 
 /// Stages the context of `plan`, whose base is the image `base`, below `work`. Answers its folder.
-pub fn stage(plan: &BuildPlan, base: &str, extras: Extras, work: &Path, progress: &Progress) -> Result<PathBuf> {
+pub(super) fn stage(plan: &BuildPlan, base: &str, extras: Extras, work: &Path, progress: &Progress) -> Result<PathBuf> {
     let stage = progress.stage("stage the build context");
     let context = work.join("context");
     fs::create_dir(&context).context("cannot make the build context")?;

@@ -3,19 +3,19 @@
 use std::fmt::Write;
 
 use serde_json::json;
+use snug_sandbox::{CA_BUNDLE, POLICY_PATH, SECRETS};
 
-use super::super::environment;
-use super::super::install::install_command;
-use crate::namespace::{CA_BUNDLE, POLICY_PATH, SECRETS};
+use crate::engine::environment;
+use crate::engine::install::install_command;
 use crate::plan::{BuildPlan, StepAction};
 
 /// Names in the build context.
-pub const CERTIFICATES: &str = "ca.crt";
-pub const POLICY: &str = "policy-rc.d";
+pub(super) const CERTIFICATES: &str = "ca.crt";
+pub(super) const POLICY: &str = "policy-rc.d";
 
 /// What a build has beside its steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extras {
+pub(super) struct Extras {
     /// The host's certificates are in the context.
     pub trust: bool,
     /// So is Debian's word against starting services.
@@ -23,7 +23,7 @@ pub struct Extras {
 }
 
 /// The tar of a step's files, in the context.
-pub fn files_of(step: usize) -> String {
+pub(super) fn files_of(step: usize) -> String {
     format!("files-{step}.tar")
 }
 
@@ -33,7 +33,7 @@ fn mark(step: usize) -> String {
 }
 
 /// Which step of the plan a builder's line announces.
-pub fn step_in(line: &str) -> Option<usize> {
+pub(super) fn step_in(line: &str) -> Option<usize> {
     let number = |after: &str, before: char| -> Option<usize> {
         let rest = &line[line.find(after)? + after.len()..];
         rest[..rest.find(before)?].parse().ok()
@@ -50,7 +50,7 @@ const ENVIRONMENT: &str =
 /// Writes the Dockerfile of `plan`, on an image of its base's tree.
 ///
 /// Certificates lie below /run, as with the builtin engine: all there is left behind when the tree is normalised.
-pub fn write(plan: &BuildPlan, base: &str, extras: Extras) -> String {
+pub(super) fn write(plan: &BuildPlan, base: &str, extras: Extras) -> String {
     let mut text = format!("# {}: {}\nFROM {base}\n", plan.name, plan.base.describe());
     if extras.trust {
         line(&mut text, format_args!("COPY {CERTIFICATES} {CA_BUNDLE}"));
@@ -72,7 +72,8 @@ pub fn write(plan: &BuildPlan, base: &str, extras: Extras) -> String {
         let environment = environment::of_step(&step.environment, extras.trust, caches);
         // The way to the network is the daemon's or comes as a build argument, never in a file.
         let own = environment.into_iter().filter(|(name, _)| {
-            step.environment.iter().any(|(given, _)| given == name) || !environment::PASSED.contains(&name.as_str())
+            step.environment.iter().any(|(given, _)| given == name)
+                || !crate::steps::environment::PASSED.contains(&name.as_str())
         });
         words.extend(own.map(|(name, value)| format!("{name}={value}")));
         words.push("--".into());
@@ -100,7 +101,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::plan::{PackageManager, PlannedBase, Step};
-    use crate::spec::model::Platform;
+    use snug_rootfs::platform::Platform;
 
     #[test]
     fn steps_are_found_again_in_what_the_builders_echo() {

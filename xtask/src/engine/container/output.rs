@@ -3,13 +3,13 @@
 use std::io::{BufRead, BufReader, PipeReader};
 
 use anyhow::Error;
+use snug_spec::model::EngineKind;
 
-use super::super::secrets::{self, Secret};
-use super::super::{StepFailed, Tail};
 use super::dockerfile::step_in;
 use crate::plan::BuildPlan;
 use crate::report::progress::{Progress, Stage};
-use crate::spec::model::EngineKind;
+use crate::steps::secret::{self, Secret};
+use crate::steps::{StepFailed, Tail};
 
 /// Before the number of an exit status, as the classic builder, buildah and BuildKit say it.
 const STATUS: [&str; 3] = ["returned a non-zero code: ", "exit status ", "exit code: "];
@@ -26,7 +26,7 @@ const CHATTER: [&str; 6] = [
 
 /// Who prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Builder {
+pub(super) enum Builder {
     /// docker's classic builder, or buildah within podman: lines are the steps' own but for a few.
     Classic,
     /// Every line names what it is of: `#7 0.123 text`.
@@ -34,7 +34,7 @@ pub enum Builder {
 }
 
 /// Shows a build on the screen, step by step.
-pub struct Watch<'a> {
+pub(super) struct Watch<'a> {
     plan: &'a BuildPlan,
     engine: EngineKind,
     builder: Builder,
@@ -61,7 +61,7 @@ enum Line<'a> {
 
 impl<'a> Watch<'a> {
     /// Nothing of what `secrets` say is shown.
-    pub fn new(
+    pub(super) fn new(
         plan: &'a BuildPlan,
         engine: EngineKind,
         builder: Builder,
@@ -73,12 +73,12 @@ impl<'a> Watch<'a> {
     }
 
     /// Reads to the end of the output.
-    pub fn follow(&mut self, output: PipeReader) {
+    pub(super) fn follow(&mut self, output: PipeReader) {
         let mut lines = BufReader::new(output);
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
             let text = without_colours(&String::from_utf8_lossy(&line));
-            let text = secrets::mask(&text, self.secrets);
+            let text = secret::mask(&text, self.secrets);
             let line_of = match self.builder {
                 Builder::Classic => parse,
                 Builder::BuildKit => parse_buildkit,
@@ -111,14 +111,14 @@ impl<'a> Watch<'a> {
     }
 
     /// The step under way came to its end.
-    pub fn succeeded(&mut self) {
+    pub(super) fn succeeded(&mut self) {
         if let Some(stage) = self.stage.take() {
             stage.finish("");
         }
     }
 
     /// The build failed: in a step, or before there was one. `said` is what the builder said elsewhere.
-    pub fn failed(mut self, said: &str) -> Error {
+    pub(super) fn failed(mut self, said: &str) -> Error {
         self.stage = None;
         let verdict = format!("{}\n{said}", self.verdict.unwrap_or_default());
         let verdict = verdict.trim();

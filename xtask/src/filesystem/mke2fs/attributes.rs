@@ -7,12 +7,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use snug_process::program::HostProgram;
+use snug_rootfs::tree::{Inode, InodeId, Kind, RootTree, TreePath};
 
 use super::Settings;
-use crate::filesystem::tool::Tool;
-use crate::rootfs::tree::{Inode, InodeId, Kind, RootTree, TreePath};
 
-pub const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
+pub(super) const DEBUGFS: HostProgram = HostProgram { name: "debugfs", package: "e2fsprogs" };
 
 /// `S_IFCHR`, `S_IFBLK`, `S_IFDIR` (inode(7)).
 const S_IFCHR: u32 = 0o020_000;
@@ -20,7 +20,7 @@ const S_IFBLK: u32 = 0o060_000;
 const S_IFDIR: u32 = 0o040_000;
 
 /// Makes the image agree with the tree where mke2fs left it different.
-pub fn complete(tree: &RootTree, image: &Path, settings: &Settings) -> Result<()> {
+pub(super) fn complete(tree: &RootTree, image: &Path, settings: &Settings) -> Result<()> {
     let values = tempfile::tempdir().context("cannot make a temporary folder")?;
     let mut script = Script { text: Vec::new(), folder: values.path(), values: HashMap::new() };
     script.attributes(b"<2>", tree.inode(tree.id(&TreePath::root()).context("the tree has no root")?), S_IFDIR);

@@ -1,9 +1,8 @@
 //! How many blocks mke2fs will need for a tree, at least: what is known before it runs.
 
 use anyhow::{Context, Result};
-
-use crate::rootfs::tree::{Body, Kind, RootTree};
-use crate::size::BLOCK_SIZE;
+use snug_ext4::size::BLOCK_SIZE;
+use snug_rootfs::tree::{Body, Kind, RootTree};
 
 use super::OWN_DIRECTORY_BLOCKS;
 
@@ -18,7 +17,7 @@ const BUFFER: usize = 1 << 20;
 
 /// Blocks of bodies without those of nothing but zeros (mke2fs makes holes of them), of long symlinks, and of
 /// directories as if they could be filled to the last byte; extent and xattr blocks are not counted.
-pub fn data_blocks(tree: &RootTree) -> Result<u64> {
+pub(super) fn data_blocks(tree: &RootTree) -> Result<u64> {
     let mut blocks = OWN_DIRECTORY_BLOCKS - 1;
     let mut names = vec![DOT_ENTRIES; tree.inode_slots()];
     let mut buffer = vec![0; BUFFER];
@@ -42,7 +41,7 @@ pub fn data_blocks(tree: &RootTree) -> Result<u64> {
 }
 
 /// Room for what [`data_blocks`] does not count.
-pub fn margin(data_blocks: u64) -> u64 {
+pub(super) fn margin(data_blocks: u64) -> u64 {
     data_blocks / 128 + 64
 }
 
@@ -74,7 +73,7 @@ fn blocks_with_data(body: &Body, tree: &RootTree, buffer: &mut [u8]) -> Result<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rootfs::tree::{BodySource, DataRange};
+    use snug_rootfs::tree::{BodySource, DataRange};
 
     #[test]
     fn blocks_of_zeros_are_no_blocks() {

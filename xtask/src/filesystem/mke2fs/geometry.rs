@@ -5,12 +5,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
+use snug_ext4::size::{BLOCK_SIZE, Geometry, Overhead, Structure};
+use snug_process::program;
 use tempfile::TempDir;
 
 use super::superblock::Superblock;
 use super::{INODE_SIZE, OWN_DIRECTORY_BLOCKS, Settings};
-use crate::filesystem::tool;
-use crate::size::{BLOCK_SIZE, Geometry, Overhead, Structure};
 
 /// One bitmap block tells of as many blocks: 8 · 4096.
 const BLOCKS_PER_GROUP: u64 = 8 * BLOCK_SIZE;
@@ -21,14 +21,14 @@ const ORDINARY_BLOCKS: u64 = 64 << 20 >> 12;
 const ORDINARY_INODES: u64 = 1024;
 
 /// The geometry of mke2fs under the settings of one image.
-pub struct MeasuredGeometry<'a> {
+pub(super) struct MeasuredGeometry<'a> {
     settings: &'a Settings,
     folder: TempDir,
     known: RefCell<HashMap<(u64, u64), Option<Superblock>>>,
 }
 
 impl<'a> MeasuredGeometry<'a> {
-    pub fn new(settings: &'a Settings) -> Result<Self> {
+    pub(super) fn new(settings: &'a Settings) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let geometry = MeasuredGeometry { settings, folder, known: RefCell::default() };
         geometry.make(ORDINARY_BLOCKS, ORDINARY_INODES)?;
@@ -36,7 +36,7 @@ impl<'a> MeasuredGeometry<'a> {
     }
 
     /// Blocks of an empty filesystem that are not free, its directories excepted.
-    pub fn metadata_blocks(&self, blocks: u64, inodes: u64) -> Result<u64> {
+    pub(super) fn metadata_blocks(&self, blocks: u64, inodes: u64) -> Result<u64> {
         let empty = self.empty(blocks, inodes).context("mke2fs makes no empty filesystem of this size")?;
         Ok(empty.blocks - empty.free_blocks - OWN_DIRECTORY_BLOCKS)
     }
@@ -58,7 +58,7 @@ impl<'a> MeasuredGeometry<'a> {
         let image = self.folder.path().join("empty");
         // mke2fs would keep the length of a longer file.
         let _ = std::fs::remove_file(&image);
-        tool::run(self.settings.mke2fs(blocks, inodes)?.arg(&image).arg(blocks.to_string()), &[])?;
+        program::run(self.settings.mke2fs(blocks, inodes)?.arg(&image).arg(blocks.to_string()), &[])?;
         let superblock = Superblock::read(&image)?;
         ensure!(
             superblock.blocks - superblock.free_blocks >= OWN_DIRECTORY_BLOCKS,

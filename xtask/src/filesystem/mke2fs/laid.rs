@@ -7,12 +7,12 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
+use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tree::RootTree;
+use snug_sandbox::{Action, Event, Job, JobError, Program};
 
 use crate::cache::{Cache, WorkFolder};
-use crate::namespace::{self, Action, Event, Job, JobError, Program};
 use crate::report::progress::Stage;
-use crate::rootfs::tar::{self, TarOptions};
-use crate::rootfs::tree::RootTree;
 
 /// Lines of a failing program that are worth showing.
 const LAST_LINES: usize = 12;
@@ -25,21 +25,21 @@ pub trait Laid {
 }
 
 /// A tree laid out in the cache, by ids of our user namespace.
-pub struct InNamespace {
+pub(super) struct InNamespace {
     /// Goes with the files when this is dropped.
     _work: WorkFolder,
     root: PathBuf,
 }
 
 impl InNamespace {
-    pub fn lay(tree: &RootTree, stage: &Stage) -> Result<Self> {
+    pub(super) fn lay(tree: &RootTree, stage: &Stage) -> Result<Self> {
         let work = Cache::open()?.work_folder("mke2fs")?;
         let (archive, root) = (work.path().join("tree.tar"), work.path().join("root"));
         let file = File::create(&archive).with_context(|| format!("cannot make {}", archive.display()))?;
         tar::write(tree, BufWriter::new(file), TarOptions::FAITHFUL, &mut |_| {})
             .with_context(|| format!("cannot write {}", archive.display()))?;
         let job = Job { actions: vec![Action::Materialise { tar: archive.clone(), root: root.clone() }] };
-        namespace::run_silent(&job, |event| {
+        snug_sandbox::run_silent(&job, |event| {
             if let Event::Bytes { count, .. } = event {
                 stage.advance(*count);
             }
@@ -67,7 +67,7 @@ impl Laid for InNamespace {
             directory: Some(std::env::current_dir().context("there is no current folder")?),
         };
         let said = Mutex::new(Vec::new());
-        let outcome = namespace::run_silent(&Job { actions: vec![Action::Run(program)] }, |event| {
+        let outcome = snug_sandbox::run_silent(&Job { actions: vec![Action::Run(program)] }, |event| {
             if let (Event::Line { text, .. }, Ok(mut said)) = (event, said.lock()) {
                 said.push(text.clone());
             }

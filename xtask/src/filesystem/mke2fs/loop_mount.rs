@@ -17,20 +17,22 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
+use snug_ext4::Census;
+use snug_ext4::size::SizePolicy;
+use snug_formats::{Ext4Options, FilesystemKind};
+use snug_process::program::{self, HostProgram};
+use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tree::RootTree;
 
 use super::{Content, MKE2FS, RESIZE2FS, Run, Settings, check, version};
-use crate::filesystem::tool::{self, Tool};
-use crate::filesystem::{Census, Ext4Options, FilesystemKind, FilesystemWriter};
+use crate::filesystem::FilesystemWriter;
 use crate::report::progress::Stage;
-use crate::rootfs::tar::{self, TarOptions};
-use crate::rootfs::tree::RootTree;
-use crate::size::SizePolicy;
 
 /// The hidden verb under which the tool starts itself again to mount an image and unpack its input into it.
 pub const VERB: &str = "__loop";
 
-const MOUNT: Tool = Tool { program: "mount", package: "mount" };
-const TAR: Tool = Tool { program: "tar", package: "tar" };
+const MOUNT: HostProgram = HostProgram { name: "mount", package: "mount" };
+const TAR: HostProgram = HostProgram { name: "tar", package: "tar" };
 /// Pieces in which the tree goes to tar: what a pipe holds.
 const PIPE_BYTES: usize = 64 << 10;
 
@@ -71,12 +73,12 @@ struct Unpacked;
 impl Content for Unpacked {
     fn make(&self, run: &Run, mut mke2fs: Command, blocks: u64) -> Result<()> {
         run.stage.detail("mke2fs");
-        tool::run(mke2fs.arg(run.output).arg(blocks.to_string()), &[])?;
+        program::run(mke2fs.arg(run.output).arg(blocks.to_string()), &[])?;
         run.stage.detail("tar");
         let image = run.output.canonicalize().context("mke2fs made no image")?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(VERB).arg(image);
-        tool::feed(&mut command, &[], |input| {
+        program::feed(&mut command, &[], |input| {
             let mut input = BufWriter::with_capacity(PIPE_BYTES, input);
             tar::write(run.tree, &mut input, TarOptions::FAITHFUL, &mut |_| {})?;
             Ok(input.flush()?)
@@ -115,7 +117,7 @@ fn fill(image: &Path) -> Result<()> {
     let place = image.parent().context("an image is in a folder")?;
     let mut command = MOUNT.command()?;
     command.args(["-t", "ext4", "-o", "loop,noatime"]).arg(image).arg(place);
-    tool::run(&mut command, &[]).map_err(|error| error.context(hint_of_loop()))?;
+    program::run(&mut command, &[]).map_err(|error| error.context(hint_of_loop()))?;
     keep_no_clusters_back(place).context("cannot give the last blocks out")?;
     unpack(place)?;
     umount2(place, MntFlags::empty()).context("cannot unmount the image")

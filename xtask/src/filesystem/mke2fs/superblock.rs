@@ -5,8 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-
-use crate::size::BLOCK_SIZE;
+use snug_ext4::size::BLOCK_SIZE;
 
 /// Where the superblock lies in the image, in bytes, and how long it is.
 const OFFSET: u64 = 1024;
@@ -15,7 +14,7 @@ const MAGIC: u16 = 0xef53;
 
 /// `struct ext4_super_block` (kernel documentation, "ext4 Data Structures and Algorithms", 4.1 Super Block).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Superblock {
+pub(super) struct Superblock {
     pub inodes: u64,
     pub free_inodes: u32,
     pub blocks: u64,
@@ -29,7 +28,7 @@ pub struct Superblock {
 }
 
 impl Superblock {
-    pub fn read(image: &Path) -> Result<Self> {
+    pub(super) fn read(image: &Path) -> Result<Self> {
         let mut bytes = [0; LENGTH];
         File::open(image)
             .and_then(|file| file.read_exact_at(&mut bytes, OFFSET))

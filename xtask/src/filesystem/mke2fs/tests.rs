@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use snug_ext4::size::{Headroom, Rule, SizeError};
+use snug_rootfs::disk;
+use snug_rootfs::tree::{Body, BodySource, Inode, Kind, TreePath};
 use snug_tests::trees::{Lost, Mounted, compare, sample_tree};
 use snug_tests::{have, is_root};
 
 use super::*;
 use crate::report::progress::Progress;
-use crate::rootfs::disk;
-use crate::rootfs::tree::{Body, BodySource, Inode, Kind, TreePath};
-use crate::size::{Headroom, Rule, SizeError};
 
 /// Files of this process: root's owners are the image's.
 struct Plain(PathBuf, #[expect(dead_code, reason = "holds stand-ins open")] disk::Layout);
@@ -21,7 +21,7 @@ impl Laid for Plain {
     }
 
     fn run(&self, command: &mut Command) -> Result<()> {
-        tool::run(command, &[]).map(drop)
+        program::run(command, &[]).map(drop)
     }
 }
 

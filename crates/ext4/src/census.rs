@@ -1,0 +1,77 @@
+//! What every byte of an image is for.
+
+use serde::{Deserialize, Serialize};
+use snug_rootfs::tree::Kind;
+
+use super::plan::{Plan, structure};
+use super::structures::BLOCK;
+use crate::size::SizeDecision;
+
+/// What an image consists of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Census {
+    /// Length of the image file in bytes.
+    pub size: u64,
+    /// The program and version that wrote it.
+    pub writer: String,
+    /// Every byte of the image by what it is for, in the order of the image or by weight; sums to `size`.
+    pub parts: Vec<Part>,
+    /// Why it is this large; `None` for read-only types, which are as large as their content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<SizeDecision>,
+    /// What of the tree the format cannot hold, in sentences for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<String>,
+}
+
+/// A share of an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    pub name: String,
+    pub bytes: u64,
+}
+
+/// The shares of a planned filesystem; they sum to its size.
+pub(crate) fn census(plan: &Plan) -> Census {
+    let mut parts: Vec<(String, u64)> = Vec::new();
+    let (mut directories, mut symlinks, mut blocks, mut bytes, mut trees) = (0, 0, 0, 0, 0);
+    for (node, placed) in plan.inventory.nodes.iter().zip(&plan.places) {
+        let tree: u64 = plan.runs_of(&placed.tree).iter().map(|run| u64::from(run.length)).sum();
+        trees += tree;
+        match &node.inode.kind {
+            Kind::Directory => directories += node.blocks(),
+            Kind::Symlink(_) => symlinks += node.blocks(),
+            Kind::File(body) => {
+                blocks += node.blocks();
+                bytes += body.data_bytes();
+            }
+            _ => {}
+        }
+    }
+    let in_bytes = |blocks: u64| blocks * BLOCK as u64;
+    parts.push(("file data".into(), bytes));
+    parts.push(("file data rounded to blocks".into(), in_bytes(blocks) - bytes));
+    parts.push(("directories".into(), in_bytes(directories)));
+    parts.push(("long symlinks".into(), in_bytes(symlinks)));
+    parts.push(("extent trees".into(), in_bytes(trees)));
+    parts.push(("extended attributes".into(), in_bytes(plan.xattr_places.len() as u64)));
+    for overhead in &plan.decision.overhead {
+        let mut blocks = overhead.blocks;
+        if overhead.name == structure::JOURNAL {
+            // The decision may have put a block aside for a map of runs that the journal did not need.
+            blocks = plan.journal.as_ref().map_or(0, |placed| plan.blocks_of(placed));
+        }
+        parts.push((overhead.name.clone(), in_bytes(blocks)));
+    }
+    let used: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+    let size = in_bytes(plan.layout.blocks);
+    parts.push(("free".into(), size - used));
+    let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(name, bytes)| Part { name, bytes }).collect();
+    Census {
+        size,
+        writer: concat!("snug ", env!("CARGO_PKG_VERSION")).into(),
+        parts,
+        decision: Some(plan.decision.clone()),
+        omitted: Vec::new(),
+    }
+}

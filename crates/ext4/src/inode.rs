@@ -1,0 +1,135 @@
+//! The 256 bytes of an inode (kernel documentation, `inodes.rst`).
+
+use snug_rootfs::tree::{Kind, Timestamp};
+
+use super::inventory::{MAX_LINKS, Node};
+use super::structures::{
+    EXTENT_MAGIC, EXTRA_ISIZE, Field, INODE, INODE_XATTRS, InodeFields, flag, inode_seed, mode, seal_inode,
+};
+use super::xattr::{XattrError, Xattrs};
+
+/// `i_blocks` counts sectors of 512 bytes, whatever the block size (as long as the inode lacks the huge_file flag).
+const SECTORS_PER_BLOCK: u64 = 8;
+
+/// A point in time as an inode has it: 32 bits of seconds, then two more of the epoch below the nanoseconds.
+pub(crate) fn encode_time(time: Timestamp) -> (u32, u32) {
+    let low = time.seconds as i32;
+    let epoch = ((time.seconds - i64::from(low)) >> 32) as u32 & 3;
+    (low as u32, epoch | time.nanoseconds << 2)
+}
+
+/// Fields that all inodes share, the same time in all four.
+pub(crate) fn fields(time: Timestamp) -> InodeFields {
+    let (seconds, extra) = encode_time(time);
+    InodeFields {
+        atime: seconds,
+        ctime: seconds,
+        mtime: seconds,
+        crtime: seconds,
+        atime_extra: extra,
+        ctime_extra: extra,
+        mtime_extra: extra,
+        crtime_extra: extra,
+        extra_isize: EXTRA_ISIZE as u16,
+        ..InodeFields::ZERO
+    }
+}
+
+impl InodeFields {
+    pub(crate) fn set_size(&mut self, bytes: u64) {
+        self.size_lo = bytes as u32;
+        self.size_hi = (bytes >> 32) as u32;
+    }
+
+    pub(crate) fn set_blocks(&mut self, blocks: u64) {
+        let sectors = blocks * SECTORS_PER_BLOCK;
+        self.blocks_lo = sectors as u32;
+        self.blocks_hi = (sectors >> 32) as u16;
+    }
+
+    /// The whole inode, with its checksum.
+    pub(crate) fn seal(&self, number: u32, xattrs: &Xattrs, filesystem_seed: u32) -> [u8; INODE] {
+        let mut bytes = [0; INODE];
+        self.put(&mut bytes[..INODE_XATTRS]);
+        xattrs.put_in_inode(&mut bytes[INODE_XATTRS..]);
+        seal_inode(&mut bytes, inode_seed(filesystem_seed, number));
+        bytes
+    }
+}
+
+/// Where a node's parts were put.
+pub(crate) struct Parts {
+    /// Root of the extent tree.
+    pub map: [u8; 60],
+    /// All blocks: of the map, of the tree over it, of attributes.
+    pub blocks: u64,
+    pub xattr_block: u64,
+    /// Does the directory have an index?
+    pub indexed: bool,
+}
+
+/// The bytes of a node of the tree.
+pub(crate) fn encode(node: &Node, parts: &Parts, filesystem_seed: u32) -> Result<[u8; INODE], XattrError> {
+    let inode = node.inode;
+    let mut fields = fields(inode.mtime);
+    let (kind, block) = match &inode.kind {
+        Kind::Directory => (mode::DIRECTORY, parts.map),
+        Kind::File(_) => (mode::REGULAR, parts.map),
+        Kind::Symlink(target) => (mode::SYMLINK, inline_target(target).unwrap_or(parts.map)),
+        Kind::CharacterDevice { major, minor } => (mode::CHARACTER_DEVICE, device(*major, *minor)),
+        Kind::BlockDevice { major, minor } => (mode::BLOCK_DEVICE, device(*major, *minor)),
+        Kind::Fifo => (mode::FIFO, [0; 60]),
+        Kind::Socket => (mode::SOCKET, [0; 60]),
+    };
+    fields.mode = kind | (inode.mode & 0o7777);
+    fields.block = block;
+    if block[..2] == EXTENT_MAGIC.to_le_bytes() && block == parts.map {
+        fields.flags |= flag::EXTENTS;
+    }
+    if parts.indexed {
+        fields.flags |= flag::INDEX;
+    }
+    fields.set_size(node.size());
+    fields.set_blocks(parts.blocks);
+    fields.links_count = if node.links > MAX_LINKS { 1 } else { node.links as u16 };
+    (fields.uid_lo, fields.uid_hi) = (inode.uid as u16, (inode.uid >> 16) as u16);
+    (fields.gid_lo, fields.gid_hi) = (inode.gid as u16, (inode.gid >> 16) as u16);
+    (fields.file_acl_lo, fields.file_acl_hi) = (parts.xattr_block as u32, (parts.xattr_block >> 32) as u16);
+    Ok(fields.seal(node.number, &Xattrs::new(&inode.xattrs)?, filesystem_seed))
+}
+
+fn inline_target(target: &[u8]) -> Option<[u8; 60]> {
+    let mut block = [0; 60];
+    // One byte stays for the NUL that ends it.
+    (target.len() < block.len()).then(|| {
+        block[..target.len()].copy_from_slice(target);
+        block
+    })
+}
+
+/// Small numbers in the first word as of old, larger ones in the second (`include/linux/kdev_t.h`).
+fn device(major: u32, minor: u32) -> [u8; 60] {
+    let mut block = [0; 60];
+    if major < 256 && minor < 256 {
+        block[..4].copy_from_slice(&(major << 8 | minor).to_le_bytes());
+    } else {
+        let number = minor & 0xff | major << 8 | (minor & !0xff) << 12;
+        block[4..8].copy_from_slice(&number.to_le_bytes());
+    }
+    block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_and_after_2038_keep_their_epoch() {
+        let encode = |seconds| encode_time(Timestamp { seconds, nanoseconds: 7 });
+        assert_eq!(encode(-5), (u32::MAX - 4, 7 << 2));
+        assert_eq!(encode(-(1 << 31)), (1 << 31, 7 << 2));
+        assert_eq!(encode((1 << 31) - 1), ((1 << 31) - 1, 7 << 2));
+        assert_eq!(encode(1 << 31), (1 << 31, 7 << 2 | 1));
+        assert_eq!(encode((1 << 34) - (1 << 31) - 1), (i32::MAX as u32, 7 << 2 | 3));
+    }
+}

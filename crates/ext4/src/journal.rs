@@ -1,0 +1,26 @@
+//! The journal: an empty log with a version 2 superblock and no features, which every kernel takes (kernel
+//! documentation, `journal.rst`).
+
+use super::structures::{BLOCK, BigEndian, Field, JournalSuperblock};
+
+const MAGIC: u32 = 0xc03b_3998;
+/// `h_blocktype`: superblock, version 2.
+const SUPERBLOCK_V2: u32 = 4;
+
+/// The journal's first block; all others may hold anything, and stay holes.
+pub(crate) fn first_block(blocks: u64, uuid: [u8; 16]) -> Vec<u8> {
+    let superblock = JournalSuperblock {
+        magic: BigEndian(MAGIC),
+        block_type: BigEndian(SUPERBLOCK_V2),
+        block_size: BigEndian(BLOCK as u32),
+        blocks: BigEndian(u32::try_from(blocks).expect("the table of journal sizes ends at 2^18")),
+        first_log_block: BigEndian(1),
+        first_sequence: BigEndian(1),
+        uuid,
+        users: BigEndian(1),
+        ..JournalSuperblock::ZERO
+    };
+    let mut block = vec![0; BLOCK];
+    superblock.put(&mut block[..1024]);
+    block
+}

@@ -1,0 +1,294 @@
+//! Extended attributes: in the inode where they fit, the rest in one block that inodes with equal rests share (kernel
+//! documentation, `attributes.rst`).
+
+use std::collections::BTreeMap;
+
+use super::checksum::crc32c;
+use super::structures::{BLOCK, Field, INODE, INODE_XATTRS, XATTR_MAGIC, XattrEntry, XattrHeader};
+
+/// Bytes of an attribute before its name.
+const ENTRY: usize = <XattrEntry as Field>::SIZE;
+/// Four zero bytes end the list of entries.
+const END: usize = 4;
+const HEADER: usize = <XattrHeader as Field>::SIZE;
+/// Bytes for entries and values in the inode, behind the magic number.
+pub(crate) const INODE_ROOM: usize = INODE - INODE_XATTRS - 4 - END;
+/// Bytes for entries and values in the block.
+pub(crate) const BLOCK_ROOM: usize = BLOCK - HEADER - END;
+/// How many inodes may share a block (`EXT4_XATTR_REFCOUNT_MAX`).
+pub(crate) const MAX_SHARERS: u32 = 1024;
+
+/// What stands for a name's prefix on the disk (`attributes.rst`, "Attribute Name Indices"). ACLs have no name left.
+const PREFIXES: [(&[u8], u8); 3] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6)];
+const ACL_ACCESS: (&[u8], u8) = (b"system.posix_acl_access", 2);
+const ACL_DEFAULT: (&[u8], u8) = (b"system.posix_acl_default", 3);
+
+/// Why attributes cannot be stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum XattrError {
+    #[error("the attribute `{}` has no namespace that ext4 stores", .0.escape_ascii())]
+    Namespace(Vec<u8>),
+    #[error("the attribute `{}` is not a valid POSIX ACL", .0.escape_ascii())]
+    Acl(Vec<u8>),
+    #[error("{bytes} bytes of extended attributes are more than the inode's {INODE_ROOM} and {limit} of a block")]
+    TooLarge { bytes: usize, limit: usize },
+}
+
+/// One attribute in its form on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Attribute {
+    // The derived order is that of the kernel's block search: by index, length of the name, name.
+    index: u8,
+    name_length: usize,
+    name: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Attribute {
+    fn new(full_name: &[u8], value: &[u8]) -> Result<Self, XattrError> {
+        let made = |index, name: &[u8], value: Vec<u8>| Attribute {
+            index,
+            name_length: name.len(),
+            name: name.to_vec(),
+            value,
+        };
+        for (acl, index) in [ACL_ACCESS, ACL_DEFAULT] {
+            if full_name == acl {
+                let value = acl_on_disk(value).ok_or_else(|| XattrError::Acl(full_name.to_vec()))?;
+                return Ok(made(index, b"", value));
+            }
+        }
+        PREFIXES
+            .iter()
+            .find_map(|(prefix, index)| Some((full_name.strip_prefix(*prefix)?, *index)))
+            .filter(|(name, _)| (1..=255).contains(&name.len()) && !name.contains(&0))
+            .map(|(name, index)| made(index, name, value.to_vec()))
+            .ok_or_else(|| XattrError::Namespace(full_name.to_vec()))
+    }
+
+    fn entry_size(&self) -> usize {
+        ENTRY + self.name.len().next_multiple_of(4)
+    }
+
+    fn value_size(&self) -> usize {
+        self.value.len().next_multiple_of(4)
+    }
+
+    fn size(&self) -> usize {
+        self.entry_size() + self.value_size()
+    }
+
+    /// `e_hash` (`fs/ext4/xattr.c`, `ext4_xattr_hash_entry`).
+    fn hash(&self) -> u32 {
+        let name = self.name.iter().fold(0_u32, |hash, &byte| hash.rotate_left(5) ^ u32::from(byte));
+        self.value.chunks(4).fold(name, |hash, bytes| {
+            let mut word = [0; 4];
+            word[..bytes.len()].copy_from_slice(bytes);
+            hash.rotate_left(16) ^ u32::from_le_bytes(word)
+        })
+    }
+}
+
+/// The attributes of one inode, divided between the inode and a block.
+#[derive(Debug, Default)]
+pub(crate) struct Xattrs {
+    inode: Vec<Attribute>,
+    block: Vec<Attribute>,
+}
+
+impl Xattrs {
+    pub(crate) fn new(attributes: &BTreeMap<Box<[u8]>, Box<[u8]>>) -> Result<Self, XattrError> {
+        if attributes.is_empty() {
+            return Ok(Xattrs::default());
+        }
+        let mut all =
+            attributes.iter().map(|(name, value)| Attribute::new(name, value)).collect::<Result<Vec<_>, _>>()?;
+        all.sort();
+        let inside = fullest(&all, INODE_ROOM);
+        let (mut inode, mut block) = (Vec::new(), Vec::new());
+        for (attribute, inside) in all.into_iter().zip(inside) {
+            if inside { inode.push(attribute) } else { block.push(attribute) }
+        }
+        let bytes: usize = block.iter().map(Attribute::size).sum();
+        if bytes > BLOCK_ROOM {
+            let inside: usize = inode.iter().map(Attribute::size).sum();
+            return Err(XattrError::TooLarge { bytes: inside + bytes, limit: BLOCK_ROOM });
+        }
+        Ok(Xattrs { inode, block })
+    }
+
+    /// Fills the part of a zeroed inode behind its fields.
+    pub(crate) fn put_in_inode(&self, area: &mut [u8]) {
+        if self.inode.is_empty() {
+            return;
+        }
+        XATTR_MAGIC.put(&mut area[..4]);
+        // Offsets of values count from the first entry; the hash of attributes in an inode is zero.
+        put_attributes(&self.inode, &mut area[4..], 0, |_| 0);
+    }
+
+    /// The block that the inode needs besides, with reference count, checksum and number left to [`seal_block`].
+    pub(crate) fn block(&self) -> Option<Vec<u8>> {
+        if self.block.is_empty() {
+            return None;
+        }
+        let mut bytes = vec![0; BLOCK];
+        let hash = self.block.iter().fold(0_u32, |hash, attribute| hash.rotate_left(16) ^ attribute.hash());
+        // A zero hash of any attribute means that the block must not be shared by the kernel.
+        let hash = if self.block.iter().any(|attribute| attribute.hash() == 0) { 0 } else { hash };
+        let header = XattrHeader { magic: XATTR_MAGIC, blocks: 1, hash, ..XattrHeader::ZERO };
+        header.put(&mut bytes[..HEADER]);
+        put_attributes(&self.block, &mut bytes[HEADER..], HEADER, Attribute::hash);
+        Some(bytes)
+    }
+}
+
+/// Finishes a block for the place and the number of inodes that it gets.
+pub(crate) fn seal_block(block: &mut [u8], number: u64, sharers: u32, filesystem_seed: u32) {
+    sharers.put(&mut block[4..8]);
+    0_u32.put(&mut block[16..20]);
+    let sum = crc32c(crc32c(filesystem_seed, &number.to_le_bytes()), block);
+    sum.put(&mut block[16..20]);
+}
+
+/// Entries from the front, values from the back; `base` is added to the offsets of values.
+fn put_attributes(attributes: &[Attribute], area: &mut [u8], base: usize, hash: impl Fn(&Attribute) -> u32) {
+    let (mut front, mut back) = (0, area.len());
+    for attribute in attributes {
+        back -= attribute.value_size();
+        area[back..back + attribute.value.len()].copy_from_slice(&attribute.value);
+        let entry = XattrEntry {
+            name_length: attribute.name.len() as u8,
+            name_index: attribute.index,
+            value_offset: if attribute.value.is_empty() { 0 } else { (base + back) as u16 },
+            value_inode: 0,
+            value_size: attribute.value.len() as u32,
+            hash: hash(attribute),
+        };
+        entry.put(&mut area[front..front + ENTRY]);
+        area[front + ENTRY..][..attribute.name.len()].copy_from_slice(&attribute.name);
+        front += attribute.entry_size();
+    }
+}
+
+/// Which attributes together fill `room` best: exactly, since sizes are few multiples of four.
+fn fullest(attributes: &[Attribute], room: usize) -> Vec<bool> {
+    let slots = room / 4;
+    // For each fill that can be reached, which attribute was put in last; the earliest way to reach it stays.
+    let mut reached: Vec<Option<Vec<bool>>> = vec![None; slots + 1];
+    reached[0] = Some(vec![false; attributes.len()]);
+    for (at, attribute) in attributes.iter().enumerate() {
+        let size = attribute.size() / 4;
+        for fill in (size..=slots).rev() {
+            if reached[fill].is_none()
+                && let Some(mut chosen) = reached[fill - size].clone()
+            {
+                chosen[at] = true;
+                reached[fill] = Some(chosen);
+            }
+        }
+    }
+    reached.into_iter().rev().flatten().next().unwrap_or_else(|| vec![false; attributes.len()])
+}
+
+/// Tags of ACL entries (`include/uapi/linux/posix_acl.h`).
+mod acl_tag {
+    pub(super) const USER_OBJ: u16 = 0x01;
+    pub(super) const USER: u16 = 0x02;
+    pub(super) const GROUP_OBJ: u16 = 0x04;
+    pub(super) const GROUP: u16 = 0x08;
+    pub(super) const MASK: u16 = 0x10;
+    pub(super) const OTHER: u16 = 0x20;
+}
+
+/// Version of ACLs in `setxattr` and archives, with entries of eight bytes; and on the disk, where entries without an id
+/// have four (`fs/ext4/acl.h`).
+const ACL_VERSION: u32 = 2;
+const ACL_VERSION_ON_DISK: u32 = 1;
+
+/// The form on the disk of an ACL as `getxattr` gives it; `None` when the kernel would refuse it.
+fn acl_on_disk(value: &[u8]) -> Option<Vec<u8>> {
+    use acl_tag::*;
+    let (version, entries) = value.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*version) != ACL_VERSION {
+        return None;
+    }
+    let (entries, rest) = entries.as_chunks::<8>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let mut out = ACL_VERSION_ON_DISK.to_le_bytes().to_vec();
+    let mut tags = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let tag = u16::from_le_bytes([entry[0], entry[1]]);
+        let permissions = u16::from_le_bytes([entry[2], entry[3]]);
+        if permissions > 7 {
+            return None;
+        }
+        let length = if matches!(tag, USER | GROUP) { 8 } else { 4 };
+        out.extend_from_slice(&entry[..length]);
+        tags.push(tag);
+    }
+    // As the kernel's posix_acl_valid: each class once and in order, a mask wherever a named user or group is.
+    let count = |wanted| tags.iter().filter(|&&tag| tag == wanted).count();
+    let known = tags.iter().all(|tag| matches!(*tag, USER_OBJ | USER | GROUP_OBJ | GROUP | MASK | OTHER));
+    let single = [USER_OBJ, GROUP_OBJ, OTHER].into_iter().all(|tag| count(tag) == 1) && count(MASK) <= 1;
+    let masked = count(USER) + count(GROUP) == 0 || count(MASK) == 1;
+    (known && single && masked && tags.is_sorted()).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(list: &[(&str, usize)]) -> BTreeMap<Box<[u8]>, Box<[u8]>> {
+        list.iter().map(|(name, length)| (name.as_bytes().into(), vec![b'v'; *length].into())).collect()
+    }
+
+    #[test]
+    fn the_limit_is_exact_to_the_byte() {
+        // 16 + 4 for `user.name`, in the block; the other fills the inode.
+        let full = attributes(&[("user.name", BLOCK_ROOM - 20), ("user.four", INODE_ROOM - 20)]);
+        assert!(Xattrs::new(&full).is_ok());
+        let over = attributes(&[("user.name", BLOCK_ROOM - 19), ("user.four", INODE_ROOM - 20)]);
+        assert_eq!(
+            Xattrs::new(&over).unwrap_err(),
+            XattrError::TooLarge { bytes: INODE_ROOM + BLOCK_ROOM + 4, limit: BLOCK_ROOM }
+        );
+    }
+
+    #[test]
+    fn the_inode_is_filled_as_well_as_it_can_be() {
+        let three = attributes(&[("user.a", 20), ("user.b", 24), ("user.c", 20)]);
+        let xattrs = Xattrs::new(&three).unwrap();
+        assert_eq!((xattrs.inode.len(), xattrs.block.len()), (2, 1));
+        assert_eq!(xattrs.inode.iter().map(Attribute::size).sum::<usize>(), 84);
+    }
+
+    #[test]
+    fn namespaces_that_the_kernel_would_not_show_are_refused() {
+        for name in ["com.apple.quarantine", "system.data", "user.", "trusted"] {
+            let error = Xattrs::new(&attributes(&[(name, 1)])).unwrap_err();
+            assert_eq!(error, XattrError::Namespace(name.as_bytes().to_vec()));
+        }
+    }
+
+    #[test]
+    fn acls_lose_the_ids_that_mean_nothing() {
+        let entry = |tag: u16, id: u32| [&tag.to_le_bytes()[..], &6_u16.to_le_bytes(), &id.to_le_bytes()].concat();
+        let acl = [
+            2_u32.to_le_bytes().to_vec(),
+            entry(1, u32::MAX),
+            entry(2, 1000),
+            entry(4, u32::MAX),
+            entry(0x10, u32::MAX),
+            entry(0x20, u32::MAX),
+        ]
+        .concat();
+        let disk = acl_on_disk(&acl).unwrap();
+        assert_eq!(disk.len(), 4 + 4 * 4 + 8);
+        assert_eq!(disk[..12], [1, 0, 0, 0, 1, 0, 6, 0, 2, 0, 6, 0]);
+        assert_eq!(acl_on_disk(&acl[..acl.len() - 8]), None, "without `other`");
+        assert_eq!(acl_on_disk(&acl[..7]), None);
+    }
+}

@@ -1,0 +1,17 @@
+//! A root filesystem as data: read once and safely from a tar stream, changed as a tree, written back as a tar.
+
+mod body;
+pub mod buffer_pool;
+mod builder;
+pub mod capabilities;
+pub mod digest;
+pub mod disk;
+pub mod glob;
+pub mod layers;
+pub mod mtree;
+pub mod normalise;
+pub mod packages;
+mod path;
+pub mod platform;
+pub mod tar;
+pub mod tree;

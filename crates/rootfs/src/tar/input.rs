@@ -1,0 +1,268 @@
+//! Where an archive comes from: a file whose bodies stay where they are, or a pipe whose bodies go to a spool.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+
+use super::error::TarError;
+
+/// Read at once from a file. Enough for a run of small files; little is read in vain before a large one is skipped.
+const FILE_WINDOW: usize = 16 << 10;
+/// Read at once from a pipe, and written at once to the spool: as much as a pipe can be made to hold, so that its two ends
+/// seldom wait for each other.
+const STREAM_BUFFER: usize = 1 << 20;
+
+/// An archive, read from its start to its end.
+pub(super) trait Input {
+    /// Bytes read or skipped since the archive's start.
+    fn offset(&self) -> u64;
+
+    /// Fills `buffer` as far as the input goes, and answers how far.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TarError>;
+
+    /// Up to `length` bytes that come next, without taking them.
+    fn peek(&mut self, length: usize) -> Result<&[u8], TarError>;
+
+    /// Passes over the next `length` bytes and keeps them: answers where they are to be read from, or how many bytes
+    /// are missing.
+    fn keep(&mut self, length: u64) -> Result<Kept, TarError>;
+
+    /// Passes over the next `length` bytes: answers how many there were.
+    fn skip(&mut self, length: u64) -> Result<u64, TarError>;
+}
+
+/// Where a body lies.
+pub(super) enum Kept {
+    At(u64),
+    Missing(u64),
+}
+
+/// A seekable archive.
+pub(super) struct FileInput {
+    file: File,
+    length: u64,
+    window: Vec<u8>,
+    /// Offset of the window's first byte.
+    window_at: u64,
+    /// Next byte to read.
+    at: u64,
+}
+
+impl FileInput {
+    pub(super) fn new(mut file: File) -> Result<Self, TarError> {
+        let length = file.seek(SeekFrom::End(0)).map_err(|source| TarError::Read { offset: 0, source })?;
+        Ok(FileInput { file, length, window: Vec::with_capacity(FILE_WINDOW), window_at: 0, at: 0 })
+    }
+
+    /// The window's bytes from the cursor on; refilled if it holds fewer than `wanted`.
+    fn fill(&mut self, wanted: usize) -> Result<&[u8], TarError> {
+        let window_end = self.window_at + self.window.len() as u64;
+        if self.at < self.window_at || self.at + wanted as u64 > window_end {
+            let left = self.length.saturating_sub(self.at);
+            let size = usize::try_from(left).map_or(FILE_WINDOW, |left| left.min(FILE_WINDOW));
+            self.window.resize(size, 0);
+            self.window_at = self.at;
+            let filled = read_at_most(&self.file, &mut self.window, self.at)
+                .map_err(|source| TarError::Read { offset: self.at, source })?;
+            self.window.truncate(filled);
+        }
+        Ok(&self.window[(self.at - self.window_at) as usize..])
+    }
+}
+
+fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+impl Input for FileInput {
+    fn offset(&self) -> u64 {
+        self.at
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let wanted = (buffer.len() - filled).min(FILE_WINDOW);
+            let found = self.fill(wanted)?;
+            let count = found.len().min(wanted);
+            if count == 0 {
+                break;
+            }
+            buffer[filled..filled + count].copy_from_slice(&found[..count]);
+            filled += count;
+            self.at += count as u64;
+        }
+        Ok(filled)
+    }
+
+    fn peek(&mut self, length: usize) -> Result<&[u8], TarError> {
+        let found = self.fill(length.min(FILE_WINDOW))?;
+        Ok(&found[..found.len().min(length)])
+    }
+
+    fn keep(&mut self, length: u64) -> Result<Kept, TarError> {
+        let at = self.at;
+        let passed = self.skip(length)?;
+        Ok(if passed == length { Kept::At(at) } else { Kept::Missing(length - passed) })
+    }
+
+    fn skip(&mut self, length: u64) -> Result<u64, TarError> {
+        let passed = length.min(self.length.saturating_sub(self.at));
+        self.at += passed;
+        Ok(passed)
+    }
+}
+
+/// An archive that can be read but once.
+pub(super) struct StreamInput<R> {
+    input: R,
+    buffer: Box<[u8]>,
+    /// The unread part of the buffer.
+    start: usize,
+    end: usize,
+    at: u64,
+    spool: Spool,
+}
+
+impl<R: Read> StreamInput<R> {
+    /// Bodies are appended to what `spool` holds, so that several archives can share one.
+    pub(super) fn new(input: R, spool: File) -> Result<Self, TarError> {
+        let buffer = vec![0; STREAM_BUFFER].into_boxed_slice();
+        let spool = Spool::new(spool).map_err(|source| TarError::Spool { source })?;
+        Ok(StreamInput { input, buffer, start: 0, end: 0, at: 0, spool })
+    }
+
+    /// Writes out what the spool has not got yet.
+    pub(super) fn flush(&mut self) -> Result<(), TarError> {
+        self.spool.flush().map_err(|source| TarError::Spool { source })
+    }
+
+    /// Reads the rest of the input away, so that who writes it is not killed by a closed pipe.
+    pub(super) fn drain(&mut self) {
+        self.start = self.end;
+        while self.refill().is_ok() && self.start < self.end {
+            self.start = self.end;
+        }
+    }
+
+    /// Once the buffer is used up, reads what the input has to give; an unread rest moves to the front.
+    fn refill(&mut self) -> Result<(), TarError> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let count = loop {
+            match self.input.read(&mut self.buffer[self.end..]) {
+                Ok(count) => break count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(TarError::Read { offset: self.at, source }),
+            }
+        };
+        self.end += count;
+        Ok(())
+    }
+
+    /// Hands the next `length` bytes out in pieces; answers how many there were.
+    fn each(
+        &mut self,
+        length: u64,
+        mut take: impl FnMut(&mut Spool, &[u8]) -> io::Result<()>,
+    ) -> Result<u64, TarError> {
+        let mut left = length;
+        while left > 0 {
+            if self.start == self.end {
+                self.refill()?;
+                if self.start == self.end {
+                    break;
+                }
+            }
+            let count = usize::try_from(left).map_or(self.end - self.start, |left| left.min(self.end - self.start));
+            take(&mut self.spool, &self.buffer[self.start..self.start + count])
+                .map_err(|source| TarError::Spool { source })?;
+            self.start += count;
+            self.at += count as u64;
+            left -= count as u64;
+        }
+        Ok(length - left)
+    }
+}
+
+impl<R: Read> Input for StreamInput<R> {
+    fn offset(&self) -> u64 {
+        self.at
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
+        let mut filled = 0;
+        self.each(buffer.len() as u64, |_, piece| {
+            buffer[filled..filled + piece.len()].copy_from_slice(piece);
+            filled += piece.len();
+            Ok(())
+        })?;
+        Ok(filled)
+    }
+
+    fn peek(&mut self, length: usize) -> Result<&[u8], TarError> {
+        while self.end - self.start < length.min(STREAM_BUFFER) {
+            let before = self.end - self.start;
+            self.refill()?;
+            if self.end - self.start == before {
+                break;
+            }
+        }
+        let found = &self.buffer[self.start..self.end];
+        Ok(&found[..found.len().min(length)])
+    }
+
+    fn keep(&mut self, length: u64) -> Result<Kept, TarError> {
+        let at = self.spool.length;
+        let passed = self.each(length, Spool::append)?;
+        Ok(if passed == length { Kept::At(at) } else { Kept::Missing(length - passed) })
+    }
+
+    fn skip(&mut self, length: u64) -> Result<u64, TarError> {
+        self.each(length, |_, _| Ok(()))
+    }
+}
+
+/// A file that bodies are appended to, one after the other and without padding.
+struct Spool {
+    file: File,
+    /// Bytes appended, those still pending included.
+    length: u64,
+    pending: Vec<u8>,
+}
+
+impl Spool {
+    fn new(mut file: File) -> io::Result<Self> {
+        let length = file.seek(SeekFrom::End(0))?;
+        Ok(Spool { file, length, pending: Vec::with_capacity(STREAM_BUFFER) })
+    }
+
+    fn append(&mut self, piece: &[u8]) -> io::Result<()> {
+        if self.pending.len() + piece.len() > STREAM_BUFFER {
+            self.flush()?;
+        }
+        if self.pending.is_empty() && piece.len() >= STREAM_BUFFER / 2 {
+            self.file.write_all(piece)?;
+        } else {
+            self.pending.extend_from_slice(piece);
+        }
+        self.length += piece.len() as u64;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.pending)?;
+        self.pending.clear();
+        Ok(())
+    }
+}

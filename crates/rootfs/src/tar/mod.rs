@@ -1,0 +1,33 @@
+//! Tar streams to and from a [`RootTree`](super::tree::RootTree).
+//!
+//! Reading takes what `docker export`, `podman export`, mmdebstrap, GNU tar, bsdtar and Python write: V7, ustar, GNU
+//! and POSIX pax headers, sparse files in all four formats, binary extended attributes. It trusts nothing: every
+//! length is bounded by [`Limits`], and hostile input is a [`TarError`] that names the entry. Writing makes one
+//! canonical pax archive of a tree, the same bytes whatever order the tree was built in.
+//!
+//! Owners are numbers: user and group names, which mean something only on another machine, are not looked at. Access
+//! control lists are the extended attributes that the kernel keeps them in (`system.posix_acl_access`), read from those or,
+//! where an archive has no such attribute, from the text that bsdtar and GNU tar's `--acls` write.
+//!
+//! Sources: POSIX.1-2024 `pax`, "ustar Interchange Format" and "pax Interchange Format"; GNU tar manual, "Tar
+//! Internals" (basic format, sparse formats); libarchive's `tar(5)`.
+
+mod acl;
+mod error;
+mod header;
+mod input;
+mod limits;
+mod member;
+mod pax;
+mod read;
+mod sparse;
+mod text;
+mod write;
+
+pub use error::{EntryName, TarError};
+pub use limits::Limits;
+pub use read::{Change, Counts, read_file, read_layer, read_stream};
+pub use write::{TarOptions, write, write_some};
+
+#[cfg(test)]
+mod tests;

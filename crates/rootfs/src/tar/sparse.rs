@@ -1,0 +1,144 @@
+//! Sparse files, in the four ways in which GNU tar has written them. All end as one list of ranges.
+//!
+//! GNU tar manual, "Storing Sparse Files".
+
+use super::header::{BLOCK, GNU_REALSIZE, GNU_SPARSE, GNU_SPARSE_EXTENDED, Header, number};
+use super::text::decimal;
+use crate::tree::{Body, DataRange};
+
+/// An offset and a length, both fields of twelve bytes.
+const OLD_RANGE: usize = 24;
+/// In an extension block of the old format: 21 ranges, then whether another block follows.
+const OLD_EXTENDED: usize = 504;
+/// Longest number in a 1.0 map: the digits of `u64::MAX`.
+const MAX_DIGITS: usize = 20;
+
+/// Why a map is refused.
+pub(super) type Reason = &'static str;
+
+/// The data ranges of a sparse file as the archive states them: offset and length, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Map {
+    pub ranges: Vec<(u64, u64)>,
+    max_ranges: usize,
+}
+
+impl Map {
+    pub(super) fn new(max_ranges: usize) -> Self {
+        Map { ranges: Vec::new(), max_ranges }
+    }
+
+    /// A flat list of offsets and lengths.
+    pub(super) fn from_flat(flat: &[u64]) -> Result<Self, Reason> {
+        if flat.len() % 2 == 1 {
+            return Err("an offset without a length");
+        }
+        Ok(Map { ranges: flat.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect(), max_ranges: usize::MAX })
+    }
+
+    fn push(&mut self, offset: u64, length: u64) -> Result<(), Reason> {
+        if self.ranges.len() >= self.max_ranges {
+            return Err("too many ranges");
+        }
+        self.ranges.push((offset, length));
+        Ok(())
+    }
+
+    /// The four ranges of an old GNU header. Answers the file's real size, and whether an extension block follows.
+    pub(super) fn read_old_header(&mut self, header: &Header) -> Result<(u64, bool), Reason> {
+        self.read_old_ranges(&header.0[GNU_SPARSE])?;
+        let size = header.number(GNU_REALSIZE).ok().and_then(|size| u64::try_from(size).ok());
+        Ok((size.ok_or("the real size is not a number")?, header.0[GNU_SPARSE_EXTENDED] != 0))
+    }
+
+    /// The ranges of an extension block. Answers whether another one follows.
+    pub(super) fn read_old_extension(&mut self, block: &[u8; BLOCK]) -> Result<bool, Reason> {
+        self.read_old_ranges(&block[..OLD_EXTENDED])?;
+        Ok(block[OLD_EXTENDED] != 0)
+    }
+
+    fn read_old_ranges(&mut self, fields: &[u8]) -> Result<(), Reason> {
+        for range in fields.chunks_exact(OLD_RANGE) {
+            // An empty field ends the list; an offset of 0 is written as digits.
+            if range[0] == 0 {
+                break;
+            }
+            let field = |bytes| number(bytes).ok().and_then(|value| u64::try_from(value).ok()).ok_or("not a number");
+            self.push(field(&range[..OLD_RANGE / 2])?, field(&range[OLD_RANGE / 2..])?)?;
+        }
+        Ok(())
+    }
+
+    /// The body that these ranges make of a file of `size` bytes, of which `stored` lie one after the other at
+    /// `source`.
+    pub(super) fn into_body(self, size: u64, stored: u64, source: u64) -> Result<Body, Reason> {
+        let mut extents: Vec<DataRange> = Vec::new();
+        let (mut taken, mut end) = (0_u64, 0_u64);
+        for (offset, length) in self.ranges {
+            if offset < end {
+                return Err("ranges overlap or are not sorted");
+            }
+            end = offset.checked_add(length).filter(|&end| end <= size).ok_or("a range ends after the file")?;
+            let at = source.checked_add(taken).ok_or("a range ends after the file")?;
+            taken = taken.checked_add(length).filter(|&taken| taken <= stored).ok_or("more data than is stored")?;
+            match extents.last_mut() {
+                _ if length == 0 => {}
+                Some(last) if last.offset + last.length == offset => last.length += length,
+                _ => extents.push(DataRange { offset, length, source: at }),
+            }
+        }
+        if taken != stored {
+            Err("less data than is stored")
+        } else {
+            Ok(Body { size, extents: extents.into_iter().collect() })
+        }
+    }
+}
+
+/// Reads the map that version 1.0 puts before the data: the number of ranges, then offset and length of each, all in
+/// decimal and ended by newlines. Fed byte by byte, because only its content says how long it is.
+#[derive(Debug)]
+pub(super) struct TextMap {
+    map: Map,
+    digits: Vec<u8>,
+    count: Option<u64>,
+    offset: Option<u64>,
+}
+
+impl TextMap {
+    pub(super) fn new(max_ranges: usize) -> Self {
+        TextMap { map: Map::new(max_ranges), digits: Vec::with_capacity(MAX_DIGITS), count: None, offset: None }
+    }
+
+    /// Takes the next block of the map. Answers whether that was the last.
+    pub(super) fn read(&mut self, block: &[u8]) -> Result<bool, Reason> {
+        for &byte in block {
+            if self.is_complete() {
+                break;
+            }
+            if byte != b'\n' {
+                if self.digits.len() >= MAX_DIGITS {
+                    return Err("not a number");
+                }
+                self.digits.push(byte);
+                continue;
+            }
+            let value = decimal(&self.digits).ok_or("not a number")?;
+            self.digits.clear();
+            match (self.count, self.offset.take()) {
+                (None, _) => self.count = Some(value),
+                (Some(_), None) => self.offset = Some(value),
+                (Some(_), Some(offset)) => self.map.push(offset, value)?,
+            }
+        }
+        Ok(self.is_complete())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.count.is_some_and(|count| self.map.ranges.len() as u64 >= count)
+    }
+
+    pub(super) fn into_map(self) -> Map {
+        self.map
+    }
+}

@@ -1,0 +1,229 @@
+//! The inside of the namespaces: the process that unshares, and the first process of the pid namespace.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
+use snug_rootfs::disk::{self, Layout};
+use snug_rootfs::tar::{self, TarOptions};
+
+use super::binfmt::{Emulation, emulate};
+use super::mounts::QuietServices;
+use super::steps::StepError;
+use super::{Action, Event, Job, Program, mounts, report, steps, terminal};
+
+/// Argument that marks the first process of the pid namespace.
+const FIRST: &str = "first";
+
+/// Entry of the hidden verb; `arguments` are what follows it.
+pub fn main(arguments: &[String]) -> ExitCode {
+    let result = match arguments {
+        [] => outer(),
+        [word] if word == FIRST => first(),
+        _ => Err(anyhow::anyhow!("this verb is for the tool's own use")),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            report(&Event::Refused { message: format!("{error:#}") });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Unshares, waits for the maps (the job's first byte says that they are there) and starts the first process.
+fn outer() -> Result<ExitCode> {
+    let parent = getppid();
+    // Away from the caller's terminal: a step must not be able to type into it, nor Ctrl-C reach it past the tool.
+    let _ = setsid();
+    let flags = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC;
+    unshare(flags).map_err(|errno| anyhow::anyhow!("{}", why_refused(errno)))?;
+    report(&Event::Unshared);
+    let mut job = String::new();
+    std::io::stdin().read_to_string(&mut job)?;
+    if job.is_empty() {
+        bail!("the tool went away before the job came");
+    }
+    setgroups(&[]).context("cannot drop the caller's groups")?;
+    setresgid(Gid::from_raw(0), Gid::from_raw(0), Gid::from_raw(0)).context("cannot become group 0")?;
+    setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).context("cannot become user 0")?;
+    die_with(parent)?;
+    let mut child = Command::new("/proc/self/exe")
+        .args([super::VERB, FIRST])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("cannot start the first process of the namespace")?;
+    child.stdin.take().context("the first process has no input")?.write_all(job.as_bytes())?;
+    let status = child.wait()?;
+    Ok(ExitCode::from(u8::from(!status.success())))
+}
+
+/// Ends this process when `parent` does. Must follow every change of ids, which would undo it (prctl(2)).
+fn die_with(parent: nix::unistd::Pid) -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != parent {
+        bail!("the tool went away");
+    }
+    Ok(())
+}
+
+fn why_refused(errno: nix::Error) -> String {
+    let restricted = fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
+    let disabled = fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone");
+    let hint = if restricted.is_ok_and(|text| text.trim() == "1") {
+        "AppArmor restricts unprivileged user namespaces here: \
+         sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    } else if disabled.is_ok_and(|text| text.trim() == "0") {
+        "unprivileged user namespaces are switched off: sudo sysctl -w kernel.unprivileged_userns_clone=1"
+    } else {
+        "see user.max_user_namespaces in sysctl, or build as root"
+    };
+    format!("cannot make a user namespace: {errno}\nhint: {hint}")
+}
+
+/// Does the job as the first process of the pid namespace: when it ends, the kernel ends all that it started.
+fn first() -> Result<ExitCode> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    umask(Mode::from_bits_truncate(0o022));
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let job: Job = serde_json::from_reader(std::io::stdin()).context("cannot read the job")?;
+    mounts::make_private()?;
+    let mut inside = Inside::open(&job)?;
+    for (index, action) in job.actions.iter().enumerate() {
+        report(&Event::Started { action: index });
+        if let Err(error) = inside.act(index, action) {
+            let status = error.downcast_ref::<StepError>().and_then(|error| error.status);
+            report(&Event::Failed { action: index, status, message: format!("{error:#}") });
+            if let Some(shell) = &inside.shell {
+                steps::open_shell(shell)?;
+            }
+            return Ok(ExitCode::FAILURE);
+        }
+        report(&Event::Finished { action: index });
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What one job holds between its actions.
+struct Inside {
+    /// The tars of the job, opened while the host's paths still exist.
+    tars: HashMap<PathBuf, File>,
+    layout: Layout,
+    caches: Vec<PathBuf>,
+    quiet: QuietServices,
+    /// For when an action fails.
+    shell: Option<Program>,
+    emulation: Option<Emulation>,
+}
+
+impl Inside {
+    fn open(job: &Job) -> Result<Self> {
+        let mut tars = HashMap::new();
+        for action in &job.actions {
+            if let Action::Materialise { tar, .. } | Action::Place { tar } = action {
+                let file = File::open(tar).with_context(|| format!("cannot open {}", tar.display()))?;
+                tars.insert(tar.clone(), file);
+            }
+        }
+        Ok(Inside {
+            tars,
+            layout: Layout::default(),
+            caches: Vec::new(),
+            quiet: QuietServices::default(),
+            shell: None,
+            emulation: None,
+        })
+    }
+
+    fn act(&mut self, index: usize, action: &Action) -> Result<()> {
+        match action {
+            Action::Materialise { tar, root } => self.materialise(index, tar, root),
+            Action::Emulate(emulator) => {
+                self.emulation = Some(emulate(emulator)?);
+                Ok(())
+            }
+            Action::Enter(enter) => {
+                self.caches = mounts::enter(enter)?;
+                self.quiet = QuietServices::lay()?;
+                steps::limit_capabilities()
+            }
+            Action::ShellOnFailure(program) => {
+                self.shell = Some(program.clone());
+                terminal::keep_from_commands()
+            }
+            Action::Run(program) => steps::run(index, program),
+            Action::Place { tar } => disk::place(&self.tree(tar)?, Path::new("/"), &mut self.layout),
+            Action::Scratch { folder } => mounts::scratch(folder),
+            Action::DropCaches => mounts::detach(&std::mem::take(&mut self.caches)),
+            Action::Pipe(program) => steps::pipe(index, program),
+            Action::Export => self.export(index),
+            Action::Remove { folder } => {
+                fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+            }
+        }
+    }
+
+    fn tree(&self, tar: &Path) -> Result<snug_rootfs::tree::RootTree> {
+        let file = self.tars.get(tar).context("the job names a tar that was not opened")?.try_clone()?;
+        tar::read_file(file, &tar::Limits::default(), &mut |_| {})
+            .with_context(|| format!("cannot read {}", tar.display()))
+    }
+
+    fn materialise(&mut self, index: usize, tar: &Path, root: &Path) -> Result<()> {
+        let tree = self.tree(tar)?;
+        fs::create_dir(root).with_context(|| format!("cannot make {}", root.display()))?;
+        let mut meter = Meter { action: index, reported: 0 };
+        let mut done = 0;
+        self.layout = disk::materialise(&tree, root, |bytes| {
+            done += bytes;
+            meter.reached(done);
+        })?;
+        Ok(())
+    }
+
+    fn export(&mut self, index: usize) -> Result<()> {
+        steps::end_all_others();
+        self.quiet.lift()?;
+        mounts::detach_all()?;
+        let tree = disk::walk(Path::new("/"), &self.layout)?;
+        let mut meter = Meter { action: index, reported: 0 };
+        // The standard library's own handle would cut the stream into lines.
+        let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+        tar::write(&tree, stdout, TarOptions::FAITHFUL, &mut |bytes| meter.reached(bytes))?;
+        Ok(())
+    }
+}
+
+/// Reports bytes in steps, not file by file.
+struct Meter {
+    action: usize,
+    reported: u64,
+}
+
+impl Meter {
+    /// Bytes between two events.
+    const STEP: u64 = 4 << 20;
+
+    /// `bytes` in all are done.
+    fn reached(&mut self, bytes: u64) {
+        if bytes >= self.reported + Self::STEP {
+            report(&Event::Bytes { action: self.action, count: bytes - self.reported });
+            self.reported = bytes;
+        }
+    }
+}

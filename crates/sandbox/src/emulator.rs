@@ -1,0 +1,110 @@
+//! Programs of another platform on this machine: by the host's own registered emulator, or by one registered for our
+//! namespace alone (the kernel's `Documentation/admin-guide/binfmt-misc.rst`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use snug_rootfs::platform::Platform;
+
+use crate::Emulator;
+
+/// Where the host's registered emulators stand.
+const REGISTERED: &str = "/proc/sys/fs/binfmt_misc";
+
+/// ELF's `e_machine` (elf.h), little endian, as 64-bit systems have it.
+fn elf_machine(platform: Platform) -> u8 {
+    match platform {
+        Platform::Amd64 => 62,  // EM_X86_64
+        Platform::Arm64 => 183, // EM_AARCH64
+    }
+}
+
+/// What must be registered in the namespace so that programs of `platform` run there; `None` where they do already.
+pub fn emulator(platform: Platform) -> Result<Option<Emulator>> {
+    if Some(platform) == Platform::host() || host_runs(platform, Path::new(REGISTERED)) {
+        return Ok(None);
+    }
+    let machine = platform.machine();
+    let names = [format!("qemu-{machine}-static"), format!("qemu-{machine}")];
+    match names.iter().filter_map(|name| on_path(name)).find(|path| is_static(path)) {
+        Some(interpreter) => Ok(Some(Emulator { interpreter, elf_machine: elf_machine(platform) })),
+        None => bail!(
+            "programs of {platform} do not run on this machine: there is no {}\n\
+             hint: sudo apt-get install qemu-user-static, or run again with --setup",
+            names[0]
+        ),
+    }
+}
+
+/// Has the host registered an emulator that is found from inside any root directory?
+fn host_runs(platform: Platform, registered: &Path) -> bool {
+    let entry = |text: String| {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name).map(str::trim));
+        let magic = field("magic").unwrap_or_default();
+        // Hex digits of an ELF header; `e_machine` is its 19th byte.
+        let machine = magic.get(36..38).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        // F: the kernel holds the emulator open, so that no root directory needs to have it.
+        let fixed = field("flags:").is_some_and(|flags| flags.contains('F'));
+        text.starts_with("enabled") && fixed && magic.starts_with("7f454c46") && machine == Some(elf_machine(platform))
+    };
+    let entries = fs::read_dir(registered).into_iter().flatten().filter_map(Result::ok);
+    entries.filter_map(|file| fs::read_to_string(file.path()).ok()).any(entry)
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Does an ELF program need no loader and libraries, which another root directory would not have? Told by the absence of
+/// a program header of type PT_INTERP (elf(5)).
+fn is_static(path: &Path) -> bool {
+    use std::os::unix::fs::FileExt;
+    const HEADER: usize = 64;
+    const PT_INTERP: u32 = 3;
+    let Ok(file) = fs::File::open(path) else { return false };
+    let mut header = [0; HEADER];
+    if file.read_exact_at(&mut header, 0).is_err() || !header.starts_with(b"\x7fELF\x02\x01") {
+        return false;
+    }
+    let number =
+        |at: usize, length: usize| header[at..at + length].iter().rev().fold(0, |all, b| all << 8 | u64::from(*b));
+    let (offset, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+    (0..count).all(|index| {
+        let mut kind = [0; 4];
+        file.read_exact_at(&mut kind, offset + index * size).is_ok() && u32::from_le_bytes(kind) != PT_INTERP
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: &str = "enabled\ninterpreter /usr/libexec/qemu-binfmt/aarch64-binfmt-P\nflags: POCF\noffset 0\n\
+                         magic 7f454c460201010000000000000000000200b700\nmask ffffffffffffff00fffffffffffffffffeffffff\n";
+
+    #[test]
+    fn the_hosts_emulator_counts_where_it_is_found_from_inside() {
+        let folder = tempfile::tempdir().unwrap();
+        let with = |text: &str| {
+            fs::write(folder.path().join("qemu-aarch64"), text).unwrap();
+            host_runs(Platform::Arm64, folder.path())
+        };
+        assert!(with(ENTRY));
+        assert!(!with(&ENTRY.replace("POCF", "POC")), "no interpreter is held open");
+        assert!(!with(&ENTRY.replace("enabled", "disabled")));
+        assert!(!with(&ENTRY.replace("00b700", "003e00")), "another machine");
+        assert!(!host_runs(Platform::Arm64, &folder.path().join("none")));
+    }
+
+    #[test]
+    fn programs_without_a_loader_are_static() {
+        let loader = is_static(&std::env::current_exe().unwrap());
+        assert!(!loader, "the test itself is linked dynamically");
+        assert!(!is_static(Path::new("/etc/passwd")));
+        if let Some(qemu) = on_path("qemu-aarch64-static") {
+            assert!(is_static(&qemu));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The caller's terminal for a shell inside the namespace: a pseudo-terminal of its own, so that what runs there can
+//! neither type into the caller's nor change it for good.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{Winsize, openpty};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use snug_process::interrupt;
+
+/// The number under which the shell's end of the pseudo-terminal reaches the inside.
+pub(super) const INHERITED: i32 = 3;
+
+/// How often the size of the caller's window is looked at, in milliseconds.
+const WINDOW_PACE: u16 = 250;
+
+/// Our end of a pseudo-terminal, which the caller's terminal can be attached to.
+#[derive(Debug)]
+pub struct Terminal(File);
+
+/// The shell's end of a pseudo-terminal.
+#[derive(Debug)]
+pub struct ShellEnd(OwnedFd);
+
+impl Terminal {
+    /// An error where standard input or output is no terminal.
+    pub fn open() -> Result<(Self, ShellEnd)> {
+        let settings = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
+        let pair = openpty(&window(&io::stdin()), &settings).context("cannot open a pseudo-terminal")?;
+        Ok((Terminal(File::from(pair.master)), ShellEnd(pair.slave)))
+    }
+
+    /// Passes what is typed to the shell and what it prints to the caller, until nobody has the shell's end open.
+    pub fn attach(self) -> Result<()> {
+        let mut ours = self.0;
+        let _raw = Raw::enter()?;
+        let (mut input, mut output) = (File::from(io::stdin().as_fd().try_clone_to_owned()?), io::stdout());
+        let mut bytes = [0; 4096];
+        let mut typing = true;
+        let mut size = window(&io::stdin());
+        loop {
+            let mut sources = vec![PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
+            if typing {
+                sources.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut sources, PollTimeout::from(WINDOW_PACE)) {
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno).context("cannot wait for the terminal"),
+            }
+            let ready = |place: usize| sources.get(place).is_some_and(|source| source.any().unwrap_or(false));
+            let (printed, typed) = (ready(0), ready(1));
+            if printed {
+                // EIO: the last one to have the shell's end closed it.
+                match ours.read(&mut bytes) {
+                    Ok(0) | Err(_) => return Ok(()),
+                    Ok(count) => output.write_all(&bytes[..count]).and_then(|()| output.flush())?,
+                }
+            }
+            if typed {
+                match input.read(&mut bytes)? {
+                    0 => typing = false,
+                    count => ours.write_all(&bytes[..count])?,
+                }
+            }
+            let now = window(&io::stdin());
+            if now != size {
+                size = now;
+                // SAFETY: the descriptor is open and the pointer is to a whole structure.
+                unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+            }
+        }
+    }
+}
+
+impl ShellEnd {
+    /// Has the command's process inherit it, as number [`INHERITED`].
+    pub(super) fn hand_to(&self, command: &mut Command) {
+        let theirs = self.0.as_raw_fd();
+        // SAFETY: both calls are safe between fork and exec. What dup2 makes is not closed on exec; where it has nothing to
+        // make, that mark is taken off.
+        unsafe {
+            command.pre_exec(move || {
+                let answer = match theirs {
+                    INHERITED => libc::fcntl(theirs, libc::F_SETFD, 0),
+                    _ => libc::dup2(theirs, INHERITED),
+                };
+                if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+            });
+        }
+    }
+}
+
+fn window(terminal: &impl AsFd) -> Winsize {
+    let mut size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open and the pointer is to a whole structure, which stays as it is on an error.
+    unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    size
+}
+
+/// The caller's terminal without a meaning of its own for any key, until this is dropped or a signal ends the tool.
+struct Raw {
+    before: Termios,
+    _registered: interrupt::Registered,
+}
+
+impl Raw {
+    fn enter() -> Result<Self> {
+        let before = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        // nix's type may be moved to another thread and not be shared with one.
+        let restored = Mutex::new(before.clone());
+        let registered = interrupt::do_on_interrupt(move || {
+            if let Ok(settings) = restored.lock() {
+                let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &settings);
+            }
+        });
+        tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).context("cannot set the terminal")?;
+        Ok(Raw { before, _registered: registered })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before);
+    }
+}
+
+/// Keeps the inherited end from every command but the shell.
+pub(super) fn keep_from_commands() -> Result<()> {
+    // SAFETY: fcntl takes numbers and touches no memory.
+    let answer = unsafe { libc::fcntl(INHERITED, libc::F_SETFD, libc::FD_CLOEXEC) };
+    ensure!(answer >= 0, "the terminal did not come through: {}", io::Error::last_os_error());
+    Ok(())
+}
+
+/// Makes the inherited end the terminal of the command, in a session of its own.
+pub(super) fn give_to(command: &mut Command) {
+    // SAFETY: all of these are safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            if libc::ioctl(INHERITED, libc::TIOCSCTTY, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            for stream in 0..3 {
+                if libc::dup2(INHERITED, stream) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}

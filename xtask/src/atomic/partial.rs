@@ -1,0 +1,263 @@
+//! A file in the making: beside its final name, locked while it is written, renamed when it is whole.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use snug_process::interrupt;
+
+use super::sync_ahead::SyncAhead;
+use crate::host::disk_space;
+use crate::report::progress::human_bytes;
+
+/// Ending of files in the making.
+const ENDING: &str = ".partial";
+/// How long another run's sweep may hold a file that it takes for abandoned: far longer than removing takes.
+const SWEEP_TIME: Duration = Duration::from_secs(2);
+
+/// A file that will stand at its final place once it is [published](Partial::publish), and is gone otherwise. What stood
+/// there before stays until then.
+#[derive(Debug)]
+pub struct Partial {
+    place: PathBuf,
+    path: PathBuf,
+    /// Held while the file is written: the next run removes what nobody holds.
+    _lock: File,
+    _registered: interrupt::Registered,
+    ahead: Option<SyncAhead>,
+    published: bool,
+}
+
+impl Partial {
+    /// Begins the file that shall stand at `place`, in the same folder, which is made if it is not there. Removes what
+    /// killed runs left there of the same file.
+    pub fn begin(place: &Path) -> Result<Self> {
+        let folder = folder_of(place);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let name = place.file_name().with_context(|| format!("{} names no file", place.display()))?;
+        let prefix = format!(".{}.", name.to_string_lossy());
+        Self::sweep(&folder, &prefix)?;
+        let path = folder.join(format!("{prefix}{}{ENDING}", std::process::id()));
+        let lock = Self::create(&path, place)?;
+        let registered = interrupt::remove_on_interrupt(&path, |path| Ok(fs::remove_file(path)?));
+        Ok(Partial {
+            place: place.to_path_buf(),
+            path,
+            _lock: lock,
+            _registered: registered,
+            ahead: None,
+            published: false,
+        })
+    }
+
+    /// Makes the file and locks it.
+    fn create(path: &Path, place: &Path) -> Result<File> {
+        let started = Instant::now();
+        loop {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).with_context(|| {
+                format!("cannot write in {}\nhint: choose a folder that can be written to", folder_of(place).display())
+            })?;
+            match file.try_lock() {
+                // Another run's sweep may have come before the lock, and have removed it.
+                Ok(()) if is_at(&file, path)? => return Ok(file),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if started.elapsed() < SWEEP_TIME => thread::sleep(SWEEP_TIME / 100),
+                Err(error) => {
+                    let context = format!("{} is being written by another run", place.display());
+                    return Err(anyhow::Error::new(error).context(context));
+                }
+            }
+        }
+    }
+
+    /// Has the file sent to the disk while it is written, to wait less when it is [published](Self::publish).
+    pub fn sync_ahead(mut self) -> Result<Self> {
+        self.ahead = Some(SyncAhead::start(&self.path).context("cannot start a thread")?);
+        Ok(self)
+    }
+
+    /// Nothing more will be written to the file: if it is synced ahead, the rest is sent now.
+    pub fn send_rest(&mut self) {
+        self.ahead.iter_mut().for_each(SyncAhead::send_rest);
+    }
+
+    /// Files in the making in `folder`, of names that begin with `prefix`, whose makers are gone.
+    pub fn abandoned(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
+        Ok(Self::take_over(folder, prefix)?.into_iter().map(|(path, _)| path).collect())
+    }
+
+    /// The abandoned ones, each locked: as long as it is, nobody else begins or removes a file of that name.
+    fn take_over(folder: &Path, prefix: &str) -> Result<Vec<(PathBuf, File)>> {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("cannot list {}", folder.display()))?,
+        };
+        let mut taken = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if !(name.starts_with('.') && name.starts_with(prefix) && name.ends_with(ENDING)) {
+                continue;
+            }
+            let path = entry.path();
+            let Ok(file) = File::open(&path) else { continue };
+            // Between the two calls another sweep may have removed it.
+            if file.try_lock().is_ok() && is_at(&file, &path)? {
+                taken.push((path, file));
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Removes the [abandoned](Self::abandoned) ones.
+    pub fn sweep(folder: &Path, prefix: &str) -> Result<()> {
+        for (path, _lock) in Self::take_over(folder, prefix)? {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Where to write meanwhile.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the file durable and gives it its name, in place of what stood there.
+    pub fn publish(mut self) -> Result<PathBuf> {
+        let ahead = self.ahead.take().map_or(Ok(()), SyncAhead::finish);
+        // A program may have replaced the file that was begun: the one that is there now counts.
+        let written = ahead.and_then(|()| File::open(&self.path)?.sync_all());
+        written.with_context(|| format!("cannot write {} to disk", self.path.display()))?;
+        let place = self.publish_unsynced()?;
+        // The new name is durable once its folder is.
+        File::open(folder_of(&place)).and_then(|folder| folder.sync_all()).context("cannot sync the folder")?;
+        Ok(place)
+    }
+
+    /// Gives the file its name and leaves it to the kernel when the disk has it: after a power failure it may be there and
+    /// not be whole.
+    pub fn publish_unsynced(mut self) -> Result<PathBuf> {
+        fs::rename(&self.path, &self.place).with_context(|| format!("cannot name {}", self.place.display()))?;
+        self.published = true;
+        Ok(self.place.clone())
+    }
+
+    /// Adds to an error what a person needs to know of a full disk.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let folder = folder_of(&self.place);
+        if !disk_space::is_used_up(&error) {
+            return error;
+        }
+        let size = fs::metadata(&self.path).map(|about| about.len()).unwrap_or(0);
+        error.context(format!(
+            "the disk of {} is full: the image takes up to {}, and {} are free beside what was written of it\n\
+             hint: free some space, or choose another folder with --output",
+            folder.display(),
+            human_bytes(size),
+            human_bytes(disk_space::free(&folder))
+        ))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.published {
+            // The next run removes what cannot be removed now.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Is the open file still the one at `path`?
+fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    }
+}
+
+fn folder_of(place: &Path) -> PathBuf {
+    match place.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("rootfs.ext4");
+        fs::write(&place, "good").unwrap();
+        let failed = Partial::begin(&place).unwrap();
+        fs::write(failed.path(), "half").unwrap();
+        drop(failed);
+        assert_eq!(fs::read_to_string(&place).unwrap(), "good");
+        assert_eq!(names(folder.path()), ["rootfs.ext4"]);
+        let done = Partial::begin(&place).unwrap();
+        fs::write(done.path(), "better").unwrap();
+        done.publish().unwrap();
+        assert_eq!(fs::read_to_string(&place).unwrap(), "better");
+        assert_eq!(names(folder.path()), ["rootfs.ext4"]);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_goes_and_what_a_running_one_holds_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(".image.77.partial"), "killed").unwrap();
+        fs::write(folder.path().join(".other.77.partial"), "not ours").unwrap();
+        let held = File::create(folder.path().join(".image.1.partial")).unwrap();
+        held.lock().unwrap();
+        let begun = Partial::begin(&folder.path().join("image")).unwrap();
+        let mut expected = [".image.1.partial", ".other.77.partial"].map(str::to_owned).to_vec();
+        expected.push(format!(".image.{}.partial", std::process::id()));
+        expected.sort();
+        assert_eq!(names(folder.path()), expected);
+        drop(begun);
+    }
+
+    #[test]
+    fn a_sweep_beside_it_takes_no_file_that_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let sweeping = || {
+                while !over.load(Ordering::Relaxed) {
+                    Partial::sweep(folder.path(), "").unwrap();
+                }
+            };
+            let sweeps = [scope.spawn(sweeping), scope.spawn(sweeping)];
+            let gone = (0..3000).filter(|_| {
+                let begun = Partial::begin(&folder.path().join("image")).unwrap();
+                let gone = !begun.path().exists();
+                drop(begun);
+                gone
+            });
+            let gone = gone.count();
+            over.store(true, Ordering::Relaxed);
+            for sweep in sweeps {
+                sweep.join().unwrap();
+            }
+            assert_eq!(gone, 0);
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! Debian roots from nothing, by mmdebstrap in a namespace of our own: the bases of images, and programs to run.
+//!
+//! The same whatever engine runs the steps afterwards: a container engine has no root to start from, and the base's tree
+//! must not depend on who builds on it.
+
+use std::io::Read;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use snug_rootfs::platform::Platform;
+use snug_sandbox::emulator;
+use snug_sandbox::{Action, Job, Program};
+
+use crate::cache::Cache;
+use crate::host::requirements::{self, Work};
+use crate::report::progress::Progress;
+use crate::steps::environment;
+use crate::steps::watched::{self, Title};
+
+/// What mmdebstrap is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bootstrap<'a> {
+    /// Release, `trixie`.
+    pub suite: &'a str,
+    /// mmdebstrap's package set.
+    pub variant: &'a str,
+    /// What the root runs on.
+    pub platform: Platform,
+    /// A moment of Debian's snapshot archive, `YYYYMMDDTHHMMSSZ`, to which the root's own apt keeps as well.
+    pub snapshot: Option<&'a str>,
+    /// Packages beyond the variant's.
+    pub include: &'a [&'a str],
+}
+
+/// Can a Debian root be made here? The error says why not and what to do.
+pub fn probe() -> Result<()> {
+    requirements::require(&[Work::DebianBase])?;
+    snug_sandbox::probe().context(
+        "a Debian base is made in a namespace of our own, whatever engine runs the steps\n\
+         hint: where there are no namespaces, start from a finished base: { tar = \"…\" } or { oci = \"…\" }",
+    )
+}
+
+/// Does this host's apt know of snapshots? It is asked by an update of nothing.
+fn require_snapshots() -> Result<()> {
+    let output = Command::new("apt-get")
+        .args(["update", "--snapshot", "20250101T000000Z"])
+        .args(["-o", "Dir::Etc::SourceList=/dev/null", "-o", "Dir::Etc::SourceParts=/dev/null"])
+        .args(["-o", "Dir::State::Lists=/nonexistent"])
+        .output()
+        .context("cannot run apt-get")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("not understood") {
+        bail!(
+            "this host's apt is too old for a `snapshot` of Debian's archive\n\
+             hint: apt 2.8 or newer has it (Debian 13, Ubuntu 24.04); or pin packages by version: \"openssh-server=1:10.0*\""
+        );
+    }
+    Ok(())
+}
+
+/// Makes the root and hands its tar stream to `consume`, which reads it to its end.
+pub fn run(
+    cache: &Cache,
+    what: &Bootstrap,
+    progress: &Progress,
+    consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    probe()?;
+    let work = cache.work_folder("bootstrap")?;
+    let scratch = work.path().join("tmp");
+    std::fs::create_dir(&scratch)?;
+    // The namespace's root is all that mmdebstrap's root mode needs, whoever runs it.
+    let mut command = vec!["mmdebstrap".to_owned(), "--mode=root".into(), format!("--variant={}", what.variant)];
+    command.push(format!("--architectures={}", what.platform.debian_architecture()));
+    // It looks for emulators that the host has registered, and not for ours.
+    command.push("--skip=check/qemu".into());
+    if let Some(moment) = what.snapshot {
+        require_snapshots()?;
+        // apt knows where an archive's snapshots are; mmdebstrap leaves the option in the root's apt.conf.d.
+        command.push(format!("--aptopt=APT::Snapshot \"{moment}\""));
+    }
+    if !what.include.is_empty() {
+        command.push(format!("--include={}", what.include.join(",")));
+    }
+    command.extend([what.suite.to_owned(), "-".into()]);
+    let program = Program { command, environment: environment::host_tools(), directory: None };
+    let content = if what.include.is_empty() { what.variant.to_owned() } else { what.include.join(", ") };
+    let title = Title { text: format!("mmdebstrap {} ({content})", what.suite), place: "the spec's `base`".to_owned() };
+    let mut actions = vec![Action::Scratch { folder: scratch }];
+    actions.extend(emulator::emulator(what.platform)?.map(Action::Emulate));
+    let mut titles: Vec<_> = actions.iter().map(|_| None).collect();
+    titles.push(Some(title));
+    actions.push(Action::Pipe(program));
+    watched::run(&Job { actions }, &titles, &[], progress, consume).map_err(|error| cache.explain(error))
+}

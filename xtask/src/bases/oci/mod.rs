@@ -1,0 +1,308 @@
+//! Images of OCI registries as bases: a reference is resolved to one manifest, its blobs come into the cache, and its
+//! layers are merged into one tree.
+//!
+//! A tag means what it meant when it was first asked for, until `--refresh`: builds repeat, and work without a network.
+//! Every digest on the way is checked: the pin, the index, the manifest, the configuration, each layer as it is stored
+//! and as it unpacks.
+
+mod blob;
+mod digest;
+mod error;
+mod manifest;
+mod reference;
+mod skopeo;
+mod zstd;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use base16ct::lower::encode_string as hex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use snug_rootfs::layers::{LIMITS, Layers};
+use snug_rootfs::platform::Platform;
+use snug_rootfs::tree::RootTree;
+
+use crate::atomic::Partial;
+use crate::cache::Cache;
+use crate::report::progress::{Progress, human_bytes};
+
+pub use digest::Digest;
+pub use error::OciError;
+
+use manifest::{Config, Document, ImageManifest};
+use reference::Reference;
+
+/// Part of every fingerprint: raised when the same layers would merge to another tree than before.
+const MERGE_FORMAT: u32 = 1;
+
+/// The folder of the cache's downloads.
+const DOWNLOADS: &str = "oci";
+/// What a reference was resolved to, beside its downloads.
+const RECORD: &str = "resolved.json";
+/// skopeo's name for the manifest in a folder.
+const MANIFEST: &str = "manifest.json";
+
+/// What a reference means on one platform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Resolution {
+    /// As the spec has it.
+    pub reference: String,
+    pub platform: Platform,
+    /// The index of all platforms that the reference names, where it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<Digest>,
+    /// The image's manifest, from which everything in it follows.
+    pub manifest: Digest,
+}
+
+impl Resolution {
+    /// The base in a few words.
+    pub fn describe(&self) -> String {
+        /// Digits of a digest that people compare.
+        const DIGITS: usize = 12;
+        format!("{} (sha256:{} for {})", self.reference, &self.manifest.hex()[..DIGITS], self.platform)
+    }
+
+    /// SHA-256 over what the base's tree follows from, as hex.
+    pub fn fingerprint(&self) -> String {
+        hex(&Sha256::digest(format!("oci {MERGE_FORMAT} {}", self.manifest)))
+    }
+
+    /// The name under which the base's tree stands in the cache.
+    pub fn tree_name(&self) -> Result<String> {
+        Ok(Reference::parse(&self.reference)?.file_name(self.platform))
+    }
+
+    /// Where downloads of the reference are kept.
+    fn folder(&self, cache: &Cache) -> Result<PathBuf> {
+        folder_of(cache, &Reference::parse(&self.reference)?, self.platform)
+    }
+}
+
+/// The folder of a reference; made if it is not there.
+fn folder_of(cache: &Cache, reference: &Reference, platform: Platform) -> Result<PathBuf> {
+    let folder = cache.downloads(DOWNLOADS)?.join(reference.file_name(platform));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// When registries are asked what a reference means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    Never,
+    IfUnknown,
+    /// Whenever the answer may have changed.
+    Anew,
+}
+
+/// Resolves references, each once a run.
+pub struct Resolver {
+    asking: Asking,
+    progress: Progress,
+    known: Mutex<BTreeMap<(String, Platform), Resolution>>,
+}
+
+impl Resolver {
+    /// Asks registries what no earlier run has asked; with `refresh`, what every tag means by now.
+    pub fn new(refresh: bool, progress: Progress) -> Self {
+        let asking = if refresh { Asking::Anew } else { Asking::IfUnknown };
+        Resolver { asking, progress, known: Mutex::default() }
+    }
+
+    /// Knows what earlier runs found, and asks nobody.
+    pub fn from_cache() -> Self {
+        Resolver { asking: Asking::Never, progress: Progress::hidden(), known: Mutex::default() }
+    }
+
+    /// What `reference` means on `platform`: as this run or an earlier one found it, or else by asking the registry.
+    pub fn resolve(&self, reference: &str, platform: Platform) -> Result<Resolution> {
+        let mut known = self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let key = (reference.to_owned(), platform);
+        if let Some(resolution) = known.get(&key) {
+            return Ok(resolution.clone());
+        }
+        let resolution = self.look_up(&Reference::parse(reference)?, platform)?;
+        known.insert(key, resolution.clone());
+        Ok(resolution)
+    }
+
+    fn look_up(&self, reference: &Reference, platform: Platform) -> Result<Resolution> {
+        let record = folder_of(&Cache::open()?, reference, platform)?.join(RECORD);
+        // What a digest names never changes.
+        let may_change = reference.pin().is_none();
+        if let Some(resolution) = read_record(&record, reference, platform)
+            && !(self.asking == Asking::Anew && may_change)
+        {
+            return Ok(resolution);
+        }
+        if self.asking == Asking::Never {
+            return Err(OciError::Unresolved(reference.to_string()).into());
+        }
+        let stage = self.progress.stage(format!("resolve {reference}"));
+        let resolution = ask(reference, platform)?;
+        write_record(&record, &resolution)?;
+        stage.finish(&resolution.manifest.to_string());
+        Ok(resolution)
+    }
+}
+
+fn read_record(path: &Path, reference: &Reference, platform: Platform) -> Option<Resolution> {
+    let resolution: Resolution = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (resolution.reference == reference.to_string() && resolution.platform == platform).then_some(resolution)
+}
+
+fn write_record(path: &Path, resolution: &Resolution) -> Result<()> {
+    let partial = Partial::begin(path)?;
+    fs::write(partial.path(), serde_json::to_vec_pretty(resolution)?).context("cannot write to the cache")?;
+    partial.publish()?;
+    Ok(())
+}
+
+fn ask(reference: &Reference, platform: Platform) -> Result<Resolution> {
+    let bytes = skopeo::manifest(&reference.source(), reference)?;
+    let digest = Digest::of(&bytes);
+    if let Some(expected) = reference.pin().filter(|pin| *pin != digest) {
+        let reference = reference.to_string();
+        return Err(OciError::Damaged { what: "the manifest", reference, expected, found: digest }.into());
+    }
+    let (index, manifest) = match manifest::parse(&bytes, reference)? {
+        Document::Index(entries) => (Some(digest), manifest::choose(&entries, platform, reference)?),
+        Document::Image(_) => (None, digest),
+    };
+    Ok(Resolution { reference: reference.to_string(), platform, index, manifest })
+}
+
+/// An image in the cache, its manifest and configuration checked, its layers not yet.
+#[derive(Debug)]
+pub struct Image {
+    folder: PathBuf,
+    reference: Reference,
+    manifest: ImageManifest,
+    config: Config,
+}
+
+/// Brings an image into the cache, if it is not there.
+pub fn fetch(cache: &Cache, resolution: &Resolution, progress: &Progress) -> Result<Image> {
+    let reference = Reference::parse(&resolution.reference)?;
+    let shelf = resolution.folder(cache)?;
+    let folder = shelf.join(resolution.manifest.hex());
+    if !folder.is_dir() {
+        let source = reference.source_of(&resolution.manifest);
+        // What it would take is known, and refused, before it is downloaded.
+        let bytes = skopeo::manifest(&source, &reference)?;
+        let manifest = image_manifest(&bytes, resolution, &reference)?;
+        let stage = progress.stage(format!("download {reference}"));
+        let total = manifest.layers.iter().map(|layer| layer.size).sum();
+        stage.expect_bytes(total);
+        let work = cache.work_folder("oci")?;
+        let arriving = work.path().join("image");
+        skopeo::download(&source, &arriving, &reference, &stage)?;
+        drop_older(&shelf)?;
+        fs::rename(&arriving, &folder).with_context(|| format!("cannot rename to {}", folder.display()))?;
+        stage.finish(&human_bytes(total));
+    }
+    let image = Image::open(&folder, resolution, reference);
+    if image.is_err() {
+        // Nothing in it can be believed; the next run asks for it again.
+        remove(&folder)?;
+    }
+    image
+}
+
+/// Removes what an earlier meaning of the reference left.
+fn drop_older(shelf: &Path) -> Result<()> {
+    for entry in fs::read_dir(shelf)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+fn image_manifest(bytes: &[u8], resolution: &Resolution, reference: &Reference) -> Result<ImageManifest> {
+    let (expected, found) = (resolution.manifest, Digest::of(bytes));
+    if found != expected {
+        let reference = reference.to_string();
+        return Err(OciError::Damaged { what: "the manifest", reference, expected, found }.into());
+    }
+    match manifest::parse(bytes, reference)? {
+        Document::Image(manifest) => Ok(manifest),
+        Document::Index(_) => {
+            let (what, reason) = ("index", "it names another index".to_owned());
+            Err(OciError::Malformed { reference: reference.to_string(), what, reason }.into())
+        }
+    }
+}
+
+impl Image {
+    fn open(folder: &Path, resolution: &Resolution, reference: Reference) -> Result<Self> {
+        let bytes = fs::read(folder.join(MANIFEST)).context("the image in the cache has no manifest")?;
+        let manifest = image_manifest(&bytes, resolution, &reference)?;
+        let config = &manifest.config;
+        let path = folder.join(config.digest.hex());
+        if config.size > manifest::MAX_DOCUMENT {
+            let (count, max) = (config.size, manifest::MAX_DOCUMENT);
+            let what = "bytes of configuration";
+            return Err(OciError::TooMuch { reference: reference.to_string(), what, count, max }.into());
+        }
+        check("the configuration", &path, config.digest, &reference)?;
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config = Config::parse(&bytes, manifest.layers.len(), resolution.platform, &reference)?;
+        Ok(Image { folder: folder.to_path_buf(), reference, manifest, config })
+    }
+
+    /// The tree of all layers. `spool`, an empty temporary file, takes in the bodies. A damaged layer is refused before
+    /// anything is read out of it, and its copy goes.
+    pub fn tree(&self, spool: File, progress: &Progress) -> Result<RootTree> {
+        let count = self.manifest.layers.len();
+        let stage = progress.stage(format!("merge {count} layers of {}", self.reference));
+        stage.expect_bytes(self.manifest.layers.iter().map(|layer| layer.size).sum());
+        let mut layers = Layers::new(spool, &LIMITS)?;
+        for (at, (layer, expected)) in self.manifest.layers.iter().zip(self.config.diff_ids()).enumerate() {
+            let digest = layer.digest;
+            let path = self.folder.join(digest.hex());
+            if let Err(error) = check("the layer", &path, digest, &self.reference) {
+                remove(&self.folder)?;
+                return Err(error);
+            }
+            let mut unpacked = blob::Hashing::new(blob::unpack(&path)?);
+            let reference = || self.reference.to_string();
+            layers.apply(&mut unpacked).map_err(|source| OciError::Layer {
+                reference: reference(),
+                number: at + 1,
+                count,
+                digest,
+                source: Box::new(source),
+            })?;
+            let found = unpacked.digest();
+            if found != *expected {
+                let expected = *expected;
+                return Err(OciError::WrongContent { reference: reference(), digest, expected, found }.into());
+            }
+            stage.advance(layer.size);
+        }
+        let tree = layers.finish();
+        stage.finish(&format!("{} entries", tree.len()));
+        Ok(tree)
+    }
+}
+
+/// Refuses a blob of the cache that is not what its name says.
+fn check(what: &'static str, path: &Path, expected: Digest, reference: &Reference) -> Result<()> {
+    let found = blob::digest_of(path)?;
+    if found != expected {
+        let reference = reference.to_string();
+        return Err(OciError::DamagedCopy { what, reference, expected, found }.into());
+    }
+    Ok(())
+}

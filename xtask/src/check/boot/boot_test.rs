@@ -1,0 +1,384 @@
+//! What a booted image must show: that it comes up, answers to a key, does what its spec asks, keeps what is written,
+//! and ends when it is told to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use snug_ext4::size::SizePolicy;
+use snug_formats::{Filesystem, FilesystemKind};
+use snug_rootfs::tree::{BodySource, RootTree};
+use snug_spec::Located;
+use snug_spec::model::BootCheck;
+
+use super::ssh::{Answer, Key, Login};
+use super::{Accelerator, BootReport, BootRequest, DEFAULT_BUDGET, Disk, Guest, Kernel, authorized_key_argument, qemu};
+use crate::check::verdict::{Check, Finding};
+use crate::filesystem::{self};
+use crate::report::progress::{Progress, human_duration};
+
+/// How long a command of the spec may take unless it says otherwise. Emulated machines are some ten times slower than
+/// what people try a command on.
+const COMMAND_BUDGET: Duration = Duration::from_secs(120);
+/// From the wish to end to the end: `/init` gives its services ten seconds.
+const END_BUDGET: Duration = Duration::from_secs(45);
+/// What `/init` says when all is started.
+const READY: &str = "init: ready";
+
+/// A file is written and read back, and one that the image brought is removed and stays so: on a read-only root, that
+/// takes an overlay that works.
+const WRITES: &str = "set -e
+echo canary >/etc/snug-written; sync; test \"$(cat /etc/snug-written)\" = canary || { echo 'what was written is not read'; exit 1; }
+test -f /etc/hosts; rm /etc/hosts; sync; echo 2 >/proc/sys/vm/drop_caches
+test ! -e /etc/hosts || { echo 'a removed file is still there'; exit 1; }
+! ls -A /etc | grep -qx hosts || { echo 'a removed file is still listed'; exit 1; }";
+/// Something to find again on an overlay that was kept: a file, and that another is gone.
+const KEEP: &str = "echo canary >/etc/snug-kept && rm /etc/hosts && sync";
+const KEPT: &str = "set -e; test \"$(cat /etc/snug-kept)\" = canary || { echo 'what was written is gone'; exit 1; }
+test ! -e /etc/hosts || { echo 'what was removed is back'; exit 1; }";
+const HOST_KEYS: &str = "cat /etc/ssh/ssh_host_*_key.pub | cut -d ' ' -f 1,2";
+/// Keeps the overlay of a read-only root on the second disk.
+pub const OVERLAY_ARGUMENT: &str = "overlay=/dev/vdb";
+/// As many inodes as mke2fs would make: files of a running machine are small, and an empty tree asks for none.
+const BYTES_PER_INODE: u64 = 16 << 10;
+/// Bytes of the disk that an overlay is tried on.
+const OVERLAY_BYTES: u64 = 64 << 20;
+
+/// One image to be booted.
+pub struct BootTest<'a> {
+    pub name: &'a str,
+    pub image: &'a Path,
+    pub kernel: &'a Kernel,
+    pub accelerator: Accelerator,
+    /// Why it is this accelerator.
+    pub why: String,
+    /// Of the spec: further words of the kernel command line.
+    pub arguments: Vec<String>,
+    pub checks: &'a [Located<BootCheck>],
+    /// Does the image bring an SSH server? Else only its serial console tells how it fares.
+    pub has_sshd: bool,
+    /// Is the root read-only by nature, so that writes go to an overlay?
+    pub read_only: bool,
+    /// Folder in which the serial consoles are kept.
+    pub logs: &'a Path,
+}
+
+/// How the boots went, for programs and tables.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Booted {
+    pub accelerator: &'static str,
+    pub why: String,
+    pub kernel: String,
+    /// Seconds from QEMU's start to `/init`, to the network, to the SSH server's first line.
+    pub to_init: Option<f64>,
+    pub to_network: Option<f64>,
+    pub to_ssh: Option<f64>,
+    pub banner: Option<String>,
+    /// The serial consoles, one a boot.
+    pub logs: Vec<PathBuf>,
+    pub commands: Vec<Command>,
+}
+
+/// A command of the spec and what it came to.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Command {
+    pub run: String,
+    pub passed: bool,
+    pub seconds: f64,
+    pub printed: String,
+}
+
+impl Booted {
+    fn none(exam: &BootTest) -> Self {
+        Booted {
+            accelerator: exam.accelerator.as_str(),
+            why: exam.why.clone(),
+            kernel: exam.kernel.version.clone(),
+            to_init: None,
+            to_network: None,
+            to_ssh: None,
+            banner: None,
+            logs: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, report: &BootReport) {
+        let seconds = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 100.0).round() / 100.0);
+        self.to_init = seconds(report.to_init);
+        self.to_network = seconds(report.to_network);
+        self.to_ssh = seconds(report.to_ssh);
+        self.banner = report.ssh_banner.clone();
+    }
+}
+
+/// Boots the image once, for its times alone.
+pub fn measure(exam: &BootTest) -> Result<Booted> {
+    let mut booted = Booted::none(exam);
+    let key = Key::make()?;
+    let (report, _guest) = start(exam, &key, &mut booted, None)?;
+    booted.take(&report);
+    Ok(booted)
+}
+
+/// Boots the image and, where it can be logged in to, a fresh copy of it, and judges it. What goes wrong is a failed check.
+pub fn examine(exam: &BootTest, progress: &Progress) -> Result<(Vec<Check>, Booted)> {
+    let judge = format!("{} ({}), Linux {}", qemu::version()?, exam.accelerator.as_str(), exam.kernel.version);
+    let mut booted = Booted::none(exam);
+    let mut checks = Vec::new();
+    if let Err(error) = first_boot(exam, &judge, &mut booted, &mut checks, progress) {
+        checks.push(Check::broken("boot", judge, &error));
+    }
+    Ok((checks, booted))
+}
+
+fn first_boot(
+    exam: &BootTest,
+    judge: &str,
+    booted: &mut Booted,
+    checks: &mut Vec<Check>,
+    progress: &Progress,
+) -> Result<()> {
+    let key = Key::make()?;
+    let stage = progress.stage(format!("boot ({})", exam.accelerator.as_str()));
+    let started = Instant::now();
+    let (report, mut guest) = start(exam, &key, booted, None)?;
+    booted.take(&report);
+    stage.finish("");
+    checks.push(Check::passed("boot", judge, times(&report)).took(started.elapsed()));
+    if !exam.has_sshd {
+        let mut ready = Check::passed("serial", judge, format!("{READY:?} on the serial console"));
+        if !exam.checks.is_empty() {
+            ready.notes.push("the image has no SSH server: the spec's commands were not run".to_owned());
+        }
+        checks.push(ready);
+        return Ok(());
+    }
+
+    let login = Login { address: guest.ssh_address(), key: &key };
+    if !exam.checks.is_empty() {
+        checks.push(commands(exam, &login, booted, progress)?);
+    }
+    let begun = Instant::now();
+    let mut state = writes(&login)?;
+    let keys = host_keys(&login)?;
+    checks.push(end(&login, &mut guest)?);
+    drop(guest);
+
+    let folder = tempfile::tempdir().context("cannot make a temporary folder for a disk")?;
+    let overlay = match exam.read_only {
+        true => Some(empty_disk(&folder.path().join("overlay"), OVERLAY_BYTES)?),
+        false => None,
+    };
+    let stage = progress.stage("boot a fresh copy");
+    let (_, mut guest) = start(exam, &key, booted, overlay.as_deref())?;
+    let login = Login { address: guest.ssh_address(), key: &key };
+    let others = host_keys(&login)?;
+    stage.finish("");
+    let shared = keys.lines().filter(|key| others.lines().any(|other| other == *key));
+    state.extend(shared.map(|key| Finding {
+        place: "host keys".into(),
+        what: format!("two machines of this image have the same: {key}"),
+    }));
+    let mut said =
+        "what is written is read back, what is removed stays away, two machines have their own host keys".to_owned();
+    if let Some(overlay) = &overlay {
+        must(&login, KEEP)?;
+        end(&login, &mut guest)?;
+        drop(guest);
+        let stage = progress.stage("boot again with the same overlay");
+        let (_, guest) = start(exam, &key, booted, Some(overlay))?;
+        let login = Login { address: guest.ssh_address(), key: &key };
+        let again = host_keys(&login)?;
+        let kept = login.run(KEPT, COMMAND_BUDGET)?;
+        stage.finish("");
+        state
+            .extend(wrong_with(&kept, None, COMMAND_BUDGET).map(|what| Finding { place: "overlay disk".into(), what }));
+        if again != others {
+            state.push(Finding { place: "overlay disk".into(), what: "the host keys were not kept".into() });
+        }
+        said += ", an overlay on a disk survives";
+    }
+    checks.push(Check::passed("state", "SSH", said).with_findings(state).took(begun.elapsed()));
+    Ok(())
+}
+
+/// A command without which nothing further can be judged.
+fn must(login: &Login, command: &str) -> Result<()> {
+    let answer = login.run(command, COMMAND_BUDGET)?;
+    match wrong_with(&answer, None, COMMAND_BUDGET) {
+        None => Ok(()),
+        Some(what) => bail!("{command}: {what}"),
+    }
+}
+
+/// A disk with an empty ext4 on it, for an overlay to be kept on.
+pub fn empty_disk(place: &Path, bytes: u64) -> Result<PathBuf> {
+    let sizing = SizePolicy { min_size: bytes, free_inodes: Some(bytes / BYTES_PER_INODE), ..SizePolicy::default() };
+    let tree = RootTree::new(BodySource::new(Vec::new()));
+    let writer = filesystem::writer(&Filesystem::default_of(FilesystemKind::Ext4), &Progress::hidden())?;
+    writer.write(&tree, &sizing, place, &Progress::hidden().stage("")).context("cannot make an empty disk")?;
+    Ok(place.to_path_buf())
+}
+
+/// One boot of a fresh copy, up to its SSH server or to the end of its `/init`'s start; with the overlay kept on a disk.
+fn start(exam: &BootTest, key: &Key, booted: &mut Booted, overlay: Option<&Path>) -> Result<(BootReport, Guest)> {
+    let log = exam.logs.join(match booted.logs.len() {
+        0 => "boot.log".to_owned(),
+        earlier => format!("boot-{}.log", earlier + 1),
+    });
+    let mut arguments = exam.arguments.clone();
+    arguments.push(authorized_key_argument(&key.line));
+    let mut disks = vec![Disk::kept_as_it_is(exam.image)];
+    if let Some(overlay) = overlay {
+        disks.push(Disk::written(overlay));
+        arguments.push(OVERLAY_ARGUMENT.to_owned());
+    }
+    booted.logs.push(log.clone());
+    let expectations: &[&str] = if exam.has_sshd { &[] } else { &[READY] };
+    super::boot_and_keep(&BootRequest {
+        kernel: exam.kernel,
+        disks: &disks,
+        arguments: &arguments,
+        expectations,
+        ssh: exam.has_sshd,
+        accelerator: exam.accelerator,
+        budget: DEFAULT_BUDGET,
+        log: log.clone(),
+    })
+    .with_context(|| format!("{} does not come up; its serial console is in {}", exam.name, log.display()))
+}
+
+/// `/init after 3.1 s, network after 5.0 s, ssh after 9.8 s`
+fn times(report: &BootReport) -> String {
+    let stages = [("/init", report.to_init), ("network", report.to_network), ("ssh", report.to_ssh)];
+    let said: Vec<String> =
+        stages.into_iter().filter_map(|(what, time)| Some(format!("{what} after {}", human_duration(time?)))).collect();
+    if said.is_empty() { "it came up".to_owned() } else { said.join(", ") }
+}
+
+/// The spec's own commands, in order.
+fn commands(exam: &BootTest, login: &Login, booted: &mut Booted, progress: &Progress) -> Result<Check> {
+    let started = Instant::now();
+    let mut findings = Vec::new();
+    for check in exam.checks {
+        let stage = progress.stage(format!("in the guest: {}", check.run));
+        let budget = check.within.unwrap_or(COMMAND_BUDGET);
+        let begun = Instant::now();
+        let answer = login.run(&check.run, budget)?;
+        let wrong = wrong_with(&answer, check.prints.as_deref(), budget);
+        booted.commands.push(Command {
+            run: check.run.clone(),
+            passed: wrong.is_none(),
+            seconds: (begun.elapsed().as_secs_f64() * 100.0).round() / 100.0,
+            printed: answer.stdout.trim_end().to_owned(),
+        });
+        stage.finish(if wrong.is_none() { "" } else { "FAILED" });
+        findings.extend(wrong.map(|what| Finding { place: check.run.clone(), what }));
+    }
+    let count = exam.checks.len();
+    let said = match findings.len() {
+        0 => format!("{count} of the spec's commands did what they should"),
+        wrong => format!("{wrong} of the spec's {count} commands did not do what they should"),
+    };
+    Ok(Check::passed("commands", "SSH", said).with_findings(findings).took(started.elapsed()))
+}
+
+/// Why an answer is not the one that was wanted.
+fn wrong_with(answer: &Answer, wanted: Option<&str>, budget: Duration) -> Option<String> {
+    let said = || {
+        let all = [answer.stdout.trim(), answer.stderr.trim()].into_iter().filter(|text| !text.is_empty());
+        match all.collect::<Vec<_>>().join("\n") {
+            said if said.is_empty() => "it said nothing".to_owned(),
+            said => format!("it said: {said}"),
+        }
+    };
+    match (answer.status, wanted) {
+        _ if answer.timed_out => Some(format!("it did not end within {}; {}", human_duration(budget), said())),
+        (Some(0), Some(wanted)) if !answer.stdout.contains(wanted) => {
+            Some(format!("it did not print {wanted:?}; {}", said()))
+        }
+        (Some(0), _) => None,
+        (Some(status), _) => Some(format!("exit status {status}; {}", said())),
+        (None, _) => Some(format!("it was killed; {}", said())),
+    }
+}
+
+fn writes(login: &Login) -> Result<Vec<Finding>> {
+    let answer = login.run(WRITES, COMMAND_BUDGET)?;
+    let wrong = wrong_with(&answer, None, COMMAND_BUDGET);
+    Ok(wrong.map(|what| Finding { place: "writing".into(), what }).into_iter().collect())
+}
+
+fn host_keys(login: &Login) -> Result<String> {
+    let answer = login.run(HOST_KEYS, COMMAND_BUDGET)?;
+    anyhow::ensure!(
+        answer.succeeded() && !answer.stdout.trim().is_empty(),
+        "the guest shows no host keys: {}",
+        answer.stderr.trim()
+    );
+    Ok(answer.stdout)
+}
+
+/// Tells the machine to end, and waits for it.
+fn end(login: &Login, guest: &mut Guest) -> Result<Check> {
+    let started = Instant::now();
+    login.power_off(END_BUDGET)?;
+    guest.allow(END_BUDGET);
+    let check = match guest.wait_for_end() {
+        Ok(_) => Check::passed("power-off", "QEMU", format!("it ended after {}", human_duration(started.elapsed()))),
+        Err(error) => Check::broken("power-off", "QEMU", &error.into()),
+    };
+    Ok(check.took(started.elapsed()))
+}
+
+/// Removes the serial consoles of an earlier check.
+pub fn forget_logs(folder: &Path) {
+    for name in ["boot.log", "boot-2.log", "boot-3.log"] {
+        // One that is not there need not go.
+        let _ = fs::remove_file(folder.join(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_judged_by_status_and_words() {
+        let answer = |status, stdout: &str| Answer {
+            status,
+            timed_out: status.is_none(),
+            stdout: stdout.into(),
+            stderr: String::new(),
+        };
+        let budget = Duration::from_secs(5);
+        assert_eq!(wrong_with(&answer(Some(0), "v24.19.0\n"), Some("24.19"), budget), None);
+        let said = [
+            wrong_with(&answer(Some(0), "v22\n"), Some("v24"), budget),
+            wrong_with(&answer(Some(3), ""), None, budget),
+            wrong_with(&answer(None, "half"), None, budget),
+        ];
+        insta::assert_snapshot!(said.map(Option::unwrap).join("\n"), @r#"
+        it did not print "v24"; it said: v22
+        exit status 3; it said nothing
+        it did not end within 5.0 s; it said: half
+        "#);
+    }
+
+    #[test]
+    fn an_overlay_runs_out_of_blocks_before_it_runs_out_of_inodes() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = empty_disk(&folder.path().join("disk"), OVERLAY_BYTES).unwrap();
+        let superblock = fs::read(&disk).unwrap()[1024..2048].to_vec();
+        let field = |at: usize| u32::from_le_bytes(superblock[at..at + 4].try_into().unwrap());
+        // The kernel's Documentation/filesystems/ext4/super.rst: s_blocks_count_lo, s_free_inodes_count.
+        let (blocks, free_inodes) = (field(0x4), field(0x10));
+        assert_eq!(u64::from(blocks) * 4096, OVERLAY_BYTES);
+        assert!(free_inodes >= 4096, "{free_inodes}");
+    }
+}

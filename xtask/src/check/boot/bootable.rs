@@ -1,0 +1,41 @@
+//! What it takes to boot images on this host.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::cache::Cache;
+use crate::check::boot::{self, Accelerator, Kernel, Mapper, Wanted};
+use crate::host::requirements::{self, Work};
+use crate::report::progress::Progress;
+
+/// What it takes to boot images on this host.
+pub struct Bootable {
+    pub kernel: Kernel,
+    pub accelerator: Accelerator,
+    /// Why it is this accelerator.
+    pub why: String,
+}
+
+impl Bootable {
+    /// `own`: a kernel that needs no initramfs. `sealed`: with what opens images under dm-verity.
+    pub fn get(own: Option<&Path>, wanted: Wanted, sealed: bool, cache: &Cache, progress: &Progress) -> Result<Self> {
+        requirements::require(&[Work::Boot])?;
+        let kernel = match own {
+            Some(image) => Kernel::own(image)?,
+            None => debians(sealed, cache, progress)?,
+        };
+        let (accelerator, why) = boot::choose(wanted, &kernel, cache, progress)?;
+        Ok(Bootable { kernel, accelerator, why })
+    }
+}
+
+fn debians(sealed: bool, cache: &Cache, progress: &Progress) -> Result<Kernel> {
+    let stage = progress.stage("get a kernel");
+    let mut kernel = Kernel::fetch(cache.root())?;
+    stage.finish(&kernel.version);
+    if let (true, Some(parts)) = (sealed, &mut kernel.initramfs) {
+        parts.mapper = Some(Mapper::fetch(cache, progress)?);
+    }
+    Ok(kernel)
+}

@@ -1,0 +1,281 @@
+//! What docker's and podman's export does to a tree, put right from the base's tree.
+//!
+//! Measured on docker 20.10 and podman 4.3: an export has no entry for the root directory; docker keeps no extended
+//! attribute but `security.capability`, podman also `user.*`; times before 1970 become 1970, holes become zeros; both add
+//! files of their own. What the steps did not touch gets back what the base had. What steps do to such an attribute
+//! themselves cannot be seen here; `[[file]]` attributes are applied after this.
+//!
+//! One thing cannot be put right, as nobody can tell what a step meant: where it writes to one name of a hard link that the
+//! base or an earlier step made, an overlay copies the file, and the other names keep the old one.
+//! And one thing is lost: docker lays an `/etc/mtab` of its own over every step's, so that only the base's comes back.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use snug_rootfs::tree::{Body, BodySource, DataRange, Inode, Kind, RootTree, Timestamp, TreePath};
+use snug_sandbox::{POLICY_PATH, POLICY_SCRIPT};
+use snug_spec::model::EngineKind;
+
+use super::{is_device, text_at, wants_policy};
+
+/// Compared at once.
+const BUFFER: u64 = 1 << 20;
+
+/// Files that both bind their own over during a build, and leave behind in an `/etc` of their making.
+const ETC_OF_ENGINES: [&str; 4] = ["hosts", "hostname", "mtab", "resolv.conf"];
+
+pub(super) fn mend(tree: &mut RootTree, base: &RootTree, engine: EngineKind) -> Result<()> {
+    remove_additions(tree, base);
+    lift_policy(tree, base);
+    restore_root(tree, base);
+    restore_devices(tree, base);
+    restore_lost(tree, base, engine)
+}
+
+fn known(path: &str) -> TreePath {
+    TreePath::new(path).expect("the paths written here are clean")
+}
+
+fn remove_additions(tree: &mut RootTree, base: &RootTree) {
+    tree.remove(&known(".dockerenv"));
+    let mtab = known("etc/mtab");
+    let is_dockers =
+        tree.get(&mtab).is_some_and(|inode| matches!(&inode.kind, Kind::Symlink(to) if &**to == b"/proc/mounts"));
+    if is_dockers {
+        tree.remove(&mtab);
+        // A link, since docker leaves a file alone.
+        if let (Some(link), Some(place)) = (base.get(&mtab), tree.get(&known("etc")))
+            && place.is_directory()
+            && matches!(link.kind, Kind::Symlink(_))
+        {
+            tree.insert(mtab, link.clone()).expect("/etc is a directory and the name is free");
+        }
+    }
+    let etc = known("etc");
+    if base.get(&etc).is_none() {
+        let of_engines: Vec<TreePath> = ETC_OF_ENGINES.iter().filter_map(|name| etc.join(name.as_bytes())).collect();
+        if tree.subtree(&etc).skip(1).all(|(path, _)| of_engines.contains(path)) {
+            tree.remove(&etc);
+        }
+    }
+}
+
+/// Takes the word against services away, unless a step made it its own.
+fn lift_policy(tree: &mut RootTree, base: &RootTree) {
+    let path = tree.resolve(&known(POLICY_PATH));
+    if let Some(path) = path.filter(|_| wants_policy(base))
+        && text_at(tree, &path).is_some_and(|text| text == POLICY_SCRIPT.as_bytes())
+    {
+        tree.remove(&path);
+    }
+}
+
+/// The root directory is the base's; its time only where nothing was made in it or taken away.
+fn restore_root(tree: &mut RootTree, base: &RootTree) {
+    let root = TreePath::root();
+    let names = |tree: &RootTree| -> Vec<TreePath> {
+        let inside = tree.entries().map(|entry| entry.path);
+        inside.filter(|path| path.parent().is_some_and(|parent| parent.is_root())).cloned().collect()
+    };
+    let mut inode = base.get(&root).cloned().unwrap_or_else(|| Inode::directory(0o755));
+    if names(tree) != names(base) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        inode.mtime = Timestamp::from_seconds(now.as_secs() as i64);
+    }
+    if let Some(there) = tree.get_mut(&root) {
+        *there = inode;
+    }
+}
+
+/// Where a step left the empty file that stood in for a device node, the node comes back.
+fn restore_devices(tree: &mut RootTree, base: &RootTree) {
+    for entry in base.entries().filter(|entry| is_device(&entry.inode.kind)) {
+        if let Some(there) = tree.get_mut(entry.path)
+            && matches!(&there.kind, Kind::File(body) if body.size == 0)
+        {
+            there.kind = entry.inode.kind.clone();
+        }
+    }
+}
+
+fn restore_lost(tree: &mut RootTree, base: &RootTree, engine: EngineKind) -> Result<()> {
+    for entry in base.entries().filter(|entry| !entry.path.is_root()) {
+        let lost: Vec<_> = entry.inode.xattrs.iter().filter(|(name, _)| !is_carried(engine, name)).collect();
+        let before_1970 = entry.inode.mtime.seconds < 0;
+        let holes = matches!(&entry.inode.kind, Kind::File(body) if body.data_bytes() < body.size);
+        if lost.is_empty() && !before_1970 && !holes {
+            continue;
+        }
+        let Some(there) = tree.get(entry.path) else { continue };
+        if !same(&there.kind, tree.bodies(), &entry.inode.kind, base.bodies())? {
+            continue;
+        }
+        let Some(there) = tree.get_mut(entry.path) else { continue };
+        there.xattrs.extend(lost.into_iter().map(|(name, value)| (name.clone(), value.clone())));
+        if before_1970 && there.mtime.seconds == 0 {
+            there.mtime = entry.inode.mtime;
+        }
+        if let (true, Kind::File(body), Kind::File(with_holes)) = (holes, &mut there.kind, &entry.inode.kind) {
+            dig(body, with_holes);
+        }
+    }
+    Ok(())
+}
+
+/// Do the engine's import and export keep this attribute? Then one that is missing was taken away by a step.
+fn is_carried(engine: EngineKind, name: &[u8]) -> bool {
+    name == b"security.capability" || (engine == EngineKind::Podman && name.starts_with(b"user."))
+}
+
+/// Are they the same but for attributes?
+fn same(ours: &Kind, our_bodies: &BodySource, theirs: &Kind, their_bodies: &BodySource) -> Result<bool> {
+    let (ours, theirs) = match (ours, theirs) {
+        (Kind::File(ours), Kind::File(theirs)) => (ours, theirs),
+        _ => return Ok(ours == theirs),
+    };
+    if ours.size != theirs.size {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let mut offset = 0;
+    while offset < ours.size {
+        let length = BUFFER.min(ours.size - offset);
+        read_range(our_bodies, ours, offset, length, &mut left)?;
+        read_range(their_bodies, theirs, offset, length, &mut right)?;
+        if left != right {
+            return Ok(false);
+        }
+        offset += length;
+    }
+    Ok(true)
+}
+
+/// Part of a body, holes as zeros.
+fn read_range(bodies: &BodySource, body: &Body, offset: u64, length: u64, into: &mut Vec<u8>) -> Result<()> {
+    into.clear();
+    into.resize(usize::try_from(length)?, 0);
+    for range in body.extents.as_slice() {
+        let start = range.offset.max(offset);
+        let end = (range.offset + range.length).min(offset + length);
+        if start < end {
+            let part = usize::try_from(start - offset)?..usize::try_from(end - offset)?;
+            bodies.read_exact_at(&mut into[part], range.source + (start - range.offset))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives `body`, stored in one piece, the holes of a body with the same content.
+fn dig(body: &mut Body, with_holes: &Body) {
+    let [whole] = body.extents.as_slice() else { return };
+    if whole.length != body.size {
+        return;
+    }
+    let source = whole.source;
+    let moved = |range: &DataRange| DataRange { source: source + range.offset, ..*range };
+    body.extents = with_holes.extents.as_slice().iter().map(moved).collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `name`, content, attribute, seconds.
+    type File = (&'static str, &'static str, Option<(&'static str, &'static str)>, i64);
+
+    fn tree(files: &[File]) -> RootTree {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        for (name, content, xattr, seconds) in files {
+            let mut inode = Inode::new(Kind::File(tree.add_body(content.as_bytes())), 0o644);
+            inode.mtime = Timestamp::from_seconds(*seconds);
+            inode.xattrs.extend(xattr.map(|(name, value)| (name.as_bytes().into(), value.as_bytes().into())));
+            tree.insert(known(name), inode).unwrap();
+        }
+        tree
+    }
+
+    fn xattr(tree: &RootTree, name: &str) -> Vec<String> {
+        let names = tree.get(&known(name)).unwrap().xattrs.keys();
+        names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    #[test]
+    fn what_steps_left_alone_gets_its_attributes_back_and_nothing_else_does() {
+        let mut base = tree(&[
+            ("srv/kept", "same", Some(("user.note", "1")), -5),
+            ("srv/changed", "before", Some(("user.note", "1")), -5),
+            ("srv/able", "same", Some(("security.capability", "x")), 9),
+            ("srv/gone", "same", Some(("user.note", "1")), 9),
+        ]);
+        for name in ["srv/tape", "srv/written"] {
+            base.insert(known(name), Inode::new(Kind::CharacterDevice { major: 9, minor: 1 }, 0o600)).unwrap();
+        }
+        let exported = tree(&[
+            ("srv/kept", "same", None, 0),
+            ("srv/changed", "after!", None, 7),
+            ("srv/able", "same", None, 9),
+            ("srv/tape", "", None, 9),
+            ("srv/written", "by a step", None, 9),
+            (".dockerenv", "", None, 9),
+            ("etc/hosts", "", None, 9),
+        ]);
+        let mut docker = exported.clone();
+        mend(&mut docker, &base, EngineKind::Docker).unwrap();
+        assert_eq!(xattr(&docker, "srv/kept"), ["user.note"]);
+        let kind = |name: &str| docker.get(&known(name)).unwrap().kind.noun();
+        assert_eq!((kind("srv/tape"), kind("srv/written")), ("character device", "file"));
+        assert_eq!(docker.get(&known("srv/kept")).unwrap().mtime.seconds, -5);
+        assert_eq!(docker.get(&known("srv/changed")).unwrap().mtime.seconds, 7);
+        assert!(xattr(&docker, "srv/changed").is_empty());
+        // docker carries capabilities: a step took this one away.
+        assert!(xattr(&docker, "srv/able").is_empty());
+        assert!(docker.get(&known(".dockerenv")).is_none() && docker.get(&known("etc")).is_none());
+        let mut podman = exported;
+        mend(&mut podman, &base, EngineKind::Podman).unwrap();
+        assert!(xattr(&podman, "srv/kept").is_empty());
+    }
+
+    #[test]
+    fn dockers_mtab_makes_way_for_the_bases() {
+        let link = |target: &str| Inode::new(Kind::Symlink(target.as_bytes().into()), 0o777);
+        let with = |target: &str| {
+            let mut tree = tree(&[("etc/passwd", "", None, 1)]);
+            tree.insert(known("etc/mtab"), link(target)).unwrap();
+            tree
+        };
+        let mended = |base: &RootTree| {
+            let mut tree = with("/proc/mounts");
+            mend(&mut tree, base, EngineKind::Docker).unwrap();
+            tree.get(&known("etc/mtab")).map(|inode| inode.kind.clone())
+        };
+        assert_eq!(mended(&with("../proc/mounts")), Some(link("../proc/mounts").kind));
+        assert_eq!(mended(&tree(&[("etc/passwd", "", None, 1)])), None);
+    }
+
+    #[test]
+    fn the_root_is_the_bases_and_young_only_where_something_was_made_in_it() {
+        let mut base = tree(&[("a/x", "", None, 1)]);
+        let root = base.get_mut(&TreePath::root()).unwrap();
+        (root.mode, root.mtime) = (0o711, Timestamp::from_seconds(11));
+        let mut same = tree(&[("a/x", "", None, 1), ("a/y", "", None, 1)]);
+        mend(&mut same, &base, EngineKind::Docker).unwrap();
+        let root = same.get(&TreePath::root()).unwrap();
+        assert_eq!((root.mode, root.mtime.seconds), (0o711, 11));
+        let mut more = tree(&[("a/x", "", None, 1), ("b/y", "", None, 1)]);
+        mend(&mut more, &base, EngineKind::Docker).unwrap();
+        assert!(more.get(&TreePath::root()).unwrap().mtime.seconds > 11);
+    }
+
+    #[test]
+    fn holes_of_the_base_come_back() {
+        let mut base = RootTree::new(BodySource::new(b"....tail".to_vec()));
+        let extents = Some(DataRange { offset: 4096, length: 4, source: 4 }).into_iter().collect();
+        base.insert(known("sparse"), Inode::new(Kind::File(Body { size: 4100, extents }), 0o600)).unwrap();
+        let content = [vec![0; 4096], b"tail".to_vec()].concat();
+        let mut tree = RootTree::new(BodySource::new(content));
+        tree.insert(known("sparse"), Inode::new(Kind::File(Body::contiguous(4100, 0)), 0o600)).unwrap();
+        mend(&mut tree, &base, EngineKind::Podman).unwrap();
+        let Kind::File(body) = &tree.get(&known("sparse")).unwrap().kind else { panic!("a file") };
+        assert_eq!(body.extents.as_slice(), [DataRange { offset: 4096, length: 4, source: 4096 }]);
+    }
+}

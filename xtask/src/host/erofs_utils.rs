@@ -1,0 +1,43 @@
+//! Which erofs-utils this host has.
+
+use snug_process::program::{self, HostProgram};
+
+pub const MKFS: HostProgram = HostProgram { name: "mkfs.erofs", package: "erofs-utils" };
+/// The first version whose tar mode writes compressed images.
+const LEAST_VERSION: (u32, u32) = (1, 8);
+
+/// The version of the host's mkfs.erofs, whether it will do or not.
+pub fn installed_version() -> Option<String> {
+    let said = program::run(MKFS.command().ok()?.arg("--version"), &[1]).ok()?;
+    version(&String::from_utf8_lossy(&said))
+}
+
+/// The version of the host's mkfs.erofs, where it will do.
+pub fn host_version() -> Option<String> {
+    installed_version().filter(|version| numbers(version).is_some_and(|numbers| numbers >= LEAST_VERSION))
+}
+
+/// `mkfs.erofs (erofs-utils) 1.8.6`, or `mkfs.erofs 1.5`.
+pub fn version(said: &str) -> Option<String> {
+    let first = said.lines().find(|line| line.starts_with("mkfs.erofs"))?;
+    let last = first.split_whitespace().last()?;
+    numbers(last).map(|_| last.to_owned())
+}
+
+fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_mkfs_are_understood() {
+        assert_eq!(version("mkfs.erofs (erofs-utils) 1.8.6\navailable").as_deref(), Some("1.8.6"));
+        assert_eq!(version("<W> something\nmkfs.erofs 1.5\n").as_deref(), Some("1.5"));
+        assert!(numbers("1.5") < Some(LEAST_VERSION) && numbers("1.10") > Some(LEAST_VERSION));
+        assert_eq!(version("mkfs.erofs: unknown option"), None);
+    }
+}

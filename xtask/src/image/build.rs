@@ -1,0 +1,131 @@
+//! One image from its order to its manifest.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use base16ct::lower::encode_string as hex;
+use serde::Serialize;
+use snug_rootfs::tree::{Kind, RootTree};
+use snug_rootfs::{packages, tar};
+use snug_spec::ImageSpec;
+
+use crate::atomic::Partial;
+use crate::check::{self, Subject};
+use crate::filesystem;
+use crate::manifest::contents::Contents;
+use crate::manifest::{Manifest, TreeSummary, contents_beside, manifest_beside, write_contents};
+use crate::plan::BuildPlan;
+use crate::report::progress::Progress;
+use crate::tree::Assembly;
+use crate::tree::first_stage;
+
+/// What became of an order.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Outcome {
+    Built {
+        image: PathBuf,
+        manifest: Box<Manifest>,
+    },
+    UpToDate {
+        image: PathBuf,
+        manifest: Box<Manifest>,
+    },
+    /// A base has no image of its own.
+    Base {
+        tree: PathBuf,
+    },
+}
+
+use super::order::{Freshness, Order};
+use super::write::{Digests, write};
+
+impl Order<'_> {
+    /// Builds what is not up to date below `output`.
+    pub fn fill(&self, assembly: &Assembly, output: &Path, progress: &Progress) -> Result<Outcome> {
+        let (Some(filesystem), Some(image)) = (&self.filesystem, self.image(output)) else {
+            let tree = assembly.tree(&self.chain, progress)?;
+            return Ok(Outcome::Base { tree: tree.path().to_path_buf() });
+        };
+        if let Some(folder) = image.parent() {
+            // What a killed run left, of any type of image.
+            Partial::sweep(folder, "")?;
+        }
+        let fingerprint = self.fingerprint()?;
+        if !assembly.refresh.everything()
+            && let Freshness::UpToDate(manifest) = self.freshness(output)?
+        {
+            return Ok(Outcome::UpToDate { image, manifest });
+        }
+        // A folder that cannot be written to is better known before the tree is built.
+        drop(Partial::begin(&image)?);
+        // What cannot be written here is better known before the tree is built.
+        let writer = filesystem::writer(filesystem, progress)?;
+        let held = assembly.tree(&self.chain, progress)?;
+        let tree = finished_tree(held.path(), self.spec)?;
+
+        let partial = Partial::begin(&image)?.sync_ahead()?;
+        let written = write(&tree, &*writer, self.verity, &self.sizing, partial, Digests::All, progress)?;
+        let (sha256, bodies) = written.sha256.zip(written.bodies.as_ref()).context("the digests were asked for")?;
+        let (list, contents) = write_contents(&tree, bodies, &contents_beside(&image))?;
+
+        let manifest = Manifest {
+            schema: Manifest::SCHEMA,
+            snug: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.spec.name.clone(),
+            platform: self.target.platform.to_string(),
+            file: image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            filesystem: filesystem.clone(),
+            fingerprint,
+            sha256: hex(&sha256),
+            contents,
+            oci: self.oci().cloned(),
+            tree: summary(&tree, self.plan()),
+            packages: packages::installed(&tree)?,
+            census: written.census,
+            verity: written.verity,
+        };
+        if self.check {
+            let (meant, _) = Contents::of(&tree, false, |_| {});
+            let chain = self.chain.iter().map(|link| link.spec);
+            check::guard(Subject::new(written.partial.path(), &manifest, Ok(meant), chain), progress)?;
+        }
+        // Between the steps the old manifest would speak of the new files.
+        let place = manifest_beside(&image);
+        if place.exists() {
+            fs::remove_file(&place).with_context(|| format!("cannot replace {}", place.display()))?;
+        }
+        list.publish()?;
+        written.partial.publish()?;
+        manifest.write(&place)?;
+        Ok(Outcome::Built { image, manifest: manifest.into() })
+    }
+}
+
+/// The tree of `spec` as its image holds it: the one that was built and kept at `tar`, with the tool's own first stage.
+pub fn finished_tree(tar: &Path, spec: &ImageSpec) -> Result<RootTree> {
+    let mut tree = tar::read_file(File::open(tar)?, &tar::Limits::default(), &mut |_| {})
+        .with_context(|| format!("cannot read the finished tree {}", tar.display()))?;
+    first_stage::install(&mut tree, spec.overlay)
+        .with_context(|| format!("cannot put the first stage into the tree of {}", spec.name))?;
+    Ok(tree)
+}
+
+fn summary(tree: &RootTree, plan: &BuildPlan) -> TreeSummary {
+    let inodes = tree.entries().filter(|entry| entry.hard_link_to.is_none());
+    let (mut count, mut data_bytes) = (0, 0);
+    for entry in inodes {
+        count += 1;
+        if let Kind::File(body) = &entry.inode.kind {
+            data_bytes += body.data_bytes();
+        }
+    }
+    TreeSummary {
+        fingerprint: plan.fingerprint.clone(),
+        inputs: plan.inputs.clone(),
+        entries: tree.len() as u64,
+        inodes: count,
+        data_bytes,
+    }
+}

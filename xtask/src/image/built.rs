@@ -1,0 +1,153 @@
+//! Images that were built, as they stand in the folder of results.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use snug_formats::FilesystemKind;
+use snug_rootfs::platform::Platform;
+use snug_spec::ImageSet;
+use snug_spec::model::Boot;
+
+use super::order::{NamedType, Order, Suppliers, Target};
+use crate::bases::cargo::Binaries;
+use crate::bases::oci::Resolver;
+use crate::cache::Cache;
+use crate::check::boot::{self, BootTest, Bootable, Booted, Wanted, mapper};
+use crate::check::{Check, Subject};
+use crate::error::Failure;
+use crate::manifest::contents::Contents;
+use crate::manifest::{MANIFEST_FILE, Manifest, read_contents};
+use crate::plan::hash_file;
+use crate::report::progress::Progress;
+use crate::workspace::Workspace;
+
+/// What was built: for the platform that is named, else the first of the spec.
+fn target(set: &ImageSet, name: &str, platform: Option<Platform>) -> Result<Target> {
+    Ok(Target::all(set.get(name)?, platform.as_slice())?[0])
+}
+
+/// Where an image's own init may stand, with `/sbin` and `/bin` as they are after Debian's usrmerge, too.
+const OWN_INITS: [&str; 6] =
+    ["usr/lib/snug/init", "sbin/init", "usr/sbin/init", "etc/init", "bin/init", "usr/bin/init"];
+
+/// An image in the folder of results.
+pub struct Built {
+    pub name: String,
+    pub target: Target,
+    pub image: PathBuf,
+    pub manifest: Manifest,
+}
+
+impl Built {
+    /// The names of the images with a manifest in the folder of results.
+    pub fn names(set: &ImageSet, output: &Path, platform: Option<Platform>) -> Vec<String> {
+        let is_built = |name: &&str| {
+            target(set, name, platform).is_ok_and(|target| target.folder(output, name).join(MANIFEST_FILE).is_file())
+        };
+        set.names().filter(is_built).map(ToOwned::to_owned).collect()
+    }
+
+    /// The image that was built last under this name.
+    pub fn find(set: &ImageSet, name: &str, output: &Path, platform: Option<Platform>) -> Result<Self> {
+        let target = target(set, name, platform)?;
+        let folder = target.folder(output, name);
+        let Some(manifest) = Manifest::read(&folder.join(MANIFEST_FILE)) else {
+            bail!(Failure::Usage(format!(
+                "{name} has not been built in {}\nhint: cargo xtask image {name}",
+                output.display()
+            )));
+        };
+        let image = folder.join(&manifest.file);
+        if !image.is_file() {
+            bail!(Failure::Usage(format!("{} is gone\nhint: cargo xtask image {name}", image.display())));
+        }
+        Ok(Built { name: name.to_owned(), target, image, manifest })
+    }
+
+    /// Is its root read-only whatever it is mounted with?
+    pub fn is_read_only(&self) -> bool {
+        self.manifest.filesystem.kind() != FilesystemKind::Ext4 || self.manifest.verity.is_some()
+    }
+
+    /// What the kernel's command line must say for the root to be found, where that is not the disk itself.
+    pub fn root_arguments(&self) -> Vec<String> {
+        self.manifest.verity.as_ref().map(|verity| mapper::arguments(verity).into()).unwrap_or_default()
+    }
+
+    /// What to tell where the spec has moved on since the image was built.
+    pub fn staleness(&self, set: &ImageSet, workspace: &Workspace) -> Option<String> {
+        let named = NamedType { kind: self.manifest.filesystem.kind(), verity: self.manifest.verity.is_some() };
+        let suppliers = Suppliers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
+        let order = Order::new(set, &self.name, self.target, Some(named), &suppliers).ok()?;
+        let fingerprint = order.fingerprint().ok()?;
+        (fingerprint != self.manifest.fingerprint).then(|| "its inputs have changed since it was built".to_owned())
+    }
+
+    /// The image with what it is held against.
+    pub fn subject(&self, set: &ImageSet) -> Result<Subject<'_>> {
+        let resolved = set.resolve(&self.name)?;
+        let chain = resolved.ancestors.iter().copied().chain([resolved.spec]);
+        Ok(Subject::new(&self.image, &self.manifest, self.meant()?, chain))
+    }
+
+    /// Starts the image and tries it. `found` is what was read of it.
+    pub fn boot(
+        &self,
+        set: &ImageSet,
+        cache: &Cache,
+        found: Option<&Contents>,
+        (kernel, accelerator): (Option<&Path>, Wanted),
+        progress: &Progress,
+    ) -> Result<(Vec<Check>, Option<Booted>)> {
+        if Some(self.target.platform) != Platform::host() {
+            let why =
+                format!("the image is for {}, and only this machine's own platform is started", self.target.platform);
+            return Ok((vec![Check::skipped("boot", why)], None));
+        }
+        // What cannot be read is better tried than left out.
+        let has = |path| found.is_none_or(|found| found.has(path));
+        // Every image has the tool's first stage; that becomes one of these.
+        if !OWN_INITS.into_iter().any(has) {
+            return Ok((vec![Check::skipped("boot", "the image has no init")], None));
+        }
+        let machine = Bootable::get(kernel, accelerator, self.manifest.verity.is_some(), cache, progress)?;
+        let boot = set.resolve(&self.name)?.boot;
+        let (checks, booted) = boot::examine(&self.boot_test(&machine, &boot, has("usr/sbin/sshd"))?, progress)?;
+        Ok((checks, Some(booted)))
+    }
+
+    /// The image as it is to be booted.
+    pub fn boot_test<'a>(&'a self, machine: &'a Bootable, boot: &'a Boot, has_sshd: bool) -> Result<BootTest<'a>> {
+        let logs = self.image.parent().context("an image has a folder")?;
+        boot::forget_logs(logs);
+        let mut arguments = boot.arguments.clone();
+        arguments.extend(self.root_arguments());
+        Ok(BootTest {
+            name: &self.name,
+            image: &self.image,
+            kernel: &machine.kernel,
+            accelerator: machine.accelerator,
+            why: machine.why.clone(),
+            arguments,
+            checks: &boot.checks,
+            has_sshd,
+            read_only: self.is_read_only(),
+            logs,
+        })
+    }
+
+    /// The tree that the image was made from, as it was listed when the image was written.
+    fn meant(&self) -> Result<Result<Contents, String>> {
+        let (contents, name) = (&self.manifest.contents, &self.name);
+        let list = self.image.with_file_name(&contents.file);
+        if !list.is_file() {
+            return Ok(Err(format!("{} is gone; cargo xtask image {name}", list.display())));
+        }
+        ensure!(
+            hash_file(&list)? == contents.sha256,
+            "{} was changed: it is not the list that the manifest names\nhint: cargo xtask image {name} --refresh",
+            list.display()
+        );
+        Ok(Ok(Contents::listed(read_contents(&list)?)))
+    }
+}

@@ -1,0 +1,12 @@
+//! One image from its spec to its file: what is decided before anything runs, the way through tree, filesystem and manifest,
+//! and what stands there afterwards.
+
+mod build;
+mod built;
+mod order;
+mod write;
+
+pub use build::{Outcome, finished_tree};
+pub use built::Built;
+pub use order::{Freshness, NamedType, Order, Suppliers, Target};
+pub use write::{Digests, Written, write};

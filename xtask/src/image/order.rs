@@ -1,0 +1,278 @@
+//! What is decided for an image before anything runs.
+
+use std::fmt;
+use std::fs::{self};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use base16ct::lower::encode_string as hex;
+use sha2::{Digest as _, Sha256};
+use snug_ext4::size::SizePolicy;
+use snug_formats::Ext4Writer;
+use snug_formats::kernel::missed;
+use snug_formats::{Filesystem, FilesystemKind};
+use snug_rootfs::platform::Platform;
+use snug_spec::model::KernelVersion;
+use snug_spec::{ImageSet, ImageSpec};
+
+use crate::bases::cargo::Binaries;
+use crate::bases::oci::{Resolution, Resolver};
+use crate::error::Failure;
+use crate::host::requirements::Work;
+use crate::manifest::{Manifest, manifest_beside};
+use crate::plan::{self, BuildPlan, PlannedBase};
+use crate::tree::Link;
+use crate::tree::first_stage;
+
+/// Part of every image's fingerprint: raised when the same tree would come out as other bytes than before.
+const IMAGE_FORMAT: u32 = 1;
+
+/// A type of image as the command line names it: `erofs`, or `squashfs+verity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedType {
+    pub kind: FilesystemKind,
+    /// Seal it with dm-verity, whatever the spec says.
+    pub verity: bool,
+}
+
+impl FromStr for NamedType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, verity) = text.strip_suffix("+verity").map_or((text, false), |kind| (kind, true));
+        kind.parse().map(|kind| NamedType { kind, verity })
+    }
+}
+
+/// Where an order gets what its specs only name.
+#[derive(Clone, Copy)]
+pub struct Suppliers<'a> {
+    /// Says what references to registries mean.
+    pub resolver: &'a Resolver,
+    /// Builds the programs of Cargo packages.
+    pub binaries: Binaries<'a>,
+}
+
+/// What an image is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub platform: Platform,
+    /// Did the command line or the spec name it? Then the folder of results carries its name.
+    pub named: bool,
+}
+
+impl Target {
+    /// The host's platform, as nobody named any.
+    pub fn host() -> Result<Self> {
+        let platform = Platform::host().context("this machine is neither amd64 nor arm64\nhint: name a --platform")?;
+        Ok(Target { platform, named: false })
+    }
+
+    /// All that `spec` is to be built for: what the command line names, else what the spec names, else the host's.
+    pub fn all(spec: &ImageSpec, named: &[Platform]) -> Result<Vec<Self>> {
+        let platforms = if named.is_empty() { &spec.platforms } else { named };
+        if platforms.is_empty() {
+            return Ok(vec![Target::host()?]);
+        }
+        let mut platforms = platforms.to_vec();
+        platforms.sort();
+        platforms.dedup();
+        Ok(platforms.into_iter().map(|platform| Target { platform, named: true }).collect())
+    }
+
+    /// The folder of the image `name` and its manifest below `output`.
+    pub fn folder(&self, output: &Path, name: &str) -> PathBuf {
+        let folder = output.join(name);
+        if self.named { folder.join(self.platform.file_name()) } else { folder }
+    }
+}
+
+impl fmt::Display for NamedType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.kind, if self.verity { "+verity" } else { "" })
+    }
+}
+
+/// One image to be built, with all that is decided before anything runs.
+#[derive(Debug, Clone)]
+pub struct Order<'set> {
+    pub spec: &'set ImageSpec,
+    /// From the foundation to the image itself.
+    pub chain: Vec<Link<'set>>,
+    /// `None`: a base; its tree is made and no image.
+    pub filesystem: Option<Filesystem>,
+    /// Seal the image with dm-verity.
+    pub verity: bool,
+    pub sizing: SizePolicy,
+    pub target: Target,
+    /// Hold the image against its tree before it is published.
+    pub check: bool,
+    /// What to tell the person who asked.
+    pub notes: Vec<String>,
+}
+
+/// How the image that is there compares with what would be built.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Freshness {
+    /// There is no image to build.
+    Base,
+    NeverBuilt,
+    UpToDate(Box<Manifest>),
+    Stale {
+        manifest: Box<Manifest>,
+        why: String,
+    },
+}
+
+impl<'set> Order<'set> {
+    /// Decides everything for the image `name` on `target`; `named` overrides the spec's filesystem.
+    pub fn new(
+        set: &'set ImageSet,
+        name: &str,
+        target: Target,
+        named: Option<NamedType>,
+        suppliers: &Suppliers,
+    ) -> Result<Self> {
+        let resolved = set.resolve(name)?;
+        let mut chain: Vec<Link> = Vec::new();
+        for spec in resolved.ancestors.iter().rev().copied().chain([resolved.spec]) {
+            let binaries = suppliers.binaries.files(spec, target.platform)?;
+            let parent = chain.last().map(|link| &link.plan);
+            let plan = plan::plan(spec, parent, target.platform, binaries, suppliers.resolver)?;
+            chain.push(Link { spec, plan });
+        }
+        let spec = resolved.spec;
+        let mut notes = Vec::new();
+        let filesystem = choose_filesystem(spec, named.map(|named| named.kind), &mut notes)?;
+        let verity = spec.verity || named.is_some_and(|named| named.verity);
+        if verity && matches!(filesystem, Some(Filesystem::Ext4(_))) {
+            notes.push("an ext4 sealed with dm-verity is read-only: it cannot be grown or written to any more".into());
+        }
+        if let (Some(filesystem), Some(kernel)) = (&filesystem, resolved.boot.kernel) {
+            refuse_for_kernel(name, filesystem, verity, kernel)?;
+        }
+        Ok(Order { spec, chain, filesystem, verity, sizing: spec.sizing.clone(), target, check: true, notes })
+    }
+
+    pub fn plan(&self) -> &BuildPlan {
+        &self.chain.last().expect("a chain ends with its image").plan
+    }
+
+    /// The image of a registry that everything stands on, where it does.
+    pub fn oci(&self) -> Option<&Resolution> {
+        match &self.chain.first()?.plan.base {
+            PlannedBase::Oci(resolution) => Some(resolution),
+            _ => None,
+        }
+    }
+
+    /// The image's name, with its platform where one was named.
+    pub fn title(&self) -> String {
+        match self.target.named {
+            true => format!("{} ({})", self.spec.name, self.target.platform),
+            false => self.spec.name.clone(),
+        }
+    }
+
+    /// The image file in the folder of results.
+    pub fn image(&self, output: &Path) -> Option<PathBuf> {
+        let kind = self.filesystem.as_ref()?.kind();
+        Some(self.target.folder(output, &self.spec.name).join(format!("rootfs.{kind}")))
+    }
+
+    /// SHA-256 over everything the image file depends on.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(format!("image {IMAGE_FORMAT} {} {}\n", self.target.platform, self.plan().fingerprint));
+        hash.update(serde_json::to_vec(&(&self.filesystem, self.verity, &self.sizing, self.spec.overlay))?);
+        hash.update(Sha256::digest(first_stage::SCRIPT));
+        Ok(hex(&hash.finalize()))
+    }
+
+    /// How the image below `output` compares with this order.
+    pub fn freshness(&self, output: &Path) -> Result<Freshness> {
+        let Some(image) = self.image(output) else { return Ok(Freshness::Base) };
+        let Some(manifest) = Manifest::read(&manifest_beside(&image)) else { return Ok(Freshness::NeverBuilt) };
+        let manifest = Box::new(manifest);
+        let length = fs::metadata(&image).map(|about| about.len());
+        let why = if image.file_name().is_none_or(|name| name != manifest.file.as_str()) {
+            format!("there is {}", manifest.file)
+        } else if length.as_ref().ok() != Some(&manifest.census.size) {
+            if length.is_ok() { "the image file was changed".into() } else { "the image file is gone".into() }
+        } else if !image.with_file_name(&manifest.contents.file).is_file() {
+            "the list of its contents is gone".into()
+        } else if manifest.fingerprint == self.fingerprint()? {
+            return Ok(Freshness::UpToDate(manifest));
+        } else {
+            self.plan().inputs.difference(&manifest.tree.inputs)
+        };
+        Ok(Freshness::Stale { manifest, why })
+    }
+
+    /// What building the image asks of the host.
+    pub fn works(&self) -> Vec<Work> {
+        let mut works = vec![Work::Builtin];
+        if self.chain.iter().any(|link| matches!(link.plan.base, PlannedBase::Debian { .. })) {
+            works.push(Work::DebianBase);
+        }
+        if self.chain.iter().any(|link| matches!(link.plan.base, PlannedBase::Oci(_))) {
+            works.push(Work::OciBase);
+        }
+        if Some(self.target.platform) != Platform::host() {
+            works.push(Work::Emulation);
+        }
+        works.extend(self.filesystem.as_ref().and_then(work_of));
+        works
+    }
+}
+
+/// What writes a filesystem; `None` where nothing is asked of the host.
+fn work_of(filesystem: &Filesystem) -> Option<Work> {
+    match filesystem {
+        Filesystem::Ext4(options) if options.writer == Ext4Writer::Native => Some(Work::Ext4),
+        Filesystem::Ext4(_) => Some(Work::Mke2fs),
+        Filesystem::Squashfs(_) => Some(Work::Squashfs),
+        Filesystem::Erofs(_) => Some(Work::Erofs),
+    }
+}
+
+/// Refuses what the oldest kernel that the spec wants to support cannot read.
+fn refuse_for_kernel(name: &str, filesystem: &Filesystem, verity: bool, kernel: KernelVersion) -> Result<()> {
+    let Some(missed) = missed(filesystem, verity, (kernel.major, kernel.minor)) else { return Ok(()) };
+    let (major, minor) = missed.since;
+    bail!(Failure::Usage(format!(
+        "{name}: the guest's kernel {kernel} does not know {}: Linux has it since {major}.{minor}\n\
+         hint: raise `kernel` in [boot], or choose other options of {}",
+        missed.feature,
+        filesystem.kind()
+    )));
+}
+
+/// The spec's filesystem, or the one of the command line: with the spec's options where the type is the same.
+fn choose_filesystem(
+    spec: &ImageSpec,
+    named: Option<FilesystemKind>,
+    notes: &mut Vec<String>,
+) -> Result<Option<Filesystem>> {
+    let Some(own) = spec.filesystem.clone() else {
+        if named.is_some() {
+            let name = &spec.name;
+            bail!(Failure::Usage(format!(
+                "{name} is a base without an image of its own, so --filesystem does not apply"
+            )));
+        }
+        return Ok(None);
+    };
+    match named.filter(|kind| *kind != own.kind()) {
+        None => Ok(Some(own)),
+        Some(kind) => {
+            if own.kind() == FilesystemKind::Ext4 {
+                notes.push(format!(
+                    "min-size, max-size and headroom do not apply to {kind}: it is as large as its content"
+                ));
+            }
+            Ok(Some(Filesystem::default_of(kind)))
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A tree as an image file, with its digests and its seal.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result};
+use snug_ext4::size::SizePolicy;
+use snug_ext4::{Census, Part};
+use snug_rootfs::digest::{self, BodyDigests, Digest};
+use snug_rootfs::tree::RootTree;
+
+use crate::atomic::Partial;
+use crate::filesystem::FilesystemWriter;
+use crate::filesystem::verity::{self, Verity};
+use crate::report::progress::{Progress, human_bytes};
+
+/// Which digests are taken while an image is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digests {
+    None,
+    Image,
+    /// Of the image, and of every file in it.
+    All,
+}
+
+/// An image that is written and not yet published.
+pub struct Written {
+    pub partial: Partial,
+    pub census: Census,
+    /// Of the image file, where it was asked for.
+    pub sha256: Option<Digest>,
+    /// Of the files, where they were asked for.
+    pub bodies: Option<BodyDigests>,
+    /// How to open it, where it is sealed.
+    pub verity: Option<Verity>,
+}
+
+/// Threads that hash bodies: the writer and the digest of the image have work for one core, and more than a few wait for
+/// the disk.
+fn body_threads() -> usize {
+    thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).clamp(1, 4))
+}
+
+/// Writes a tree as an image into the `partial` file, which is then to be published; `seal` closes it with dm-verity.
+pub fn write(
+    tree: &RootTree,
+    writer: &dyn FilesystemWriter,
+    seal: bool,
+    sizing: &SizePolicy,
+    mut partial: Partial,
+    digests: Digests,
+    progress: &Progress,
+) -> Result<Written> {
+    let stage = progress.stage(format!("write {}", writer.kind()));
+    let stop = AtomicBool::new(false);
+    let (written, bodies) = thread::scope(|scope| {
+        let hash = || BodyDigests::of(tree, body_threads(), &stop);
+        let bodies = (digests == Digests::All).then(|| scope.spawn(hash));
+        // A seal adds to the image: its digest comes after.
+        let written = match digests == Digests::None || seal {
+            true => writer.write(tree, sizing, partial.path(), &stage).map(|census| (census, None)),
+            false => {
+                writer.write_hashed(tree, sizing, partial.path(), &stage).map(|(census, digest)| (census, Some(digest)))
+            }
+        };
+        stop.store(written.is_err(), Ordering::Relaxed);
+        (written, bodies.map(|bodies| bodies.join().expect("hashing does not panic")))
+    });
+    let (mut census, mut sha256) = written
+        .map_err(|error| partial.explain(error))
+        .with_context(|| format!("cannot write the {} image", writer.kind()))?;
+    let bodies = bodies.transpose().context("cannot read the files for their digests")?;
+    stage.finish(&human_bytes(census.size));
+    for omitted in &census.omitted {
+        progress.note(format!("warning: {omitted}"));
+    }
+    let verity = match seal {
+        true => Some(seal_image(tree, &partial, &mut census, progress)?),
+        false => None,
+    };
+    partial.send_rest();
+    if seal && digests != Digests::None {
+        let stage = progress.stage("hash the image");
+        sha256 = Some(digest::of_file(partial.path()).context("cannot read the image again")?);
+        stage.finish("");
+    }
+    Ok(Written { partial, census, sha256, bodies, verity })
+}
+
+fn seal_image(tree: &RootTree, partial: &Partial, census: &mut Census, progress: &Progress) -> Result<Verity> {
+    let stage = progress.stage("seal with dm-verity");
+    stage.expect_bytes(census.size);
+    let verity = verity::seal(partial.path(), &verity::Seed::of(tree), &stage)
+        .map_err(|error| partial.explain(error))
+        .context("cannot seal the image")?;
+    stage.finish(&format!("root hash {}", verity.root_hash));
+    let padding = verity.hash_offset - census.size;
+    for (name, bytes) in [("padding to a block", padding), ("verity hash tree", verity.hash_bytes)] {
+        if bytes > 0 {
+            census.parts.push(Part { name: name.into(), bytes });
+            census.size += bytes;
+        }
+    }
+    Ok(verity)
+}

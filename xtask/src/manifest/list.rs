@@ -1,0 +1,116 @@
+//! `contents.mtree`: the list of what an image holds, beside it.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use base16ct::lower::encode_string as hex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use snug_rootfs::digest::BodyDigests;
+use snug_rootfs::mtree;
+use snug_rootfs::tree::RootTree;
+
+use crate::atomic::Partial;
+
+/// Name of the list, beside its image.
+pub const CONTENTS_FILE: &str = "contents.mtree";
+
+/// The list beside an image, as the manifest names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentsFile {
+    /// Name of the file beside the manifest.
+    pub file: String,
+    /// SHA-256 of it.
+    pub sha256: String,
+}
+
+/// Where the list of an image file stands.
+pub fn contents_beside(image: &Path) -> PathBuf {
+    image.with_file_name(CONTENTS_FILE)
+}
+
+/// Writes the list of `tree` beside `place`, to be published there with the image that it describes.
+pub fn write_contents(tree: &RootTree, digests: &BodyDigests, place: &Path) -> Result<(Partial, ContentsFile)> {
+    let partial = Partial::begin(place)?;
+    let file = OpenOptions::new().write(true).open(partial.path())?;
+    let mut out = Hashed { inner: BufWriter::new(file), hash: Sha256::new() };
+    let written = mtree::write(tree, digests, &mut out).and_then(|()| out.inner.flush());
+    written.map_err(|error| partial.explain(error.into())).with_context(|| format!("write {}", place.display()))?;
+    let sha256 = hex(&out.hash.finalize());
+    let file = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok((partial, ContentsFile { file, sha256 }))
+}
+
+struct Hashed<W> {
+    inner: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Reads a list that [`write_contents`] wrote, in its order.
+pub fn read_contents(place: &Path) -> Result<Vec<mtree::Item>> {
+    let text = fs::read_to_string(place).with_context(|| format!("cannot read {}", place.display()))?;
+    mtree::parse(&text).with_context(|| format!("cannot read {}", place.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use snug_rootfs::tree::{Body, Kind};
+    use snug_tests::have;
+    use snug_tests::trees::sample_tree;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let tree = sample_tree();
+        let digests = BodyDigests::of(&tree, 1, &AtomicBool::new(false)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join(CONTENTS_FILE);
+        let (partial, about) = write_contents(&tree, &digests, &place).unwrap();
+        partial.publish().unwrap();
+        assert_eq!(about.sha256, hex(&Sha256::digest(fs::read(&place).unwrap())));
+        let items = read_contents(&place).unwrap();
+        assert_eq!(items.len(), tree.len());
+        for (item, entry) in items.iter().zip(tree.entries()) {
+            assert_eq!(item.path, *entry.path);
+            assert_eq!(item.hard_link_to.as_ref(), entry.hard_link_to);
+            assert_eq!(item.sha256.as_ref(), digests.get(entry.id));
+            let mut inode = entry.inode.clone();
+            if let Kind::File(body) = &mut inode.kind {
+                *body = Body { size: body.size, ..Body::default() };
+            }
+            assert_eq!(item.inode, inode, "{}", item.path);
+        }
+    }
+
+    /// libarchive's reader is the witness that the format is mtree(5).
+    #[test]
+    fn bsdtar_reads_the_same_names() {
+        if !have(&["bsdtar"]) {
+            return;
+        }
+        let tree = sample_tree();
+        let digests = BodyDigests::of(&tree, 1, &AtomicBool::new(false)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join(CONTENTS_FILE);
+        write_contents(&tree, &digests, &place).unwrap().0.publish().unwrap();
+        let output = std::process::Command::new("bsdtar").arg("-tf").arg(&place).output().unwrap();
+        let names = output.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
+        assert_eq!(names, tree.len(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

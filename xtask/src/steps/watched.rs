@@ -1,0 +1,103 @@
+//! A job in the namespace with its actions on the screen, and its failure in the spec's words.
+
+use std::io::Read;
+use std::process::ChildStdout;
+use std::sync::Mutex;
+
+use anyhow::Result;
+use snug_sandbox::{Event, Job, JobError, ShellEnd, Terminal};
+
+use super::secret::{self, Secret};
+use super::{StepFailed, Tail};
+use crate::error;
+use crate::report::progress::{Progress, Stage, human_bytes};
+
+/// How an action is called on the screen and in errors.
+pub struct Title {
+    pub text: String,
+    /// `path:line` of the spec, or words for it.
+    pub place: String,
+}
+
+/// Does the job and hands its stream to `consume`. Actions without a title are not shown, nor what `secrets` say.
+pub fn run(
+    job: &Job,
+    titles: &[Option<Title>],
+    secrets: &[Secret],
+    progress: &Progress,
+    consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    run_with(job, titles, secrets, None, progress, consume)
+}
+
+/// As [`run`], for a job that opens a shell when an action fails: the failure is shown first, and the shell then has the
+/// caller's terminal until it ends.
+pub fn run_with(
+    job: &Job,
+    titles: &[Option<Title>],
+    secrets: &[Secret],
+    terminal: Option<(Terminal, ShellEnd)>,
+    progress: &Progress,
+    consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    let (mut terminal, shell) = terminal.unzip();
+    let tail = Mutex::new(Tail::default());
+    let mut stage: Option<Stage> = None;
+    let observe = |event: &Event| match event {
+        Event::Started { action } => {
+            *lock(&tail) = Tail::default();
+            stage = titles.get(*action).and_then(Option::as_ref).map(|title| progress.stage(title.text.as_str()));
+        }
+        Event::Line { text, .. } => {
+            let text = secret::mask(text, secrets);
+            lock(&tail).push(&text);
+            if let Some(stage) = &stage {
+                stage.detail(&text);
+            }
+        }
+        Event::Bytes { count, .. } => {
+            if let Some(stage) = &stage {
+                stage.advance(*count);
+            }
+        }
+        Event::Finished { .. } => {
+            if let Some(stage) = stage.take() {
+                let bytes = stage.bytes();
+                stage.finish(&if bytes > 0 { human_bytes(bytes) } else { String::new() });
+            }
+        }
+        Event::Failed { action, status, message } => {
+            stage = None;
+            let title = titles.get(*action).and_then(Option::as_ref);
+            if let (Some(terminal), Some(title)) = (terminal.take(), title) {
+                let failed = failed(title, *status, message, secrets, &lock(&tail));
+                progress.note(error::describe(&failed.into()));
+                progress.note("a shell in the tree as it failed: `exit` ends it, and the tree goes");
+                if let Err(error) = terminal.attach() {
+                    progress.note(error::describe(&error));
+                }
+            }
+        }
+        Event::Refused { .. } | Event::Unshared => stage = None,
+    };
+    let result = snug_sandbox::run_with(job, shell, observe, |mut stdout: ChildStdout| consume(&mut stdout));
+    result.map_err(|error| match error.downcast_ref::<JobError>() {
+        Some(JobError::Action { action, status, message }) => {
+            let Some(Some(title)) = titles.get(*action) else { return error };
+            failed(title, *status, message, secrets, &lock(&tail)).into()
+        }
+        _ => error,
+    })
+}
+
+fn failed(title: &Title, status: Option<i32>, message: &str, secrets: &[Secret], tail: &Tail) -> StepFailed {
+    let mut last_lines = tail.lines();
+    if status.is_none() {
+        last_lines.push(secret::mask(message, secrets).into_owned());
+    }
+    StepFailed { what: title.text.clone(), place: title.place.clone(), status, last_lines }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,199 @@
+//! The tree of an image, from the cache or from an engine: base first, then steps, then what engines leave behind is
+//! put right. What comes out is a tar in the cache, complete and named by the fingerprint of all its inputs.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use snug_rootfs::glob::{self, Glob};
+use snug_rootfs::normalise::{Normalise, normalise};
+use snug_rootfs::platform::Platform;
+use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tree::{RootTree, Timestamp};
+use snug_spec::ImageSpec;
+
+use crate::atomic::Partial;
+use crate::bases::debian::{self, Bootstrap};
+use crate::bases::oci::{self, Resolution};
+use crate::cache::{Cache, Tree};
+use crate::engine::{Engine, OnFailure, apply_attributes, secrets};
+use crate::plan::{BuildPlan, PlannedBase};
+use crate::report::progress::Progress;
+
+/// How to go about it.
+pub struct Assembly<'a> {
+    pub cache: &'a Cache,
+    pub engine: &'a dyn Engine,
+    /// What to make anew, though it is there.
+    pub refresh: &'a Refresh,
+    pub on_failure: OnFailure,
+}
+
+/// Which trees are made anew: none, or every one that is asked for, once.
+#[derive(Debug, Default)]
+pub struct Refresh {
+    everything: bool,
+    /// Those made since, which are new enough for every image based on them.
+    made: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Refresh {
+    pub fn new(everything: bool) -> Self {
+        Refresh { everything, made: Mutex::default() }
+    }
+
+    /// Is everything made anew, whatever is there?
+    pub fn everything(&self) -> bool {
+        self.everything
+    }
+
+    fn wants(&self, tree: &Path) -> bool {
+        self.everything && !self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).contains(tree)
+    }
+
+    fn note(&self, tree: &Path) {
+        self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(tree.to_path_buf());
+    }
+}
+
+/// An image's spec and plan.
+#[derive(Debug, Clone)]
+pub struct Link<'set> {
+    pub spec: &'set ImageSpec,
+    pub plan: BuildPlan,
+}
+
+impl Assembly<'_> {
+    /// The tree of the last image of `chain`, each of which is the base of the next; only what is missing is built.
+    pub fn tree(&self, chain: &[Link], progress: &Progress) -> Result<Tree> {
+        let (last, ancestors) = chain.split_last().context("an image has at least itself")?;
+        let subject = subject(&last.plan.name, last.plan.platform);
+        let wanted = self.cache.tree(&subject, &last.plan.fingerprint);
+        if let Some(tree) = self.present(&wanted)? {
+            return Ok(tree);
+        }
+        let base = match &last.plan.base {
+            PlannedBase::Image { .. } => {
+                self.tree(ancestors, &progress.for_image(&ancestors.last().context("no parent")?.plan.name))?
+            }
+            PlannedBase::Tar { path, .. } => Tree::outside(path),
+            PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
+            PlannedBase::Debian { suite, variant, snapshot, fingerprint } => {
+                let platform = last.plan.platform;
+                let what = Bootstrap { suite, variant, platform, snapshot: snapshot.as_deref(), include: &[] };
+                self.debian(&what, fingerprint, progress)?
+            }
+        };
+        self.make(&subject, &wanted, progress, || self.build(last, base.path(), &wanted, progress))
+    }
+
+    /// The tree at `wanted`, unless it is to be made.
+    fn present(&self, wanted: &Path) -> Result<Option<Tree>> {
+        if self.refresh.wants(wanted) { Ok(None) } else { self.cache.hold(wanted) }
+    }
+
+    /// Has `build` make the tree at `wanted`, or waits for another run that makes it.
+    fn make(&self, name: &str, wanted: &Path, progress: &Progress, build: impl FnOnce() -> Result<()>) -> Result<Tree> {
+        let _lock = self.cache.lock(name, || progress.note(format!("{name}: another build makes it; waiting")))?;
+        // It may be there by now.
+        if let Some(tree) = self.present(wanted)? {
+            return Ok(tree);
+        }
+        build()?;
+        self.refresh.note(wanted);
+        self.cache.drop_older_trees(name, wanted)?;
+        self.cache.hold(wanted)?.with_context(|| format!("{} went away", wanted.display()))
+    }
+
+    fn debian(&self, what: &Bootstrap, fingerprint: &str, progress: &Progress) -> Result<Tree> {
+        let name = subject(&format!("debian_{}_{}", what.suite, what.variant), what.platform);
+        let wanted = self.cache.tree(&name, fingerprint);
+        if let Some(tree) = self.present(&wanted)? {
+            return Ok(tree);
+        }
+        self.make(&name, &wanted, progress, || {
+            debian::run(self.cache, what, progress, &mut |stream| {
+                let tree = self.read(stream)?;
+                self.store(&tree, &wanted)
+            })
+        })
+    }
+
+    /// The merged layers of a registry's image, stored as one tar: what engines start from, whichever they are.
+    fn oci(&self, resolution: &Resolution, progress: &Progress) -> Result<Tree> {
+        let name = resolution.tree_name()?;
+        let wanted = self.cache.tree(&name, &resolution.fingerprint());
+        if let Some(tree) = self.present(&wanted)? {
+            return Ok(tree);
+        }
+        self.make(&name, &wanted, progress, || {
+            let spool =
+                tempfile::tempfile_in(self.cache.trees()).context("cannot make a temporary file in the cache")?;
+            let tree = oci::fetch(self.cache, resolution, progress)
+                .and_then(|fetched| fetched.tree(spool, progress))
+                .map_err(|error| self.cache.explain(error))?;
+            self.store(&tree, &wanted)
+        })
+    }
+
+    fn build(&self, link: &Link, base: &Path, wanted: &Path, progress: &Progress) -> Result<()> {
+        let mut tree = None;
+        self.engine.build(&link.plan, base, self.on_failure, progress, &mut |stream| {
+            tree = Some(self.read(stream)?);
+            Ok(())
+        })?;
+        let mut tree = tree.context("the engine gave no tree")?;
+        self.engine.mend(&mut tree, base)?;
+        let stage = progress.stage("normalise and store the tree");
+        put_right(&mut tree, link, progress)?;
+        secrets::refuse_in(&tree, &secrets::read(&link.plan.secrets)?)?;
+        self.store(&tree, wanted)?;
+        stage.finish(&format!("{} entries", tree.len()));
+        Ok(())
+    }
+
+    fn read(&self, stream: &mut dyn Read) -> Result<RootTree> {
+        let spool = tempfile::tempfile_in(self.cache.trees()).context("cannot make a temporary file in the cache")?;
+        tar::read_stream(stream, spool, &tar::Limits::default(), &mut |_| {}).context("the engine's tar stream")
+    }
+
+    /// Writes the tree as a tar that appears complete or not at all.
+    fn store(&self, tree: &RootTree, wanted: &Path) -> Result<()> {
+        let partial = Partial::begin(wanted)?;
+        let write = || -> Result<()> {
+            let file = OpenOptions::new().write(true).open(partial.path())?;
+            Ok(tar::write(tree, file, TarOptions::FAITHFUL, &mut |_| {})?)
+        };
+        write().context("cannot write to the cache").map_err(|error| self.cache.explain(error))?;
+        partial.publish()?;
+        Ok(())
+    }
+}
+
+/// The name of a tree in the cache: one that is for another machine stands beside the host's own.
+pub fn subject(name: &str, platform: Platform) -> String {
+    if Some(platform) == Platform::host() { name.to_owned() } else { format!("{name}_{}", platform.file_name()) }
+}
+
+/// What comes after the steps, the same for every engine: exclude, normalise, attributes, devices (DESIGN 4).
+fn put_right(tree: &mut RootTree, link: &Link, progress: &Progress) -> Result<()> {
+    let spec = link.spec;
+    let place = |line: usize| format!("{}:{line}", spec.document.path.display());
+    let globs = spec
+        .exclude
+        .iter()
+        .map(|pattern| Glob::new(pattern).with_context(|| place(pattern.line)))
+        .collect::<Result<Vec<_>>>()?;
+    for (pattern, count) in spec.exclude.iter().zip(glob::exclude(tree, &globs)) {
+        if count == 0 {
+            progress.note(format!("warning: {}: `{}` excludes nothing", place(pattern.line), pattern.value));
+        }
+    }
+    let clamp_mtime = Timestamp::source_date_epoch();
+    normalise(tree, &Normalise { hostname: spec.hostname.as_deref(), clamp_mtime });
+    apply_attributes(tree, &link.plan.files, &spec.devices)
+        .with_context(|| format!("cannot finish the tree of {}", spec.document.path.display()))
+}
