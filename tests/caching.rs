@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use snug_tests::{Workshop, have, succeed};
@@ -144,4 +144,29 @@ fn a_damaged_package_in_the_cache_is_fetched_anew() {
     spec("run = [\"hello again\"]".replace("hello again", "hello --version").as_str());
     assert_eq!(built(&workshop, &[]), "built");
     assert_eq!(inode(find()), before);
+}
+
+/// apt gives up at once where another build has its archives locked. `image --jobs` and two runs at a time share a cache.
+#[test]
+fn builds_at_once_wait_for_each_others_package_downloads() {
+    if !have(&["busybox", "newuidmap", "mmdebstrap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let base = workshop.debian_base();
+    for name in ["one", "two", "three"] {
+        let base = base.display();
+        workshop.write_spec(
+            name,
+            &format!("base = {{ tar = \"{base}\" }}\nfilesystem = \"ext4\"\npackages = [\"hello\", \"ncal\"]\n"),
+        );
+    }
+    let mut other = workshop.xtask(&["image", "three", "--no-check"]);
+    let other = other.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+    succeed(&mut workshop.xtask(&["image", "one", "two", "--jobs", "2", "--no-check"]));
+    let other = other.wait_with_output().expect("the command ends");
+    assert!(other.status.success(), "{}", String::from_utf8_lossy(&other.stderr));
+    for name in ["one", "two", "three"] {
+        assert!(workshop.image(name).is_file(), "{name}");
+    }
 }

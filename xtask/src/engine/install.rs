@@ -29,6 +29,10 @@ pub(super) fn install_command(manager: PackageManager, packages: &[String]) -> V
 
 /// Downloads stay in the mounted cache. apt takes a package from there that has the right length, so those with other
 /// bytes than the signed index says are removed first, and fetched anew.
+///
+/// apt locks its archives by fcntl(2) and gives up at once where another build has them; and that build's process has no
+/// number here, in another pid namespace. So the builds of one cache wait for each other at a file beside, by flock(2), from
+/// the first look at the archives to the last. What apt starts does not inherit the lock: a daemon would keep it.
 const APT_SCRIPT: &str = r#"
 cache=@CACHES@/apt
 none=/tmp/no-archives
@@ -36,6 +40,8 @@ mkdir -p $cache/partial $none/partial
 options='-q -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 -o APT::Keep-Downloaded-Packages=true'
 [ -z "$SSL_CERT_FILE" ] || options="$options -o Acquire::https::CAInfo=$SSL_CERT_FILE"
 apt-get $options -o APT::Update::Error-Mode=any update
+exec 9>$cache/builds.lock
+flock --nonblock 9 || { echo 'another build has the package downloads; waiting for it' && flock 9; }
 apt-get $options -q -q -o Acquire::ForceHash=SHA256 -o Dir::Cache::Archives=$none --print-uris install -y --no-install-recommends -- "$@" |
 while read -r address name length digest; do
     [ -f "$cache/$name" ] || continue
@@ -51,7 +57,7 @@ while read -r address name length digest; do
     fi
 done
 rm -rf $none
-apt-get $options -o Dir::Cache::Archives=$cache install -y --no-install-recommends -- "$@"
+apt-get $options -o Dir::Cache::Archives=$cache install -y --no-install-recommends -- "$@" 9>&-
 "#;
 
 fn apt_script() -> String {
