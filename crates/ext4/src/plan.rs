@@ -64,11 +64,11 @@ pub(crate) struct Plan<'tree> {
 }
 
 /// What decides ext4's overhead at each size.
-struct Overheads<'options> {
+struct Ext4Overhead<'options> {
     options: &'options Ext4Options,
 }
 
-impl Overheads<'_> {
+impl Ext4Overhead<'_> {
     fn geometry(&self, blocks: u64, inodes: u64) -> Option<Geometry> {
         let groups = u32::try_from(blocks.div_ceil(u64::from(BLOCKS_PER_GROUP))).ok()?;
         Geometry::new(groups, inodes, self.options.growth).filter(|geometry| geometry.sizes().contains(&blocks))
@@ -84,7 +84,7 @@ impl Overheads<'_> {
     }
 }
 
-impl size::Geometry for Overheads<'_> {
+impl size::OverheadModel for Ext4Overhead<'_> {
     fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
         let geometry = self.geometry(blocks, inodes)?;
         let copies = geometry.copies().count() as u64;
@@ -119,7 +119,7 @@ impl<'tree> Plan<'tree> {
         policy: &SizePolicy,
         options: &Ext4Options,
     ) -> Result<Self, Ext4Error> {
-        let overheads = Overheads { options };
+        let model = Ext4Overhead { options };
         let too_large = || Ext4Error::FilesystemTooLarge { limit: MAX_BLOCKS * BLOCK as u64 };
         if policy.min_size > MAX_BLOCKS * BLOCK as u64 {
             return Err(too_large());
@@ -137,19 +137,18 @@ impl<'tree> Plan<'tree> {
             if data_blocks > MAX_BLOCKS {
                 return Err(too_large());
             }
-            let decision = size::decide(size::Demand { data_blocks, inodes }, &policy, &overheads)?;
+            let decision = size::decide(size::Demand { data_blocks, inodes }, &policy, &model)?;
             let blocks = decision.total_blocks;
             let asked = decision.inodes + decision.free_inodes;
             if blocks > MAX_BLOCKS {
                 return Err(too_large());
             }
-            let Some(layout) = overheads.geometry(blocks, asked).and_then(|geometry| Layout::new(geometry, blocks))
-            else {
+            let Some(layout) = model.geometry(blocks, asked).and_then(|geometry| Layout::new(geometry, blocks)) else {
                 // Inode tables that do not fit between the copies of the superblock: only where nearly all is metadata.
                 policy.min_size = (blocks + 1) * BLOCK as u64;
                 continue;
             };
-            let journal_blocks = overheads.journal_blocks(blocks);
+            let journal_blocks = model.journal_blocks(blocks);
             let free = layout.data();
             let allocation = Allocation::new(&inventory, journal_blocks, &free, true);
             // Metadata in the way of a file may cut it into more extents than its inode holds.
@@ -159,7 +158,7 @@ impl<'tree> Plan<'tree> {
             }
             debug_assert!(allocation.end <= blocks);
             return Ok(Plan {
-                reserved_blocks: overheads.reserved_blocks(blocks),
+                reserved_blocks: model.reserved_blocks(blocks),
                 decision,
                 layout,
                 runs: allocation.runs,

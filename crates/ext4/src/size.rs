@@ -1,7 +1,7 @@
 //! How large a filesystem should be: `size = max(min-size, what the content asks for)`, decided exactly.
 //!
 //! Pure: numbers in, a [`SizeDecision`] out. What a filesystem of a given size spends on itself is asked of a
-//! [`Geometry`], which the filesystem writer brings.
+//! [`OverheadModel`], which the filesystem writer brings.
 
 use std::fmt;
 
@@ -96,7 +96,7 @@ impl Structure {
 }
 
 /// What filesystems of a type spend on themselves, as a function of their size.
-pub trait Geometry {
+pub trait OverheadModel {
     /// The overhead of a filesystem of exactly `blocks` blocks with at least `inodes` inodes; `None` where there is no
     /// such filesystem (its last group would be too small to hold its own metadata, say).
     fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead>;
@@ -162,7 +162,7 @@ const BLOCKS_MAX: u64 = 1 << 48;
 
 /// Decides the size (DESIGN 5.1a): the smallest filesystem that holds the tree and then still has the free blocks and
 /// inodes that the headroom asks for, and at least `min_size`.
-pub fn decide(demand: Demand, policy: &SizePolicy, geometry: &dyn Geometry) -> Result<SizeDecision, SizeError> {
+pub fn decide(demand: Demand, policy: &SizePolicy, model: &dyn OverheadModel) -> Result<SizeDecision, SizeError> {
     let Demand { data_blocks, inodes } = demand;
     let unrepresentable = SizeError::Unrepresentable { data_blocks, inodes };
     let free_blocks = policy.headroom.free_for(data_blocks);
@@ -170,7 +170,7 @@ pub fn decide(demand: Demand, policy: &SizePolicy, geometry: &dyn Geometry) -> R
     let wanted = data_blocks.checked_add(free_blocks).ok_or(unrepresentable.clone())?;
     let wanted_inodes = inodes.checked_add(free_inodes).ok_or(unrepresentable.clone())?;
 
-    let search = |from| smallest(from, wanted, wanted_inodes, geometry).ok_or(unrepresentable.clone());
+    let search = |from| smallest(from, wanted, wanted_inodes, model).ok_or(unrepresentable.clone());
     let by_content = search(wanted)?;
     let floor = policy.min_size.div_ceil(BLOCK_SIZE);
     let (rule, (total_blocks, overhead)) =
@@ -195,10 +195,10 @@ pub fn decide(demand: Demand, policy: &SizePolicy, geometry: &dyn Geometry) -> R
 }
 
 /// The smallest filesystem of at least `from` blocks that has `wanted` blocks and `inodes` inodes beside its overhead.
-fn smallest(from: u64, wanted: u64, inodes: u64, geometry: &dyn Geometry) -> Option<(u64, Overhead)> {
+fn smallest(from: u64, wanted: u64, inodes: u64, model: &dyn OverheadModel) -> Option<(u64, Overhead)> {
     let mut blocks = from.max(1);
     while blocks <= BLOCKS_MAX {
-        let Some(overhead) = geometry.overhead(blocks, inodes) else {
+        let Some(overhead) = model.overhead(blocks, inodes) else {
             blocks += 1;
             continue;
         };
@@ -207,7 +207,7 @@ fn smallest(from: u64, wanted: u64, inodes: u64, geometry: &dyn Geometry) -> Opt
             return Some((blocks, overhead));
         }
         // As long as the overhead does not fall, nothing below `needed` can do.
-        blocks = needed.min(geometry.monotonic_until(blocks).saturating_add(1).max(blocks + 1));
+        blocks = needed.min(model.monotonic_until(blocks).saturating_add(1).max(blocks + 1));
     }
     None
 }
@@ -322,7 +322,7 @@ mod tests {
         inodes_per_block: u64,
     }
 
-    impl Geometry for Groups {
+    impl OverheadModel for Groups {
         fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
             let groups = blocks.div_ceil(self.group);
             let table = inodes.div_ceil(groups).div_ceil(self.inodes_per_block);
@@ -351,13 +351,13 @@ mod tests {
         )
     }
 
-    fn geometries() -> impl Strategy<Value = Groups> {
+    fn models() -> impl Strategy<Value = Groups> {
         (50..300_u64, 1..20_u64).prop_map(|(group, inodes_per_block)| Groups { group, inodes_per_block })
     }
 
-    fn satisfies(blocks: u64, decision: &SizeDecision, geometry: &Groups) -> bool {
+    fn satisfies(blocks: u64, decision: &SizeDecision, model: &Groups) -> bool {
         let wanted_inodes = decision.inodes + decision.free_inodes;
-        geometry.overhead(blocks, wanted_inodes).is_some_and(|overhead| {
+        model.overhead(blocks, wanted_inodes).is_some_and(|overhead| {
             decision.data_blocks + decision.free_blocks + overhead.blocks() <= blocks
                 && overhead.inodes >= wanted_inodes
         })
@@ -366,29 +366,29 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_smaller_would_do(
-            data_blocks in 0..2000_u64, inodes in 11..500_u64, policy in policies(), geometry in geometries()
+            data_blocks in 0..2000_u64, inodes in 11..500_u64, policy in policies(), model in models()
         ) {
-            let decided = decide(Demand { data_blocks, inodes }, &policy, &geometry);
+            let decided = decide(Demand { data_blocks, inodes }, &policy, &model);
             // Groups smaller than their own tables hold nothing, however many.
             prop_assume!(decided.is_ok());
             let decision = decided.unwrap();
-            prop_assert!(satisfies(decision.total_blocks, &decision, &geometry));
+            prop_assert!(satisfies(decision.total_blocks, &decision, &model));
             prop_assert!(decision.bytes >= policy.min_size);
             let floor = policy.min_size.div_ceil(BLOCK_SIZE);
             for blocks in floor.max(1)..decision.total_blocks {
-                prop_assert!(!satisfies(blocks, &decision, &geometry), "{} blocks would do", blocks);
+                prop_assert!(!satisfies(blocks, &decision, &model), "{} blocks would do", blocks);
             }
-            prop_assert_eq!(decision.rule == Rule::MinSize, (1..floor).any(|blocks| satisfies(blocks, &decision, &geometry)));
+            prop_assert_eq!(decision.rule == Rule::MinSize, (1..floor).any(|blocks| satisfies(blocks, &decision, &model)));
         }
 
         #[test]
         fn more_content_headroom_or_floor_is_never_smaller(
             data_blocks in 0..2000_u64, inodes in 11..500_u64, more in 0..500_u64, policy in policies(),
-            geometry in geometries()
+            model in models()
         ) {
-            // A geometry that never falls: beside it, one group more may make room cheaper.
+            // A model that never falls: beside it, one group more may make room cheaper.
             struct Monotonic(Groups);
-            impl Geometry for Monotonic {
+            impl OverheadModel for Monotonic {
                 fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
                     let structures = vec![
                         Structure::new("bitmaps", 2 * blocks.div_ceil(self.0.group)),
@@ -397,9 +397,9 @@ mod tests {
                     Some(Overhead { inodes, structures })
                 }
             }
-            let geometry = Monotonic(geometry);
+            let model = Monotonic(model);
             let size = |data_blocks, inodes, policy: &SizePolicy| {
-                decide(Demand { data_blocks, inodes }, policy, &geometry).unwrap().total_blocks
+                decide(Demand { data_blocks, inodes }, policy, &model).unwrap().total_blocks
             };
             let base = size(data_blocks, inodes, &policy);
             prop_assert!(size(data_blocks + more, inodes, &policy) >= base);
@@ -418,7 +418,7 @@ mod tests {
         ) {
             let policy = SizePolicy { min_size, max_size, headroom: Headroom { millionths }, free_inodes };
             struct Flat;
-            impl Geometry for Flat {
+            impl OverheadModel for Flat {
                 fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
                     Some(Overhead { inodes, structures: vec![Structure::new("bitmaps", blocks.div_ceil(32768))] })
                 }
@@ -438,8 +438,8 @@ mod tests {
         }
         tree.link(TreePath::new("usr/bin/ash").unwrap(), &TreePath::new("usr/bin/sh").unwrap()).unwrap();
         let policy = SizePolicy { max_size: Some(1 << 20), ..SizePolicy::default() };
-        let geometry = Groups { group: 1000, inodes_per_block: 16 };
-        let error = decide(Demand { data_blocks: 420, inodes: 20 }, &policy, &geometry).unwrap_err();
+        let model = Groups { group: 1000, inodes_per_block: 16 };
+        let error = decide(Demand { data_blocks: 420, inodes: 20 }, &policy, &model).unwrap_err();
         assert_eq!(error, SizeError::ExceedsMax { needed: 597 * 4096, max: 1 << 20 });
         insta::assert_snapshot!(explain(error, &tree), @r"
         the content is too large for its max-size; the largest paths:

@@ -26,12 +26,12 @@ use super::tree::{
 /// Bodies are copied through a buffer of this size: large enough for the kernel, small enough for the cache.
 const COPY_BUFFER: usize = 1 << 20;
 
-/// What could not be made as a file, by the inode that stands in for it.
+/// Stand-ins for what could not be created as a file, by (device, inode number) of each.
 ///
-/// Every stand-in is held open: its inode number cannot be given to another file while the layout lives.
+/// Every stand-in is held open: its inode number cannot be given to another file while this value lives.
 #[derive(Debug, Default)]
-pub struct Layout {
-    stand_ins: HashMap<(u64, u64), StandIn>,
+pub struct StandIns {
+    by_inode: HashMap<(u64, u64), StandIn>,
 }
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ struct StandIn {
     xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
 }
 
-impl Layout {
+impl StandIns {
     fn hold(&mut self, path: &Path) -> Result<&mut StandIn> {
         let held = OpenOptions::new()
             .read(true)
@@ -52,7 +52,7 @@ impl Layout {
             .open(path)
             .with_context(|| format!("cannot hold {} open", path.display()))?;
         let about = held.metadata()?;
-        Ok(self.stand_ins.entry((about.dev(), about.ino())).or_insert_with(|| StandIn {
+        Ok(self.by_inode.entry((about.dev(), about.ino())).or_insert_with(|| StandIn {
             _held: held.into(),
             device: None,
             xattrs: BTreeMap::new(),
@@ -64,8 +64,8 @@ impl Layout {
 ///
 /// Symlinks are never followed: the tree's own invariant is that every parent is a directory. `advance` is told the
 /// bytes of each file.
-pub fn materialise(tree: &RootTree, root: &Path, mut advance: impl FnMut(u64)) -> Result<Layout> {
-    let mut layout = Layout::default();
+pub fn materialise(tree: &RootTree, root: &Path, mut advance: impl FnMut(u64)) -> Result<StandIns> {
+    let mut stand_ins = StandIns::default();
     let mut directories: Vec<Entry> = Vec::new();
     for entry in tree.entries() {
         let path = host_path(root, entry.path);
@@ -81,19 +81,19 @@ pub fn materialise(tree: &RootTree, root: &Path, mut advance: impl FnMut(u64)) -
         match entry.inode.is_directory() {
             // A directory's mtime and mode are set once nothing more is made in it.
             true => directories.push(entry),
-            false => set_attributes(entry.inode, entry.path, &path, &mut layout)?,
+            false => set_attributes(entry.inode, entry.path, &path, &mut stand_ins)?,
         }
     }
     for entry in directories.iter().rev() {
-        set_attributes(entry.inode, entry.path, &host_path(root, entry.path), &mut layout)?;
+        set_attributes(entry.inode, entry.path, &host_path(root, entry.path), &mut stand_ins)?;
     }
-    Ok(layout)
+    Ok(stand_ins)
 }
 
 /// Adds `tree` to a root that others have written in: directories are merged and keep the attributes they have, what
 /// else stands in the way is replaced, and parents may be symlinks. The caller has made `root` the root directory of
 /// the process, so that no link leads outside.
-pub fn place(tree: &RootTree, root: &Path, layout: &mut Layout) -> Result<()> {
+pub fn place(tree: &RootTree, root: &Path, stand_ins: &mut StandIns) -> Result<()> {
     for entry in tree.entries().filter(|entry| !entry.path.is_root()) {
         let path = host_path(root, entry.path);
         if entry.inode.is_directory() && path.is_dir() {
@@ -105,7 +105,7 @@ pub fn place(tree: &RootTree, root: &Path, layout: &mut Layout) -> Result<()> {
             Err(_) => {}
         }
         create(&entry, tree, &path, true).with_context(|| format!("cannot make {}", entry.path))?;
-        set_attributes(entry.inode, entry.path, &path, layout)?;
+        set_attributes(entry.inode, entry.path, &path, stand_ins)?;
     }
     Ok(())
 }
@@ -152,7 +152,7 @@ fn write_body(body: &Body, source: &BodySource, path: &Path) -> Result<()> {
 }
 
 /// Sets owner, then mode, then attributes, then time: each of these steps would undo a later one.
-fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, layout: &mut Layout) -> Result<()> {
+fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, stand_ins: &mut StandIns) -> Result<()> {
     fchownat(
         AT_FDCWD,
         path,
@@ -177,7 +177,7 @@ fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, layout: &mut Layo
         match xattr::set(path, OsStr::from_bytes(attribute), value) {
             Ok(()) => {}
             Err(error) if is_refusal(&error) => {
-                layout.hold(path)?.xattrs.insert(attribute.clone(), value.clone());
+                stand_ins.hold(path)?.xattrs.insert(attribute.clone(), value.clone());
             }
             Err(error) => {
                 let attribute = String::from_utf8_lossy(attribute);
@@ -186,7 +186,7 @@ fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, layout: &mut Layo
         }
     }
     if matches!(inode.kind, Kind::CharacterDevice { .. } | Kind::BlockDevice { .. }) {
-        layout.hold(path)?.device = Some(inode.kind.clone());
+        stand_ins.hold(path)?.device = Some(inode.kind.clone());
     }
     let mtime = TimeSpec::new(inode.mtime.seconds, i64::from(inode.mtime.nanoseconds));
     utimensat(AT_FDCWD, path, &mtime, &mtime, UtimensatFlags::NoFollowSymlink)
@@ -200,18 +200,18 @@ fn is_refusal(error: &io::Error) -> bool {
         .contains(&nix::Error::from_raw(libc_errno)))
 }
 
-/// Reads the files below `root` as a tree, without crossing into other mounts. `layout` gives back what
+/// Reads the files below `root` as a tree, without crossing into other mounts. `stand_ins` gives back what
 /// [`materialise`] and [`place`] could not make.
 ///
 /// Bodies are read from the files when the tree's source is asked: nothing may change below `root` until then.
-pub fn walk(root: &Path, layout: &Layout) -> Result<RootTree> {
+pub fn walk(root: &Path, stand_ins: &StandIns) -> Result<RootTree> {
     let mut files = DiskBodies::default();
     // With device and inode number where there may be more names.
     type Found = (TreePath, Inode, Option<(u64, u64)>);
     let mut found: Vec<Found> = Vec::new();
     let about = fs::symlink_metadata(root)?;
     let device = about.dev();
-    found.push((TreePath::root(), inode_of(root, &about, &mut files, layout)?, None));
+    found.push((TreePath::root(), inode_of(root, &about, &mut files, stand_ins)?, None));
     let mut pending = vec![(root.to_path_buf(), Vec::new())];
     while let Some((directory, prefix)) = pending.pop() {
         for entry in fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))? {
@@ -222,7 +222,7 @@ pub fn walk(root: &Path, layout: &Layout) -> Result<RootTree> {
             name.extend_from_slice(&entry.file_name().into_vec());
             let tree_path = TreePath::new(&name).with_context(|| format!("cannot take {} in", path.display()))?;
             let linked = (about.nlink() > 1 && !about.is_dir()).then(|| (about.dev(), about.ino()));
-            found.push((tree_path, inode_of(&path, &about, &mut files, layout)?, linked));
+            found.push((tree_path, inode_of(&path, &about, &mut files, stand_ins)?, linked));
             if about.is_dir() && about.dev() == device {
                 name.push(b'/');
                 pending.push((path, name));
@@ -246,10 +246,10 @@ pub fn walk(root: &Path, layout: &Layout) -> Result<RootTree> {
     Ok(tree)
 }
 
-fn inode_of(path: &Path, about: &fs::Metadata, files: &mut DiskBodies, layout: &Layout) -> Result<Inode> {
+fn inode_of(path: &Path, about: &fs::Metadata, files: &mut DiskBodies, stand_ins: &StandIns) -> Result<Inode> {
     let file_type = about.file_type();
     let (major, minor) = (nix::sys::stat::major(about.rdev()) as u32, nix::sys::stat::minor(about.rdev()) as u32);
-    let stand_in = layout.stand_ins.get(&(about.dev(), about.ino()));
+    let stand_in = stand_ins.by_inode.get(&(about.dev(), about.ino()));
     let kind = if let Some(device) = stand_in.and_then(|stand_in| stand_in.device.clone()) {
         device
     } else if file_type.is_dir() {

@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
-use snug_rootfs::disk::{self, Layout};
+use snug_rootfs::disk::{self, StandIns};
 use snug_rootfs::tar::{self, TarOptions};
 
 use super::binfmt::{Emulation, emulate};
@@ -123,7 +123,7 @@ fn first() -> Result<ExitCode> {
 struct Inside {
     /// The tars of the job, opened while the host's paths still exist.
     tars: HashMap<PathBuf, File>,
-    layout: Layout,
+    stand_ins: StandIns,
     caches: Vec<PathBuf>,
     quiet: QuietServices,
     /// For when an action fails.
@@ -142,7 +142,7 @@ impl Inside {
         }
         Ok(Inside {
             tars,
-            layout: Layout::default(),
+            stand_ins: StandIns::default(),
             caches: Vec::new(),
             quiet: QuietServices::default(),
             shell: None,
@@ -167,7 +167,7 @@ impl Inside {
                 terminal::keep_from_commands()
             }
             Action::Run(program) => steps::run(index, program),
-            Action::Place { tar } => disk::place(&self.tree(tar)?, Path::new("/"), &mut self.layout),
+            Action::Place { tar } => disk::place(&self.tree(tar)?, Path::new("/"), &mut self.stand_ins),
             Action::Scratch { folder } => mounts::scratch(folder),
             Action::DropCaches => mounts::detach(&std::mem::take(&mut self.caches)),
             Action::Pipe(program) => steps::pipe(index, program),
@@ -189,7 +189,7 @@ impl Inside {
         fs::create_dir(root).with_context(|| format!("cannot make {}", root.display()))?;
         let mut meter = Meter { action: index, reported: 0 };
         let mut done = 0;
-        self.layout = disk::materialise(&tree, root, |bytes| {
+        self.stand_ins = disk::materialise(&tree, root, |bytes| {
             done += bytes;
             meter.reached(done);
         })?;
@@ -200,7 +200,7 @@ impl Inside {
         steps::end_all_others();
         self.quiet.lift()?;
         mounts::detach_all()?;
-        let tree = disk::walk(Path::new("/"), &self.layout)?;
+        let tree = disk::walk(Path::new("/"), &self.stand_ins)?;
         let mut meter = Meter { action: index, reported: 0 };
         // The standard library's own handle would cut the stream into lines.
         let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);

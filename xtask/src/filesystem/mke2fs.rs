@@ -10,9 +10,9 @@
 
 mod attributes;
 mod estimate;
-mod geometry;
-mod laid;
 mod loop_mount;
+mod materialised;
+mod overhead;
 mod superblock;
 
 use std::fs::{self, OpenOptions};
@@ -21,11 +21,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use self::geometry::MeasuredGeometry;
-use self::laid::InNamespace;
+use self::materialised::InNamespace;
+use self::overhead::MeasuredOverhead;
 
-pub use self::laid::Laid;
 pub use self::loop_mount::{LoopWriter, VERB as LOOP_VERB, inside_main as loop_main};
+pub use self::materialised::MaterialisedTree;
 use self::superblock::Superblock;
 use crate::filesystem::FilesystemWriter;
 use crate::report::progress::Stage;
@@ -69,16 +69,16 @@ impl Mke2fsWriter {
         Ok(Mke2fsWriter { options: options.clone() })
     }
 
-    /// Writes `tree`, which is laid out as files in `laid`.
-    pub fn write_laid(
+    /// Writes `tree`, which `files` holds on disk.
+    pub fn write_materialised(
         &self,
         tree: &RootTree,
-        laid: &dyn Laid,
+        files: &dyn MaterialisedTree,
         policy: &SizePolicy,
         output: &Path,
         stage: &Stage,
     ) -> Result<Census> {
-        let run = Run { settings: Settings::new(tree, &self.options), tree, content: &Copied(laid), output, stage };
+        let run = Run { settings: Settings::new(tree, &self.options), tree, content: &Copied(files), output, stage };
         run.search(policy)
     }
 }
@@ -101,9 +101,9 @@ impl FilesystemWriter for Mke2fsWriter {
     }
 
     fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
-        stage.detail("laying the tree out");
-        let laid = InNamespace::lay(tree, stage)?;
-        self.write_laid(tree, &laid, policy, output, stage)
+        stage.detail("materialising the tree");
+        let files = InNamespace::new(tree, stage)?;
+        self.write_materialised(tree, &files, policy, output, stage)
     }
 }
 
@@ -187,7 +187,7 @@ trait Content {
 }
 
 /// By mke2fs itself, from files.
-struct Copied<'a>(&'a dyn Laid);
+struct Copied<'a>(&'a dyn MaterialisedTree);
 
 impl Content for Copied<'_> {
     fn make(&self, run: &Run, mut mke2fs: Command, blocks: u64) -> Result<()> {
@@ -215,9 +215,9 @@ struct Run<'a> {
 impl Run<'_> {
     /// Makes the filesystem until it has the size that its own content asks for.
     fn search(&self, policy: &SizePolicy) -> Result<Census> {
-        let geometry = MeasuredGeometry::new(&self.settings)?;
+        let model = MeasuredOverhead::new(&self.settings)?;
         let decide = |data_blocks, policy: &SizePolicy| {
-            let decision = size::decide(Demand::ext4(self.tree, data_blocks), policy, &geometry);
+            let decision = size::decide(Demand::ext4(self.tree, data_blocks), policy, &model);
             decision.map_err(|error| size::explain(error, self.tree))
         };
 
@@ -236,7 +236,7 @@ impl Run<'_> {
                 guess += estimate::margin(guess);
                 continue;
             }
-            let data = self.measure(&geometry)?;
+            let data = self.measure(&model)?;
             let wanted = decide(data, policy)?;
             if wanted.total_blocks == tried.total_blocks && wanted.total_inodes == tried.total_inodes {
                 return self.census(wanted);
@@ -245,7 +245,7 @@ impl Run<'_> {
                 // With few blocks and many inodes, groups are smaller than a bitmap tells, and resize2fs fails or drops
                 // the last one: then the image is made anew at its size.
                 let moved = self.resize(&wanted).is_ok() && self.is_as_large_as(&wanted)?;
-                if moved && self.measure(&geometry)? == data {
+                if moved && self.measure(&model)? == data {
                     return self.census(wanted);
                 }
             }
@@ -267,10 +267,10 @@ impl Run<'_> {
     }
 
     /// Blocks that the content really takes in the image as it is.
-    fn measure(&self, geometry: &MeasuredGeometry) -> Result<u64> {
+    fn measure(&self, model: &MeasuredOverhead) -> Result<u64> {
         let superblock = Superblock::read(self.output)?;
         let taken = superblock.blocks - superblock.free_blocks;
-        let own = geometry.metadata_blocks(superblock.blocks, superblock.inodes)?;
+        let own = model.metadata_blocks(superblock.blocks, superblock.inodes)?;
         taken.checked_sub(own).context("the image has less metadata than an empty filesystem")
     }
 

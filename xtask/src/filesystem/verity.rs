@@ -92,9 +92,9 @@ impl Verity {
         )
     }
 
-    fn new(layout: &Layout, seed: &Seed, root_hash: &[u8; DIGEST]) -> Self {
+    fn new(hash_tree: &HashTree, seed: &Seed, root_hash: &[u8; DIGEST]) -> Self {
         let (root_hash, salt) = (hex(root_hash), hex(&seed.salt));
-        let (blocks, offset) = (layout.data_blocks, layout.superblock_at());
+        let (blocks, offset) = (hash_tree.data_blocks, hash_tree.superblock_at());
         let sectors = blocks * (BLOCK as u64 / SECTOR);
         let table = format!(
             "0 {sectors} verity 1 {DISK} {DISK} {BLOCK} {BLOCK} {blocks} {} {ALGORITHM} {root_hash} {salt}",
@@ -109,20 +109,20 @@ impl Verity {
             uuid: uuid_text(&seed.uuid),
             data_blocks: blocks,
             hash_offset: offset,
-            hash_bytes: layout.end() - offset,
+            hash_bytes: hash_tree.end() - offset,
         }
     }
 }
 
 /// Where everything lies, in blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Layout {
+struct HashTree {
     data_blocks: u64,
     /// First block and number of blocks of each level, the lowest (over the data) first.
     levels: Vec<(u64, u64)>,
 }
 
-impl Layout {
+impl HashTree {
     fn new(data_blocks: u64) -> Self {
         let mut sizes = Vec::new();
         let mut below = data_blocks;
@@ -138,7 +138,7 @@ impl Layout {
             at += size;
         }
         levels.reverse();
-        Layout { data_blocks, levels }
+        HashTree { data_blocks, levels }
     }
 
     fn superblock_at(&self) -> u64 {
@@ -161,22 +161,23 @@ pub fn seal(image: &Path, seed: &Seed, stage: &Stage) -> Result<Verity> {
     let file = file.with_context(|| format!("cannot open {}", image.display()))?;
     let size = file.metadata()?.len();
     ensure!(size > 0, "an empty image cannot be sealed");
-    let layout = Layout::new(size.div_ceil(BLOCK as u64));
-    file.set_len(layout.end()).context("cannot make room for the hash tree")?;
+    let hash_tree = HashTree::new(size.div_ceil(BLOCK as u64));
+    file.set_len(hash_tree.end()).context("cannot make room for the hash tree")?;
 
     let salted = Sha256::new_with_prefix(seed.salt);
     let threads = thread::available_parallelism().map_or(1, NonZero::get) as u64;
     // The hashes of a level are the content of the level above; the one above the top is the root hash.
-    let mut below = (0, layout.data_blocks);
-    for level in &layout.levels {
+    let mut below = (0, hash_tree.data_blocks);
+    for level in &hash_tree.levels {
         hash_level(&file, &salted, below, level.0, threads, stage)?;
         below = *level;
     }
     let mut top = vec![0; BLOCK];
     file.read_exact_at(&mut top, below.0 * BLOCK as u64)?;
     let root_hash = hash(&salted, &top);
-    file.write_all_at(&superblock(&layout, seed), layout.superblock_at()).context("cannot write the hash tree")?;
-    Ok(Verity::new(&layout, seed, &root_hash))
+    file.write_all_at(&superblock(&hash_tree, seed), hash_tree.superblock_at())
+        .context("cannot write the hash tree")?;
+    Ok(Verity::new(&hash_tree, seed, &root_hash))
 }
 
 fn hash(salted: &Sha256, block: &[u8]) -> [u8; DIGEST] {
@@ -235,7 +236,7 @@ fn hash_part(
 }
 
 /// `struct verity_sb`, little-endian, and zeros up to a block.
-fn superblock(layout: &Layout, seed: &Seed) -> [u8; BLOCK] {
+fn superblock(hash_tree: &HashTree, seed: &Seed) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, SIGNATURE);
@@ -245,7 +246,7 @@ fn superblock(layout: &Layout, seed: &Seed) -> [u8; BLOCK] {
     put(32, ALGORITHM.as_bytes());
     put(64, &(BLOCK as u32).to_le_bytes());
     put(68, &(BLOCK as u32).to_le_bytes());
-    put(72, &layout.data_blocks.to_le_bytes());
+    put(72, &hash_tree.data_blocks.to_le_bytes());
     put(80, &(SALT as u16).to_le_bytes());
     put(88, &seed.salt);
     block

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use snug_formats::FilesystemKind;
-use snug_rootfs::disk::{self, Layout};
+use snug_rootfs::disk::{self, StandIns};
 use snug_rootfs::tree::TreePath;
 
 use super::Reading;
@@ -34,7 +34,7 @@ pub(super) fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Sta
 
 fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
     let place = mount_apart(image, kind)?;
-    let mut tree = disk::walk(&place, &Layout::default())?;
+    let mut tree = disk::walk(&place, &StandIns::default())?;
     if kind == FilesystemKind::Ext4 {
         // ext4's own.
         tree.remove(&TreePath::new("lost+found")?);

@@ -13,9 +13,9 @@ use super::*;
 use crate::report::progress::Progress;
 
 /// Files of this process: root's owners are the image's.
-struct Plain(PathBuf, #[expect(dead_code, reason = "holds stand-ins open")] disk::Layout);
+struct Plain(PathBuf, #[expect(dead_code, reason = "holds stand-ins open")] disk::StandIns);
 
-impl Laid for Plain {
+impl MaterialisedTree for Plain {
     fn root(&self) -> &Path {
         &self.0
     }
@@ -25,18 +25,18 @@ impl Laid for Plain {
     }
 }
 
-fn lay(tree: &RootTree, folder: &Path) -> Plain {
+fn materialise(tree: &RootTree, folder: &Path) -> Plain {
     let root = folder.join("root");
     fs::create_dir(&root).unwrap();
-    let layout = disk::materialise(tree, &root, |_| {}).unwrap();
-    Plain(root, layout)
+    let stand_ins = disk::materialise(tree, &root, |_| {}).unwrap();
+    Plain(root, stand_ins)
 }
 
 fn write(tree: &RootTree, options: &Ext4Options, policy: &SizePolicy, folder: &Path) -> Result<Census> {
     let _ = fs::remove_dir_all(folder.join("root"));
-    let laid = lay(tree, folder);
+    let files = materialise(tree, folder);
     let writer = Mke2fsWriter::new(options).unwrap();
-    writer.write_laid(tree, &laid, policy, &folder.join("image"), &Progress::hidden().stage("test"))
+    writer.write_materialised(tree, &files, policy, &folder.join("image"), &Progress::hidden().stage("test"))
 }
 
 /// e2fsck finds nothing to mend, and dumpe2fs says what was decided.

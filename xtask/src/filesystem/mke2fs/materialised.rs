@@ -18,7 +18,7 @@ use crate::report::progress::Stage;
 const LAST_LINES: usize = 12;
 
 /// Where a tree is laid out as files, as `rootfs::disk` does.
-pub trait Laid {
+pub trait MaterialisedTree {
     fn root(&self) -> &Path;
     /// Runs a command to which the files belong to the owners they have in the image.
     fn run(&self, command: &mut Command) -> Result<()>;
@@ -32,7 +32,7 @@ pub(super) struct InNamespace {
 }
 
 impl InNamespace {
-    pub(super) fn lay(tree: &RootTree, stage: &Stage) -> Result<Self> {
+    pub(super) fn new(tree: &RootTree, stage: &Stage) -> Result<Self> {
         let work = Cache::open()?.work_folder("mke2fs")?;
         let (archive, root) = (work.path().join("tree.tar"), work.path().join("root"));
         let file = File::create(&archive).with_context(|| format!("cannot make {}", archive.display()))?;
@@ -49,7 +49,7 @@ impl InNamespace {
     }
 }
 
-impl Laid for InNamespace {
+impl MaterialisedTree for InNamespace {
     fn root(&self) -> &Path {
         &self.root
     }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
-use snug_ext4::size::{BLOCK_SIZE, Geometry, Overhead, Structure};
+use snug_ext4::size::{BLOCK_SIZE, Overhead, OverheadModel, Structure};
 use snug_process::program;
 use tempfile::TempDir;
 
@@ -20,19 +20,19 @@ const LAST_GROUP_MIN: u64 = 50;
 const ORDINARY_BLOCKS: u64 = 64 << 20 >> 12;
 const ORDINARY_INODES: u64 = 1024;
 
-/// The geometry of mke2fs under the settings of one image.
-pub(super) struct MeasuredGeometry<'a> {
+/// The model of mke2fs under the settings of one image.
+pub(super) struct MeasuredOverhead<'a> {
     settings: &'a Settings,
     folder: TempDir,
     known: RefCell<HashMap<(u64, u64), Option<Superblock>>>,
 }
 
-impl<'a> MeasuredGeometry<'a> {
+impl<'a> MeasuredOverhead<'a> {
     pub(super) fn new(settings: &'a Settings) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let geometry = MeasuredGeometry { settings, folder, known: RefCell::default() };
-        geometry.make(ORDINARY_BLOCKS, ORDINARY_INODES)?;
-        Ok(geometry)
+        let model = MeasuredOverhead { settings, folder, known: RefCell::default() };
+        model.make(ORDINARY_BLOCKS, ORDINARY_INODES)?;
+        Ok(model)
     }
 
     /// Blocks of an empty filesystem that are not free, its directories excepted.
@@ -76,7 +76,7 @@ fn last_group_is_too_small(blocks: u64, inodes: u64) -> bool {
     groups > 1 && last < inode_table + 2 + LAST_GROUP_MIN
 }
 
-impl Geometry for MeasuredGeometry<'_> {
+impl OverheadModel for MeasuredOverhead<'_> {
     fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
         let inode_tables = inodes.div_ceil(BLOCK_SIZE / INODE_SIZE);
         if inode_tables >= blocks {
