@@ -160,8 +160,8 @@ impl Engine for Container {
         self.export(cleanup.names(), progress, consume)
     }
 
-    fn mend(&self, tree: &mut RootTree, base: &Path) -> Result<()> {
-        restore::mend(tree, &read(base)?, self.cli.kind()).context("cannot put right what the export lost")
+    fn restore(&self, tree: &mut RootTree, base: &Path) -> Result<()> {
+        restore::restore(tree, &read(base)?, self.cli.kind()).context("cannot restore what the export lost")
     }
 }
 
@@ -183,7 +183,7 @@ fn make_mount_points(tree: &mut RootTree) {
 }
 
 /// As with the builtin engine, empty files stand in for device nodes, which a rootless engine cannot make and would leave
-/// out; [`mend`] puts the nodes back.
+/// out; [`restore`](Engine::restore) puts the nodes back.
 fn hide_devices(tree: &mut RootTree) {
     for inode in tree.inodes_mut() {
         if is_device(&inode.kind) {

@@ -53,7 +53,7 @@ pub trait Engine: Send + Sync {
     ) -> Result<()>;
 
     /// Puts right what the way of the tree through the engine has done to it, before anything else looks at it.
-    fn mend(&self, _tree: &mut RootTree, _base: &Path) -> Result<()> {
+    fn restore(&self, _tree: &mut RootTree, _base: &Path) -> Result<()> {
         Ok(())
     }
 

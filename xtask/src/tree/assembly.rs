@@ -146,7 +146,7 @@ impl Assembly<'_> {
             Ok(())
         })?;
         let mut tree = tree.context("the engine gave no tree")?;
-        self.engine.mend(&mut tree, base)?;
+        self.engine.restore(&mut tree, base)?;
         let stage = progress.stage("normalise and store the tree");
         put_right(&mut tree, link, progress)?;
         secrets::refuse_in(&tree, &secrets::read(&link.plan.secrets)?)?;

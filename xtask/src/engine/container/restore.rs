@@ -24,7 +24,7 @@ const BUFFER: u64 = 1 << 20;
 /// Files that both bind their own over during a build, and leave behind in an `/etc` of their making.
 const ETC_OF_ENGINES: [&str; 4] = ["hosts", "hostname", "mtab", "resolv.conf"];
 
-pub(super) fn mend(tree: &mut RootTree, base: &RootTree, engine: EngineKind) -> Result<()> {
+pub(super) fn restore(tree: &mut RootTree, base: &RootTree, engine: EngineKind) -> Result<()> {
     remove_additions(tree, base);
     lift_policy(tree, base);
     restore_root(tree, base);
@@ -220,7 +220,7 @@ mod tests {
             ("etc/hosts", "", None, 9),
         ]);
         let mut docker = exported.clone();
-        mend(&mut docker, &base, EngineKind::Docker).unwrap();
+        restore(&mut docker, &base, EngineKind::Docker).unwrap();
         assert_eq!(xattr(&docker, "srv/kept"), ["user.note"]);
         let kind = |name: &str| docker.get(&known(name)).unwrap().kind.noun();
         assert_eq!((kind("srv/tape"), kind("srv/written")), ("character device", "file"));
@@ -231,7 +231,7 @@ mod tests {
         assert!(xattr(&docker, "srv/able").is_empty());
         assert!(docker.get(&known(".dockerenv")).is_none() && docker.get(&known("etc")).is_none());
         let mut podman = exported;
-        mend(&mut podman, &base, EngineKind::Podman).unwrap();
+        restore(&mut podman, &base, EngineKind::Podman).unwrap();
         assert!(xattr(&podman, "srv/kept").is_empty());
     }
 
@@ -243,13 +243,13 @@ mod tests {
             tree.insert(known("etc/mtab"), link(target)).unwrap();
             tree
         };
-        let mended = |base: &RootTree| {
+        let restored = |base: &RootTree| {
             let mut tree = with("/proc/mounts");
-            mend(&mut tree, base, EngineKind::Docker).unwrap();
+            restore(&mut tree, base, EngineKind::Docker).unwrap();
             tree.get(&known("etc/mtab")).map(|inode| inode.kind.clone())
         };
-        assert_eq!(mended(&with("../proc/mounts")), Some(link("../proc/mounts").kind));
-        assert_eq!(mended(&tree(&[("etc/passwd", "", None, 1)])), None);
+        assert_eq!(restored(&with("../proc/mounts")), Some(link("../proc/mounts").kind));
+        assert_eq!(restored(&tree(&[("etc/passwd", "", None, 1)])), None);
     }
 
     #[test]
@@ -258,11 +258,11 @@ mod tests {
         let root = base.get_mut(&TreePath::root()).unwrap();
         (root.mode, root.mtime) = (0o711, Timestamp::from_seconds(11));
         let mut same = tree(&[("a/x", "", None, 1), ("a/y", "", None, 1)]);
-        mend(&mut same, &base, EngineKind::Docker).unwrap();
+        restore(&mut same, &base, EngineKind::Docker).unwrap();
         let root = same.get(&TreePath::root()).unwrap();
         assert_eq!((root.mode, root.mtime.seconds), (0o711, 11));
         let mut more = tree(&[("a/x", "", None, 1), ("b/y", "", None, 1)]);
-        mend(&mut more, &base, EngineKind::Docker).unwrap();
+        restore(&mut more, &base, EngineKind::Docker).unwrap();
         assert!(more.get(&TreePath::root()).unwrap().mtime.seconds > 11);
     }
 
@@ -274,7 +274,7 @@ mod tests {
         let content = [vec![0; 4096], b"tail".to_vec()].concat();
         let mut tree = RootTree::new(BodySource::new(content));
         tree.insert(known("sparse"), Inode::new(Kind::File(Body::contiguous(4100, 0)), 0o600)).unwrap();
-        mend(&mut tree, &base, EngineKind::Podman).unwrap();
+        restore(&mut tree, &base, EngineKind::Podman).unwrap();
         let Kind::File(body) = &tree.get(&known("sparse")).unwrap().kind else { panic!("a file") };
         assert_eq!(body.extents.as_slice(), [DataRange { offset: 4096, length: 4, source: 4096 }]);
     }
