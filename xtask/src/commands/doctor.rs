@@ -24,7 +24,7 @@ use crate::filesystem::squashfs::{Program, SquashfsWriter};
 use crate::filesystem::{self, FilesystemWriter};
 use crate::host::erofs_utils;
 use crate::host::requirements::{self, Work};
-use crate::image::{Order, Suppliers, Target};
+use crate::image::{Order, Providers, Target};
 use crate::jobs;
 use crate::report::progress::Progress;
 use crate::report::table;
@@ -186,9 +186,9 @@ fn boot() -> Result<String> {
 }
 
 fn can_be_built(set: &snug_spec::ImageSet, name: &str, workspace: &Workspace) -> Result<String> {
-    let suppliers = Suppliers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
+    let providers = Providers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
     let target = Target::all(set.get(name)?, &[])?[0];
-    let order = match Order::new(set, name, target, None, &suppliers) {
+    let order = match Order::new(set, name, target, None, &providers) {
         // What a tag means is asked by builds: all that such a base needs is who asks.
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
             requirements::require(&[Work::OciBase])?;

@@ -25,7 +25,7 @@ use crate::error;
 use crate::error::Failure;
 use crate::host::requirements::Work;
 use crate::host::setup;
-use crate::image::{NamedType, Order, Outcome, Suppliers, Target};
+use crate::image::{BuildOutcome, ImageType, Order, Providers, Target};
 use crate::jobs;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
@@ -42,7 +42,7 @@ pub struct Arguments {
     all: bool,
     /// Filesystem type, whatever the spec says: ext4, squashfs or erofs; sealed with dm-verity as squashfs+verity
     #[arg(long, value_name = "TYPE")]
-    filesystem: Option<NamedType>,
+    filesystem: Option<ImageType>,
     /// Platforms to build for, separated by commas: linux/amd64, linux/arm64 [default: the spec's, else this machine's]
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     platform: Vec<Platform>,
@@ -84,7 +84,7 @@ pub struct Arguments {
 /// How one image fared.
 struct Fared<'a> {
     name: &'a str,
-    outcome: Result<Outcome>,
+    outcome: Result<BuildOutcome>,
     /// The engine that was to run its steps, once that was decided.
     choice: Option<Choice>,
     time: Duration,
@@ -119,9 +119,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         true => Binaries::AsBuilt(&workspace),
         false => Binaries::Build(&workspace, &progress),
     };
-    let suppliers = Suppliers { resolver: &resolver, binaries };
+    let providers = Providers { resolver: &resolver, binaries };
     let (names, orders): (Vec<String>, Vec<Result<Order>>) =
-        names.iter().flat_map(|name| orders(&set, name, &arguments, &suppliers)).unzip();
+        names.iter().flat_map(|name| orders(&set, name, &arguments, &providers)).unzip();
     // What was asked for by name must make sense as a whole before any of it is begun.
     let orders = match arguments.all {
         true => orders,
@@ -156,7 +156,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             engine.sweep();
             progress.note(format!("{name}: engine {}, {reason}", engine.kind()));
             let assembly = Assembly { cache: &cache, engine: &**engine, refresh: &refresh, on_failure };
-            order.fill(&assembly, &output, &progress)
+            order.build(&assembly, &output, &progress)
         });
         let beyond = outcome.as_ref().is_err_and(error::is_beyond_this_host);
         let left_out = beyond && arguments.all && !arguments.setup;
@@ -206,13 +206,13 @@ fn orders<'set>(
     set: &'set ImageSet,
     name: &str,
     arguments: &Arguments,
-    suppliers: &Suppliers,
+    providers: &Providers,
 ) -> Vec<(String, Result<Order<'set>>)> {
     let targets = set.get(name).map_err(anyhow::Error::from).and_then(|spec| Target::all(spec, &arguments.platform));
     match targets {
         Err(error) => vec![(name.to_owned(), Err(error))],
         Ok(targets) => {
-            let order = |target| match Order::new(set, name, target, arguments.filesystem, suppliers) {
+            let order = |target| match Order::new(set, name, target, arguments.filesystem, providers) {
                 Ok(order) => (order.title(), Ok(Order { check: !arguments.no_check, ..order })),
                 Err(error) => (name.to_owned(), Err(error)),
             };
@@ -247,9 +247,9 @@ impl Fared<'_> {
             file.strip_prefix(here).unwrap_or(file).display().to_string()
         };
         match &self.outcome {
-            Ok(Outcome::Base { tree }) => row("base", String::new(), String::new(), String::new(), shown(tree)),
-            Ok(Outcome::Built { image, manifest } | Outcome::UpToDate { image, manifest }) => {
-                let state = if matches!(self.outcome, Ok(Outcome::Built { .. })) { "built" } else { "up to date" };
+            Ok(BuildOutcome::Base { tree }) => row("base", String::new(), String::new(), String::new(), shown(tree)),
+            Ok(BuildOutcome::Built { image, manifest } | BuildOutcome::UpToDate { image, manifest }) => {
+                let state = if matches!(self.outcome, Ok(BuildOutcome::Built { .. })) { "built" } else { "up to date" };
                 let rule = match manifest.census.decision.as_ref().map(|decision| decision.rule) {
                     Some(Rule::Content) => "content",
                     Some(Rule::MinSize) => "min-size",

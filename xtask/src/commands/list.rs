@@ -13,7 +13,7 @@ use crate::bases::cargo::Binaries;
 use crate::bases::oci::{OciError, Resolver};
 use crate::error;
 use crate::host::requirements::{self, Work};
-use crate::image::{Freshness, Order, Suppliers, Target};
+use crate::image::{ImageState, Order, Providers, Target};
 use crate::report::progress::human_bytes;
 use crate::report::table;
 use crate::workspace::Workspace;
@@ -126,8 +126,8 @@ fn standing(
     workspace: &Workspace,
     output: &Path,
 ) -> (State, Option<String>, Option<u64>) {
-    let suppliers = Suppliers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
-    let order = Target::all(spec, &[]).and_then(|targets| Order::new(set, name, targets[0], None, &suppliers));
+    let providers = Providers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
+    let order = Target::all(spec, &[]).and_then(|targets| Order::new(set, name, targets[0], None, &providers));
     let order = match order {
         Ok(order) => order,
         // What a tag means is asked by builds: none was made yet, then.
@@ -144,10 +144,10 @@ fn standing(
         Err(error) => return (State::CannotBeBuiltHere, Some(error::in_short(&error)), None),
     };
     let (state, reason, size) = match freshness {
-        Freshness::UpToDate(manifest) => return (State::UpToDate, None, Some(manifest.census.size)),
-        Freshness::Stale { manifest, why } => (State::Stale, Some(why), Some(manifest.census.size)),
-        Freshness::NeverBuilt => (State::NeverBuilt, None, None),
-        Freshness::Base => (State::Base, None, None),
+        ImageState::UpToDate(manifest) => return (State::UpToDate, None, Some(manifest.census.size)),
+        ImageState::Stale { manifest, why } => (State::Stale, Some(why), Some(manifest.census.size)),
+        ImageState::NeverBuilt => (State::NeverBuilt, None, None),
+        ImageState::Base => (State::Base, None, None),
     };
     match requirements::require(&order.works()) {
         Ok(()) => (state, reason, size),

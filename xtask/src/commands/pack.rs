@@ -22,7 +22,7 @@ use snug_spec::values;
 use crate::atomic::Partial;
 use crate::error::Failure;
 use crate::filesystem::{self};
-use crate::image::{self, Digests, NamedType};
+use crate::image::{self, Digests, ImageType};
 use crate::manifest::write_contents;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::table;
@@ -40,7 +40,7 @@ pub struct Arguments {
     output: PathBuf,
     /// Filesystem type, or squashfs+verity and the like [default: as the output is called, else ext4]
     #[arg(long, value_name = "TYPE")]
-    filesystem: Option<NamedType>,
+    filesystem: Option<ImageType>,
     /// Smallest size of an ext4 image, such as 256MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     min_size: Option<u64>,

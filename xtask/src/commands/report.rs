@@ -27,7 +27,7 @@ use crate::engine::choose::{Choice, Engines};
 use crate::error;
 use crate::error::Failure;
 use crate::image::Built;
-use crate::image::{NamedType, Order, Outcome, Suppliers, Target};
+use crate::image::{BuildOutcome, ImageType, Order, Providers, Target};
 use crate::manifest::contents::Contents;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
@@ -50,7 +50,7 @@ pub struct Arguments {
         value_delimiter = ',',
         default_value = "ext4,squashfs,erofs,squashfs+verity,ext4+verity"
     )]
-    types: Vec<NamedType>,
+    types: Vec<ImageType>,
     /// Leave the boots out
     #[arg(long)]
     no_boot: bool,
@@ -110,8 +110,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     // What makes no sense is told before anything is built.
     let progress = Progress::on_stderr();
     let resolver = Resolver::new(false, progress.clone());
-    let suppliers = Suppliers { resolver: &resolver, binaries: Binaries::Build(&workspace, &progress) };
-    let order = |named: &NamedType| Order::new(&set, name, Target::host()?, Some(*named), &suppliers);
+    let providers = Providers { resolver: &resolver, binaries: Binaries::Build(&workspace, &progress) };
+    let order = |named: &ImageType| Order::new(&set, name, Target::host()?, Some(*named), &providers);
     let orders = arguments.types.iter().map(order).collect::<Result<Vec<_>>>()?;
     let Some(first) = orders.first() else { bail!(Failure::Usage("no type was named".to_owned())) };
     let cache = Cache::open()?;
@@ -165,7 +165,7 @@ impl Report<'_> {
         // Reading the image back is another price.
         let order = Order { check: false, ..order };
         let (before, started) = (cpu_time()?, Instant::now());
-        let Outcome::Built { image, manifest } = order.fill(self.assembly, self.folder, progress)? else {
+        let BuildOutcome::Built { image, manifest } = order.build(self.assembly, self.folder, progress)? else {
             bail!("{name} was not built");
         };
         let (build_cpu, build_wall) = (cpu_time()?.saturating_sub(before), started.elapsed());

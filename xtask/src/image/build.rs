@@ -20,10 +20,10 @@ use crate::report::progress::Progress;
 use crate::tree::Assembly;
 use crate::tree::first_stage;
 
-/// What became of an order.
+/// The result of building one image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
-pub enum Outcome {
+pub enum BuildOutcome {
     Built {
         image: PathBuf,
         manifest: Box<Manifest>,
@@ -32,21 +32,21 @@ pub enum Outcome {
         image: PathBuf,
         manifest: Box<Manifest>,
     },
-    /// A base has no image of its own.
+    /// The spec has no filesystem: only its tree was made.
     Base {
         tree: PathBuf,
     },
 }
 
-use super::order::{Freshness, Order};
+use super::order::{ImageState, Order};
 use super::write::{Digests, write};
 
 impl Order<'_> {
-    /// Builds what is not up to date below `output`.
-    pub fn fill(&self, assembly: &Assembly, output: &Path, progress: &Progress) -> Result<Outcome> {
+    /// Builds the image below `output`, unless it is up to date.
+    pub fn build(&self, assembly: &Assembly, output: &Path, progress: &Progress) -> Result<BuildOutcome> {
         let (Some(filesystem), Some(image)) = (&self.filesystem, self.image(output)) else {
             let tree = assembly.tree(&self.chain, progress)?;
-            return Ok(Outcome::Base { tree: tree.path().to_path_buf() });
+            return Ok(BuildOutcome::Base { tree: tree.path().to_path_buf() });
         };
         if let Some(folder) = image.parent() {
             // What a killed run left, of any type of image.
@@ -54,9 +54,9 @@ impl Order<'_> {
         }
         let fingerprint = self.fingerprint()?;
         if !assembly.refresh.everything()
-            && let Freshness::UpToDate(manifest) = self.freshness(output)?
+            && let ImageState::UpToDate(manifest) = self.freshness(output)?
         {
-            return Ok(Outcome::UpToDate { image, manifest });
+            return Ok(BuildOutcome::UpToDate { image, manifest });
         }
         // A folder that cannot be written to is better known before the tree is built.
         drop(Partial::begin(&image)?);
@@ -99,7 +99,7 @@ impl Order<'_> {
         list.publish()?;
         written.partial.publish()?;
         manifest.write(&place)?;
-        Ok(Outcome::Built { image, manifest: manifest.into() })
+        Ok(BuildOutcome::Built { image, manifest: manifest.into() })
     }
 }
 

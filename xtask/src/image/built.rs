@@ -8,7 +8,7 @@ use snug_rootfs::platform::Platform;
 use snug_spec::ImageSet;
 use snug_spec::model::Boot;
 
-use super::order::{NamedType, Order, Suppliers, Target};
+use super::order::{ImageType, Order, Providers, Target};
 use crate::bases::cargo::Binaries;
 use crate::bases::oci::Resolver;
 use crate::cache::Cache;
@@ -76,9 +76,9 @@ impl Built {
 
     /// What to tell where the spec has moved on since the image was built.
     pub fn staleness(&self, set: &ImageSet, workspace: &Workspace) -> Option<String> {
-        let named = NamedType { kind: self.manifest.filesystem.kind(), verity: self.manifest.verity.is_some() };
-        let suppliers = Suppliers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
-        let order = Order::new(set, &self.name, self.target, Some(named), &suppliers).ok()?;
+        let named = ImageType { kind: self.manifest.filesystem.kind(), verity: self.manifest.verity.is_some() };
+        let providers = Providers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
+        let order = Order::new(set, &self.name, self.target, Some(named), &providers).ok()?;
         let fingerprint = order.fingerprint().ok()?;
         (fingerprint != self.manifest.fingerprint).then(|| "its inputs have changed since it was built".to_owned())
     }

@@ -6,7 +6,7 @@ mod built;
 mod order;
 mod write;
 
-pub use build::{Outcome, finished_tree};
+pub use build::{BuildOutcome, finished_tree};
 pub use built::Built;
-pub use order::{Freshness, NamedType, Order, Suppliers, Target};
+pub use order::{ImageState, ImageType, Order, Providers, Target};
 pub use write::{Digests, Written, write};

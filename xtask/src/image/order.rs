@@ -28,48 +28,48 @@ use crate::tree::first_stage;
 /// Part of every image's fingerprint: raised when the same tree would come out as other bytes than before.
 const IMAGE_FORMAT: u32 = 1;
 
-/// A type of image as the command line names it: `erofs`, or `squashfs+verity`.
+/// A type of image as the command line names it: a filesystem, and whether it is sealed, as `erofs` or `squashfs+verity`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NamedType {
+pub struct ImageType {
     pub kind: FilesystemKind,
     /// Seal it with dm-verity, whatever the spec says.
     pub verity: bool,
 }
 
-impl FromStr for NamedType {
+impl FromStr for ImageType {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, verity) = text.strip_suffix("+verity").map_or((text, false), |kind| (kind, true));
-        kind.parse().map(|kind| NamedType { kind, verity })
+        kind.parse().map(|kind| ImageType { kind, verity })
     }
 }
 
-/// Where an order gets what its specs only name.
+/// What provides the inputs that specs only refer to: images of registries and programs of Cargo packages.
 #[derive(Clone, Copy)]
-pub struct Suppliers<'a> {
-    /// Says what references to registries mean.
+pub struct Providers<'a> {
+    /// Resolves references to images of registries to digests.
     pub resolver: &'a Resolver,
     /// Builds the programs of Cargo packages.
     pub binaries: Binaries<'a>,
 }
 
-/// What an image is built for.
+/// The platform that an image is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     pub platform: Platform,
-    /// Did the command line or the spec name it? Then the folder of results carries its name.
+    /// Whether the command line or the spec names it. Then the image lies in a folder of that name.
     pub named: bool,
 }
 
 impl Target {
-    /// The host's platform, as nobody named any.
+    /// Returns the host's platform, for an image that names none.
     pub fn host() -> Result<Self> {
         let platform = Platform::host().context("this machine is neither amd64 nor arm64\nhint: name a --platform")?;
         Ok(Target { platform, named: false })
     }
 
-    /// All that `spec` is to be built for: what the command line names, else what the spec names, else the host's.
+    /// Returns every target of `spec`: the platforms of the command line, else the spec's, else the host's.
     pub fn all(spec: &ImageSpec, named: &[Platform]) -> Result<Vec<Self>> {
         let platforms = if named.is_empty() { &spec.platforms } else { named };
         if platforms.is_empty() {
@@ -88,7 +88,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for NamedType {
+impl fmt::Display for ImageType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.kind, if self.verity { "+verity" } else { "" })
     }
@@ -112,9 +112,9 @@ pub struct Order<'set> {
     pub notes: Vec<String>,
 }
 
-/// How the image that is there compares with what would be built.
+/// How the image in the folder of results compares with what would be built.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Freshness {
+pub enum ImageState {
     /// There is no image to build.
     Base,
     NeverBuilt,
@@ -131,15 +131,15 @@ impl<'set> Order<'set> {
         set: &'set ImageSet,
         name: &str,
         target: Target,
-        named: Option<NamedType>,
-        suppliers: &Suppliers,
+        named: Option<ImageType>,
+        providers: &Providers,
     ) -> Result<Self> {
         let resolved = set.resolve(name)?;
         let mut chain: Vec<Link> = Vec::new();
         for spec in resolved.ancestors.iter().rev().copied().chain([resolved.spec]) {
-            let binaries = suppliers.binaries.files(spec, target.platform)?;
+            let binaries = providers.binaries.files(spec, target.platform)?;
             let parent = chain.last().map(|link| &link.plan);
-            let plan = plan::plan(spec, parent, target.platform, binaries, suppliers.resolver)?;
+            let plan = plan::plan(spec, parent, target.platform, binaries, providers.resolver)?;
             chain.push(Link { spec, plan });
         }
         let spec = resolved.spec;
@@ -190,10 +190,10 @@ impl<'set> Order<'set> {
         Ok(hex(&hash.finalize()))
     }
 
-    /// How the image below `output` compares with this order.
-    pub fn freshness(&self, output: &Path) -> Result<Freshness> {
-        let Some(image) = self.image(output) else { return Ok(Freshness::Base) };
-        let Some(manifest) = Manifest::read(&manifest_beside(&image)) else { return Ok(Freshness::NeverBuilt) };
+    /// Returns how the image below `output` compares with this order.
+    pub fn freshness(&self, output: &Path) -> Result<ImageState> {
+        let Some(image) = self.image(output) else { return Ok(ImageState::Base) };
+        let Some(manifest) = Manifest::read(&manifest_beside(&image)) else { return Ok(ImageState::NeverBuilt) };
         let manifest = Box::new(manifest);
         let length = fs::metadata(&image).map(|about| about.len());
         let why = if image.file_name().is_none_or(|name| name != manifest.file.as_str()) {
@@ -203,11 +203,11 @@ impl<'set> Order<'set> {
         } else if !image.with_file_name(&manifest.contents.file).is_file() {
             "the list of its contents is gone".into()
         } else if manifest.fingerprint == self.fingerprint()? {
-            return Ok(Freshness::UpToDate(manifest));
+            return Ok(ImageState::UpToDate(manifest));
         } else {
             self.plan().inputs.difference(&manifest.tree.inputs)
         };
-        Ok(Freshness::Stale { manifest, why })
+        Ok(ImageState::Stale { manifest, why })
     }
 
     /// What building the image asks of the host.
