@@ -139,7 +139,7 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Reads what [`write`] wrote, in its order; an error names the line.
+/// Reads what [`write()`] wrote, in its order; an error names the line.
 pub fn parse(text: &str) -> Result<Vec<Item>> {
     let mut lines = text.lines().zip(1..);
     for expected in [SIGNATURE, DEFAULTS] {

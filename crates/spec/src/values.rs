@@ -1,4 +1,4 @@
-//! Values with a grammar of their own: sizes, factors, modes, owners, digests. Text in, a number or a [`Problem`] out.
+//! Values with a grammar of their own: sizes, factors, modes, owners, digests. Text in, a number or a `Problem` out.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `test`: everything CI asks of this workspace, in one command.
+//! `test`: every check that CI runs, in one command.
 
 use std::process::{Command, ExitCode};
 
@@ -21,7 +21,8 @@ pub struct Arguments {
     rest: Vec<String>,
 }
 
-/// Runs the formatter's and the linter's check where they are installed, then all tests.
+/// Runs rustfmt and clippy where they are installed, builds the documentation, and runs all tests. With words behind the
+/// verb only the tests that they name run.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     if arguments.setup {
@@ -31,13 +32,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut failed = Vec::new();
-    let mut run = |words: &[&str], tail: &[String]| -> Result<()> {
+    let mut run = |words: &[&str], tail: &[String], environment: &[(&str, &str)]| -> Result<()> {
         let words: Vec<&str> = words.iter().copied().chain(tail.iter().map(String::as_str)).collect();
         let shown = format!("cargo {}", words.join(" "));
         eprintln!("test: {shown}");
         let mut command = Command::new(&cargo);
         command.args(words).current_dir(&workspace.root);
-        command.env("SNUG_XTASK", std::env::current_exe()?);
+        command.env("SNUG_XTASK", std::env::current_exe()?).envs(environment.iter().copied());
         if arguments.setup {
             command.env("SNUG_TESTS_NO_SKIP", "1");
         }
@@ -52,13 +53,16 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             ("clippy", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]),
         ] {
             if is_installed(&cargo, check) {
-                run(words, &[])?;
+                run(words, &[], &[])?;
             } else {
                 eprintln!("test: SKIPPED cargo {check}, which is not installed");
             }
         }
+        // Uses the dependencies as clippy has checked them, so that only the workspace's own crates are read again.
+        run(&["doc", "--no-deps", "--workspace", "--quiet"], &[], &[("RUSTDOCFLAGS", "--deny warnings")])?;
     }
-    run(&["test", "--workspace", "--profile", "xtask"], &arguments.rest)?;
+    // Documentation tests of the libraries included: they link to what the other tests compiled.
+    run(&["test", "--workspace", "--profile", "xtask"], &arguments.rest, &[])?;
     // Said last: what failed first may have scrolled away.
     for shown in &failed {
         eprintln!("test: FAILED {shown}");

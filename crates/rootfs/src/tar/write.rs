@@ -41,7 +41,7 @@ pub fn write(tree: &RootTree, out: impl Write, options: TarOptions, progress: &m
     write_some(tree, out, options, progress, &|_| true)
 }
 
-/// As [`write`], with only the entries that `wanted` wants: a tar to be added to a root. Where the first name of an inode
+/// As [`write()`], with only the entries that `wanted` wants: a tar to be added to a root. Where the first name of an inode
 /// is not wanted, the others must not be.
 pub fn write_some(
     tree: &RootTree,
