@@ -193,7 +193,7 @@ fn an_engine_is_chosen_in_order_and_one_that_cannot_work_is_an_error_with_its_re
         .env("CARGO", env!("CARGO"))
         .output()
         .expect("xtask runs");
-    assert!(stderr(&output).contains("there is no podman command"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("this host lacks podman"), "{}", stderr(&output));
 }
 
 #[test]

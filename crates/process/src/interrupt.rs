@@ -1,8 +1,7 @@
-//! Ctrl-C, SIGTERM and SIGHUP: what is under way ends, and nothing of it is left behind.
+//! Ctrl-C, SIGTERM and SIGHUP: children are killed, and files in the making are removed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -11,14 +10,14 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// What to end and to remove when a signal comes, by a key of its own each.
+/// The register of what to kill and to remove when a signal comes, by keys of its own.
 static UNDER_WAY: Mutex<BTreeMap<u64, Victim>> = Mutex::new(BTreeMap::new());
 
 /// The thread that handles a signal, once one came.
 static HANDLER: OnceLock<ThreadId> = OnceLock::new();
 
-/// Does not return once a signal came: a child that ended by it is no failure to report, and the handler is about to end
-/// the program. The handler itself goes on.
+/// Does not return once a signal came, except on the handler's own thread: the handler is about to end the program, and
+/// that a child was killed is no failure to report.
 pub fn hold_if_interrupted() {
     while HANDLER.get().is_some_and(|handler| *handler != std::thread::current().id()) {
         std::thread::park();
@@ -28,20 +27,20 @@ pub fn hold_if_interrupted() {
 #[derive(Clone)]
 enum Victim {
     Child(i32),
-    /// With how it is removed.
+    /// A path, and how it is removed.
     Path(PathBuf, fn(&Path) -> Result<()>),
-    /// Something that another program holds, and how it is told to let go.
+    /// What another program holds, a daemon's container for one, and how it is removed there.
     Elsewhere(Arc<dyn Fn() + Send + Sync>),
 }
 
-/// How often, and after which pause each, the removal of something is tried.
+/// Removing is tried again for a second: killed processes may write for a moment yet.
 const REMOVAL_TRIES: usize = 20;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// Exit code of a program ended by SIGINT, as shells say it.
+/// The exit code that shells give a program ended by SIGINT: 128 and the signal's number.
 const EXIT_CODE: i32 = 130;
 
-/// Installs the handler. Once, before anything is under way.
+/// Installs the handler. To be called once, before anything is registered; an error where another handler is installed.
 pub fn install() -> Result<()> {
     ctrlc::set_handler(|| {
         let _ = HANDLER.set(std::thread::current().id());
@@ -60,12 +59,11 @@ fn clear_up() {
         }
     }
     for victim in victims.values() {
-        if let Victim::Elsewhere(let_go) = victim {
-            let_go();
+        if let Victim::Elsewhere(undo) = victim {
+            undo();
         }
         if let Victim::Path(path, remove) = victim {
-            // Processes that were killed may write for a moment yet. What cannot be removed now is removed by the next
-            // run.
+            // What cannot be removed now is removed by the next run.
             (0..REMOVAL_TRIES).any(|_| {
                 remove(path).is_ok() || {
                     std::thread::sleep(REMOVAL_PAUSE);
@@ -76,16 +74,7 @@ fn clear_up() {
     }
 }
 
-/// Has the kernel kill the command's process when the thread that starts it ends, by `kill -9` of the tool for one.
-pub fn die_with_parent(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: the closure makes one system call, which is safe between fork and exec.
-    unsafe {
-        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
-    }
-}
-
-/// An entry of the register; it goes when this is dropped or forgotten.
+/// An entry of the register, taken out when this is dropped.
 #[derive(Debug)]
 pub struct Registered(u64);
 
@@ -107,14 +96,14 @@ pub fn remove_on_interrupt(path: &Path, remove: fn(&Path) -> Result<()>) -> Regi
     register(Victim::Path(path.to_path_buf(), remove))
 }
 
-/// Has `child` killed if a signal comes.
-pub fn kill_on_interrupt(child: &Child) -> Registered {
-    register(Victim::Child(child.id() as i32))
+/// Has the child of this process id killed if a signal comes.
+pub(crate) fn kill_on_interrupt(id: u32) -> Registered {
+    register(Victim::Child(id as i32))
 }
 
-/// Has `let_go` called if a signal comes, once the children are killed.
-pub fn do_on_interrupt(let_go: impl Fn() + Send + Sync + 'static) -> Registered {
-    register(Victim::Elsewhere(Arc::new(let_go)))
+/// Has `undo` called if a signal comes, after the children are killed.
+pub fn do_on_interrupt(undo: impl Fn() + Send + Sync + 'static) -> Registered {
+    register(Victim::Elsewhere(Arc::new(undo)))
 }
 
 fn register(victim: Victim) -> Registered {

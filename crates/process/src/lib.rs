@@ -1,5 +1,27 @@
-//! Programs of the host and the processes started from them: found in one way, started so that they die with their
-//! parent, and ended, with what they were making, when a signal comes.
+//! Programs of the host, and the processes started from them.
+//!
+//! [`program`] finds a program and says which Debian package brings one that is missing. [`child`] starts it: a [`Child`]
+//! dies with its parent, is killed when a signal ends the tool, and is killed and waited for when it is dropped, so that no
+//! process is ever forgotten. [`interrupt`] is the handler of Ctrl-C, SIGTERM and SIGHUP that ends them.
+//!
+//! ```
+//! use snug_process::child;
+//! use snug_process::program::HostProgram;
+//!
+//! const CAT: HostProgram = HostProgram { name: "cat", package: "coreutils" };
+//!
+//! let said = child::feed(&mut CAT.command()?, &[], |input| Ok(input.write_all(b"through a pipe")?))?;
+//! assert_eq!(said, b"through a pipe");
+//!
+//! let missing = HostProgram { name: "no-such-mkfs", package: "mkfs-tools" }.command().unwrap_err();
+//! assert!(missing.to_string().starts_with("this host lacks no-such-mkfs\nhint: sudo apt-get install"));
+//! # anyhow::Ok(())
+//! ```
 
+#![warn(missing_docs)]
+
+pub mod child;
 pub mod interrupt;
 pub mod program;
+
+pub use child::Child;

@@ -2,9 +2,10 @@
 //! namespace alone (the kernel's `Documentation/admin-guide/binfmt-misc.rst`).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use snug_process::program::{self, HostProgram};
 use snug_rootfs::platform::Platform;
 
 use crate::Emulator;
@@ -20,21 +21,25 @@ fn elf_machine(platform: Platform) -> u8 {
     }
 }
 
+/// The names of QEMU's user-mode emulators for `platform`: Debian 13 has static ones under either name.
+fn interpreters(platform: Platform) -> [&'static str; 2] {
+    match platform {
+        Platform::Amd64 => ["qemu-x86_64-static", "qemu-x86_64"],
+        Platform::Arm64 => ["qemu-aarch64-static", "qemu-aarch64"],
+    }
+}
+
 /// What must be registered in the namespace so that programs of `platform` run there; `None` where they do already.
 pub fn emulator(platform: Platform) -> Result<Option<Emulator>> {
     if Some(platform) == Platform::host() || host_runs(platform, Path::new(REGISTERED)) {
         return Ok(None);
     }
-    let machine = platform.machine();
-    let names = [format!("qemu-{machine}-static"), format!("qemu-{machine}")];
-    match names.iter().filter_map(|name| on_path(name)).find(|path| is_static(path)) {
-        Some(interpreter) => Ok(Some(Emulator { interpreter, elf_machine: elf_machine(platform) })),
-        None => bail!(
-            "programs of {platform} do not run on this machine: there is no {}\n\
-             hint: sudo apt-get install qemu-user-static, or run again with --setup",
-            names[0]
-        ),
-    }
+    let names = interpreters(platform);
+    let interpreter = names.iter().filter_map(|name| program::find(name)).find(|path| is_static(path));
+    let interpreter = interpreter
+        .ok_or_else(|| HostProgram { name: names[0], package: "qemu-user-static" }.missing())
+        .with_context(|| format!("programs of {platform} do not run on this machine"))?;
+    Ok(Some(Emulator { interpreter, elf_machine: elf_machine(platform) }))
 }
 
 /// Has the host registered an emulator that is found from inside any root directory?
@@ -50,11 +55,6 @@ fn host_runs(platform: Platform, registered: &Path) -> bool {
     };
     let entries = fs::read_dir(registered).into_iter().flatten().filter_map(Result::ok);
     entries.filter_map(|file| fs::read_to_string(file.path()).ok()).any(entry)
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// Does an ELF program need no loader and libraries, which another root directory would not have? Told by the absence of
@@ -103,7 +103,7 @@ mod tests {
         let loader = is_static(&std::env::current_exe().unwrap());
         assert!(!loader, "the test itself is linked dynamically");
         assert!(!is_static(Path::new("/etc/passwd")));
-        if let Some(qemu) = on_path("qemu-aarch64-static") {
+        if let Some(qemu) = program::find("qemu-aarch64-static") {
             assert!(is_static(&qemu));
         }
     }

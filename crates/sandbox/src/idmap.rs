@@ -3,16 +3,21 @@
 //! See user_namespaces(7), newuidmap(1) and subuid(5).
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Gid, Uid, User};
+use snug_process::child;
+use snug_process::program::HostProgram;
 
 /// Every id but the last, which means "no change" to chown(2).
 const ALL_IDS: &str = "0 0 4294967295";
 
 /// Fewer subordinate ids than this cannot hold Debian's `nobody` (65534).
 const ENOUGH_IDS: u32 = 65535;
+
+/// The set-id programs that write the maps of other users than root.
+const NEWUIDMAP: HostProgram = HostProgram { name: "newuidmap", package: "uidmap" };
+const NEWGIDMAP: HostProgram = HostProgram { name: "newgidmap", package: "uidmap" };
 
 /// Gives the waiting process its maps. Root maps every id to itself; others map themselves to root and their subordinate
 /// ids to the rest, by newuidmap and newgidmap.
@@ -26,16 +31,15 @@ pub(super) fn write_maps(pid: u32) -> Result<()> {
     }
     let user = user_name()?;
     let maps = [
-        ("newuidmap", Uid::effective().as_raw(), subordinate_ids("/etc/subuid", &user)?),
-        ("newgidmap", Gid::effective().as_raw(), subordinate_ids("/etc/subgid", &user)?),
+        (NEWUIDMAP, Uid::effective().as_raw(), subordinate_ids("/etc/subuid", &user)?),
+        (NEWGIDMAP, Gid::effective().as_raw(), subordinate_ids("/etc/subgid", &user)?),
     ];
     for (program, own, (start, count)) in maps {
-        let output = Command::new(program)
-            .args([pid, 0, own, 1, 1, start, count].map(|number| number.to_string()))
-            .output()
-            .with_context(|| format!("cannot run {program}\nhint: apt-get install uidmap"))?;
+        let mut command = program.command()?;
+        command.args([pid, 0, own, 1, 1, start, count].map(|number| number.to_string()));
+        let output = child::output(&mut command)?;
         if !output.status.success() {
-            bail!("{program} refused the id map: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!("{} refused the id map: {}", program.name, String::from_utf8_lossy(&output.stderr).trim());
         }
     }
     Ok(())

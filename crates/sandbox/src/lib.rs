@@ -17,11 +17,11 @@ mod terminal;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
-use snug_process::interrupt;
+use snug_process::Child;
 
 pub use child::main as child_main;
 pub use idmap::probe;
@@ -178,7 +178,6 @@ pub fn run_with<T>(
     consume: impl FnOnce(ChildStdout) -> Result<T>,
 ) -> Result<T> {
     let mut child = spawn(shell)?;
-    let _registered = interrupt::kill_on_interrupt(&child);
     let mut stdin = child.stdin.take().context("the namespace has no input")?;
     let stdout = child.stdout.take().context("the namespace has no output")?;
     let mut events = BufReader::new(child.stderr.take().context("the namespace reports nothing")?);
@@ -196,12 +195,7 @@ pub fn run_with<T>(
             bail!("the namespace did not start ({}): {first}{rest}", child.wait()?);
         }
     }
-    if let Err(error) = idmap::write_maps(child.id()) {
-        // Without its maps the child would wait for ever.
-        child.kill()?;
-        child.wait()?;
-        return Err(error);
-    }
+    idmap::write_maps(child.id())?;
     serde_json::to_writer(&mut stdin, job)?;
     stdin.flush()?;
     drop(stdin);
@@ -213,7 +207,6 @@ pub fn run_with<T>(
         (consumed, failure, said)
     });
     let status = child.wait()?;
-    interrupt::hold_if_interrupted();
     if let Some(failure) = failure {
         return Err(failure.into());
     }
@@ -251,7 +244,7 @@ fn spawn(shell: Option<ShellEnd>) -> Result<Child> {
     if let Some(shell) = &shell {
         shell.hand_to(&mut command);
     }
-    command.spawn().context("cannot start the tool again inside a namespace")
+    Child::start(&mut command).context("cannot start the tool again inside a namespace")
 }
 
 /// Reads events to the end. Answers the failure among them, and lines that are no events: a panic's last words.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
-use snug_process::interrupt;
+use snug_process::{Child, child};
 use snug_rootfs::platform::Platform;
 use snug_spec::ImageSpec;
 use snug_spec::model::{BinarySpec, FileSource, FileSpec, Located, SourcePath};
@@ -127,7 +127,7 @@ impl Place {
 /// The best target of rustc's for `platform` whose standard library is installed.
 fn target(platform: Platform) -> Result<String> {
     let installed = |target: &String| {
-        let output = Command::new("rustc").args(["--print", "target-libdir", "--target", target]).output();
+        let output = child::output(Command::new("rustc").args(["--print", "target-libdir", "--target", target]));
         output.is_ok_and(|output| {
             output.status.success() && Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir()
         })
@@ -157,13 +157,7 @@ fn scrub(command: &mut Command) {
 
 /// Runs cargo; what it says is shown, and the program that it names is the answer.
 fn run(mut command: Command, binary: &BinarySpec, stage: &Stage) -> Result<Option<PathBuf>> {
-    let mut cargo = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run cargo")?;
-    let _registered = interrupt::kill_on_interrupt(&cargo);
+    let mut cargo = Child::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let messages = BufReader::new(cargo.stdout.take().context("cargo has no output")?);
     let said = BufReader::new(cargo.stderr.take().context("cargo has no error output")?);
     let (executable, tail) = std::thread::scope(|scope| {
@@ -190,7 +184,6 @@ fn run(mut command: Command, binary: &BinarySpec, stage: &Stage) -> Result<Optio
         (reader.join().unwrap_or(None), tail)
     });
     let status = cargo.wait()?;
-    interrupt::hold_if_interrupted();
     if !status.success() {
         let shown: String = tail.iter().map(|line| format!("\n  | {line}")).collect();
         bail!("cargo cannot build {}:{} ({status}){shown}", binary.package, binary.bin);

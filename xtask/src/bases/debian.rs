@@ -4,9 +4,10 @@
 //! must not depend on who builds on it.
 
 use std::io::Read;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use snug_process::child;
+use snug_process::program::HostProgram;
 use snug_rootfs::platform::Platform;
 use snug_sandbox::emulator;
 use snug_sandbox::{Action, Job, Program};
@@ -16,6 +17,8 @@ use crate::host::requirements::{self, Work};
 use crate::report::progress::Progress;
 use crate::steps::environment;
 use crate::steps::watched::{self, Title};
+
+const APT_GET: HostProgram = HostProgram { name: "apt-get", package: "apt" };
 
 /// What mmdebstrap is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +46,12 @@ pub fn probe() -> Result<()> {
 
 /// Does this host's apt know of snapshots? It is asked by an update of nothing.
 fn require_snapshots() -> Result<()> {
-    let output = Command::new("apt-get")
+    let mut update = APT_GET.command()?;
+    update
         .args(["update", "--snapshot", "20250101T000000Z"])
         .args(["-o", "Dir::Etc::SourceList=/dev/null", "-o", "Dir::Etc::SourceParts=/dev/null"])
-        .args(["-o", "Dir::State::Lists=/nonexistent"])
-        .output()
-        .context("cannot run apt-get")?;
+        .args(["-o", "Dir::State::Lists=/nonexistent"]);
+    let output = child::output(&mut update)?;
     let said = String::from_utf8_lossy(&output.stderr);
     if said.contains("not understood") {
         bail!(

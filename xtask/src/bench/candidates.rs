@@ -15,6 +15,7 @@ const ROOM: f64 = 1.3;
 /// Bytes that mke2fs sizes are rounded to.
 const MEBIBYTE: u64 = 1 << 20;
 
+const CP: HostProgram = HostProgram { name: "cp", package: "coreutils" };
 const TAR: HostProgram = HostProgram { name: "tar", package: "tar" };
 const MKE2FS: HostProgram = HostProgram { name: "mke2fs", package: "e2fsprogs" };
 const MKSQUASHFS: HostProgram = HostProgram { name: "mksquashfs", package: "squashfs-tools" };
@@ -106,7 +107,7 @@ impl Candidate {
     pub fn obstacle(self) -> Option<String> {
         let missing = |tools: &[HostProgram]| {
             let tool = tools.iter().find(|tool| tool.find().is_none())?;
-            Some(format!("{} is not installed (Debian's {})", tool.name, tool.package))
+            Some(tool.missing().in_a_line())
         };
         match self {
             Candidate::Copy
@@ -157,7 +158,7 @@ impl Bench {
         let output = self.output(candidate);
         match candidate {
             Candidate::Copy => {
-                let mut command = Command::new("cp");
+                let mut command = CP.command()?;
                 command.arg("--reflink=never").arg(&self.tar).arg(&output);
                 Ok(command)
             }

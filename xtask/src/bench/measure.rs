@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{mem, thread};
 
 use anyhow::{Context, Result, bail};
-use snug_process::interrupt;
+use snug_process::Child;
 
 /// Bytes handed to a pipe at once: what a pipe of Linux holds.
 const PIPE: usize = 64 << 10;
@@ -31,12 +31,11 @@ pub struct Measured {
 /// Runs a command to its end; with a `feed`, that file comes through a pipe on its standard input. The `output` that it
 /// makes, a file or a folder, is then waited for to reach the disk.
 pub fn measure(command: &mut Command, feed: Option<&File>, output: &Path) -> Result<Measured> {
-    let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(if feed.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let started = Instant::now();
-    let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-    let _registered = interrupt::kill_on_interrupt(&child);
+    let mut child = Child::start(command)?;
+    let name = child.name().to_owned();
     let (input, errors) = (child.stdin.take(), child.stderr.take());
     let (measured, said) = thread::scope(|scope| {
         if let (Some(mut input), Some(file)) = (input, feed) {
@@ -47,18 +46,17 @@ pub fn measure(command: &mut Command, feed: Option<&File>, output: &Path) -> Res
             errors.map(|mut errors| errors.read_to_end(&mut said));
             said
         });
-        let measured = wait(&child, started);
+        let measured = child.wait_with_usage().map(|ended| (ended, started.elapsed()));
         (measured, said.join().unwrap_or_default())
     });
-    interrupt::hold_if_interrupted();
-    let (measured, status) = measured.with_context(|| format!("cannot wait for {name}"))?;
-    if status != 0 {
+    let ((status, usage), wall) = measured.with_context(|| format!("cannot wait for {name}"))?;
+    if !status.success() {
         let said = String::from_utf8_lossy(&said[said.len().saturating_sub(SAID_BYTES)..]).into_owned();
         bail!("{name} failed\n{}", said.trim_end());
     }
     let settling = Instant::now();
     settle(output).with_context(|| format!("cannot wait for {} to be on the disk", output.display()))?;
-    Ok(Measured { to_disk: measured.wall + settling.elapsed(), ..measured })
+    Ok(Measured { cpu: usage.cpu, wall, to_disk: wall + settling.elapsed(), peak_memory: usage.peak_memory })
 }
 
 /// fsync(2) of a file; of a folder with all that is in it, syncfs(2), which waits for whatever else is written there as well.
@@ -80,31 +78,6 @@ fn pour(mut file: &File, input: &mut impl Write) -> io::Result<()> {
             count => input.write_all(&buffer[..count])?,
         }
     }
-}
-
-/// Waits as `Child::wait` does, and asks the kernel what it counted (wait4(2)).
-fn wait(child: &Child, started: Instant) -> io::Result<(Measured, i32)> {
-    let mut status = 0;
-    // SAFETY: a rusage is numbers only, and all zeros is one.
-    let mut usage: libc::rusage = unsafe { mem::zeroed() };
-    loop {
-        // SAFETY: both places outlive the call; the child has not been waited for, so its id is still its own.
-        let answer = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
-        if answer >= 0 {
-            break;
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-    let wall = started.elapsed();
-    let time = |time: libc::timeval| {
-        Duration::from_secs(time.tv_sec.max(0) as u64) + Duration::from_micros(time.tv_usec.max(0) as u64)
-    };
-    let cpu = time(usage.ru_utime) + time(usage.ru_stime);
-    // In KiB, getrusage(2).
-    Ok((Measured { cpu, wall, to_disk: wall, peak_memory: usage.ru_maxrss.max(0) as u64 * 1024 }, status))
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use snug_formats::FilesystemKind;
+use snug_process::child;
 use snug_process::program::HostProgram;
 
 use super::verdict::Check;
@@ -29,7 +30,7 @@ pub(super) fn check(image: &Path, kind: FilesystemKind) -> Check {
         FilesystemKind::Squashfs => (UNSQUASHFS, "-version", &["-no-progress", "-lln"]),
     };
     if tool.find().is_none() {
-        return Check::skipped(QUESTION, format!("needs {} (apt-get install {})", tool.name, tool.package));
+        return Check::skipped(QUESTION, tool.missing().in_a_line());
     }
     run(tool, version, arguments, image)
         .unwrap_or_else(|error| Check::broken(QUESTION, tool.name, &error))
@@ -42,7 +43,7 @@ fn erofs(image: &Path) -> Check {
         Ok(utils) => utils,
         Err(error) => return Check::skipped(QUESTION, format!("{error:#}")),
     };
-    let output = utils.command(FSCK_EROFS).and_then(|mut fsck| fsck.arg(image).output().context("cannot start it"));
+    let output = utils.command(FSCK_EROFS).and_then(|mut fsck| child::output(fsck.arg(image)));
     match output {
         Ok(output) => verdict(format!("{FSCK_EROFS} {}", utils.version()), output),
         Err(error) => Check::broken(QUESTION, FSCK_EROFS, &error),
@@ -51,7 +52,7 @@ fn erofs(image: &Path) -> Check {
 
 fn run(tool: HostProgram, version: &str, arguments: &[&str], image: &Path) -> Result<Check> {
     let judge = name(tool, version)?;
-    let output = tool.command()?.args(arguments).arg(image).output().context("cannot start it")?;
+    let output = child::output(tool.command()?.args(arguments).arg(image))?;
     Ok(verdict(judge, output))
 }
 
@@ -67,7 +68,7 @@ fn verdict(judge: String, output: Output) -> Check {
 
 /// The first line of what a program says of itself, up to the date: `e2fsck 1.47.0`.
 fn name(tool: HostProgram, version: &str) -> Result<String> {
-    let output = tool.command()?.arg(version).output().with_context(|| format!("cannot start {}", tool.name))?;
+    let output = child::output(tool.command()?.arg(version))?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     let first = said.lines().next().unwrap_or(tool.name);

@@ -7,12 +7,12 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use base16ct::lower::encode_string as hex;
 use sha2::{Digest, Sha256};
+use snug_process::child;
 use snug_process::program::HostProgram;
 
 use super::verdict::{Check, Finding};
@@ -64,7 +64,7 @@ pub fn check(image: &Path, seal: Seal, stage: &Stage) -> Check {
         Err(error) => return Check::broken(QUESTION, "SHA-256", &error).took(started.elapsed()),
     };
     match veritysetup(image, seal) {
-        Ok(None) => check.notes.push(format!("not asked: veritysetup (apt-get install {})", VERITYSETUP.package)),
+        Ok(None) => check.notes.push(format!("veritysetup was not asked: {}", VERITYSETUP.missing().in_a_line())),
         Ok(Some((name, verdict))) => {
             check.judge = format!("{}, {name}", check.judge);
             if let Err(said) = verdict {
@@ -180,13 +180,12 @@ fn veritysetup(image: &Path, seal: Seal) -> Result<Option<(String, Verdict)>> {
     if VERITYSETUP.find().is_none() {
         return Ok(None);
     }
-    let ask = |command: &mut Command| command.output().context("cannot start veritysetup");
-    let version = ask(VERITYSETUP.command()?.arg("--version"))?;
+    let version = child::output(VERITYSETUP.command()?.arg("--version"))?;
     let version = String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or("veritysetup").to_owned();
     let name = version.split(" flags").next().unwrap_or_default().to_owned();
     let mut command = VERITYSETUP.command()?;
     command.arg("verify").arg(image).arg(image).arg(seal.root_hash);
-    let output = ask(command.arg(format!("--hash-offset={}", seal.hash_offset)))?;
+    let output = child::output(command.arg(format!("--hash-offset={}", seal.hash_offset)))?;
     let verdict = match output.status.success() {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")),

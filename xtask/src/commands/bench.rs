@@ -13,6 +13,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use snug_process::{Child, child};
 
 use crate::bench::candidates::{Bench, Candidate};
 use crate::bench::{self, measure, settle, summary};
@@ -154,7 +155,7 @@ fn rounds(bench: &Bench, candidates: &[Candidate], count: usize, progress: &Prog
 fn size(bench: &Bench) -> Result<(u64, u64)> {
     let output = bench.output(Candidate::File);
     let mut command = bench.pack(&bench.tar, &output, &["--no-digest", "--no-sync", "--json"]);
-    let said = command.stderr(Stdio::inherit()).output().context("cannot start this program again")?;
+    let said = Child::start(command.stdout(Stdio::piped()))?.wait_with_output()?;
     ensure!(said.status.success(), "cannot make an image of {}", bench.tar.display());
     fs::remove_file(&output)?;
     let about: serde_json::Value = serde_json::from_slice(&said.stdout)?;
@@ -165,8 +166,8 @@ fn size(bench: &Bench) -> Result<(u64, u64)> {
 /// Written by another process, whose memory would otherwise count as that of every process started here.
 fn made_up(xtask: &Path, scratch: &Path) -> Result<PathBuf> {
     let tar = scratch.join("sample.tar");
-    let status = Command::new(xtask).args(["bench", "--sample"]).arg(&tar).status();
-    ensure!(status.context("cannot start this program again")?.success(), "cannot make a tar");
+    let status = child::status(Command::new(xtask).args(["bench", "--sample"]).arg(&tar))?;
+    ensure!(status.success(), "cannot make a tar");
     Ok(tar)
 }
 

@@ -2,11 +2,13 @@
 
 use std::io::{IsTerminal, stderr, stdin};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use snug_process::child;
+use snug_process::program::HostProgram;
 
 use super::load_images;
 use crate::atomic::Partial;
@@ -21,6 +23,7 @@ use crate::image::Built;
 use crate::report::progress::{Progress, human_bytes};
 use crate::workspace::Workspace;
 
+const CP: HostProgram = HostProgram { name: "cp", package: "coreutils" };
 /// Has `/init` keep a shell on the console: nobody is asked for a password who may write the kernel's command line.
 const CONSOLE_SHELL: &str = "snug.console=shell";
 /// Bytes of the disk for an overlay; a sparse file, so that it costs what is written.
@@ -115,14 +118,9 @@ fn copy<'a>(image: &Path, file: &'a Path, progress: &Progress) -> Result<&'a Pat
         let stage = progress.stage(format!("copy the image to {}", file.display()));
         let partial = Partial::begin(file)?;
         // Holes stay holes.
-        let status = std::process::Command::new("cp")
-            .args(["--sparse=always", "--reflink=auto"])
-            .args([image, partial.path()])
-            .status()
-            .context("cannot run cp")?;
-        if !status.success() {
-            bail!("cannot copy {} ({status})", image.display());
-        }
+        let mut copy = CP.command()?;
+        copy.args(["--sparse=always", "--reflink=auto"]).args([image, partial.path()]);
+        child::run(&mut copy, &[]).with_context(|| format!("cannot copy {}", image.display()))?;
         partial.publish()?;
         stage.finish(&human_bytes(std::fs::metadata(file)?.len()));
     }
@@ -180,7 +178,7 @@ fn by_ssh(
     if command.is_empty() {
         client.arg("-t");
     }
-    let status = client.arg("--").args(command).stdin(Stdio::inherit()).status().context("cannot run ssh")?;
+    let status = child::status(client.arg("--").args(command))?;
     // In order where it can, for what is kept is written out then; it is killed otherwise.
     let stage = progress.stage("end the machine");
     login.power_off(END_BUDGET)?;

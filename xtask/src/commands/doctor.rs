@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use snug_ext4::size::SizePolicy;
 use snug_formats::{Ext4Options, Ext4Writer, Filesystem, FilesystemKind, SquashfsOptions};
+use snug_process::child;
 use snug_rootfs::tree::{BodySource, RootTree};
 use snug_spec::model::EngineKind;
 
@@ -164,7 +165,7 @@ fn can_be_written(filesystem: &Filesystem) -> Result<()> {
 /// The first line of what a program says of its version.
 fn version(program: &str, argument: &str) -> Result<String> {
     let path = snug_process::program::find(program).ok_or_else(|| anyhow!("there is no {program}"))?;
-    let output = Command::new(path).arg(argument).env("LC_ALL", "C").output()?;
+    let output = child::output(Command::new(path).arg(argument).env("LC_ALL", "C"))?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     Ok(said.lines().next().unwrap_or(program).trim().to_owned())

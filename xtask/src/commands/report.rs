@@ -12,6 +12,7 @@ use clap::Args;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
+use snug_process::Child;
 use snug_process::program::HostProgram;
 use snug_rootfs::tar;
 use snug_spec::ImageSet;
@@ -236,12 +237,8 @@ fn cpu_time() -> Result<Duration> {
 /// Length of the image once it is packed as it is published.
 fn packed_bytes(image: &Path) -> Result<u64> {
     let mut command = ZSTD.command()?;
-    let mut child = command
-        .args(ZSTD_ARGUMENTS)
-        .stdin(fs::File::open(image)?)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start zstd")?;
+    command.args(ZSTD_ARGUMENTS).stdin(fs::File::open(image)?).stdout(Stdio::piped());
+    let mut child = Child::start(&mut command)?;
     let mut packed = child.stdout.take().expect("a pipe was asked for");
     let bytes = io::copy(&mut packed.by_ref(), &mut io::sink())?;
     let status = child.wait()?;

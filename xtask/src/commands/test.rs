@@ -2,8 +2,9 @@
 
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
+use snug_process::child;
 
 use crate::filesystem::erofs::ErofsUtils;
 use crate::host::requirements::Work;
@@ -42,7 +43,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         if arguments.setup {
             command.env("SNUG_TESTS_NO_SKIP", "1");
         }
-        if !command.status().context("cannot run cargo")?.success() {
+        if !child::status(&mut command)?.success() {
             failed.push(shown);
         }
         Ok(())
@@ -71,5 +72,5 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn is_installed(cargo: &std::ffi::OsStr, check: &str) -> bool {
-    Command::new(cargo).args([check, "--version"]).output().is_ok_and(|output| output.status.success())
+    child::output(Command::new(cargo).args([check, "--version"])).is_ok_and(|output| output.status.success())
 }

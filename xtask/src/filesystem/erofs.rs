@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use snug_ext4::size::SizePolicy;
 use snug_ext4::{Census, Part, identity};
 use snug_formats::{ErofsOptions, FilesystemKind};
-use snug_process::program::{self, HostProgram};
+use snug_process::child;
+use snug_process::program::HostProgram;
 use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::RootTree;
 use snug_rootfs::tree::image_time;
@@ -109,7 +110,7 @@ impl FilesystemWriter for ErofsWriter {
             })?;
             Ok(())
         };
-        program::feed(&mut command, &[], feed)?;
+        child::feed(&mut command, &[], feed)?;
         self.census(output)
     }
 }
@@ -117,7 +118,7 @@ impl FilesystemWriter for ErofsWriter {
 impl ErofsWriter {
     fn census(&self, image: &Path) -> Result<Census> {
         let size = fs::metadata(image)?.len();
-        let said = program::run(self.utils.command(DUMP)?.arg("-S").arg(image), &[])?;
+        let said = child::run(self.utils.command(DUMP)?.arg("-S").arg(image), &[])?;
         let said = String::from_utf8_lossy(&said);
         let data = compressed_bytes(&said).with_context(|| format!("{DUMP} tells no size of the files:\n{said}"))?;
         // Where equal data is shared, dump.erofs counts it once a file.
@@ -166,7 +167,7 @@ impl ErofsUtils {
         }
         let tools = Tools::fetch(&Cache::open()?, SUITE, &[MKFS.package], progress)
             .context("erofs needs mkfs.erofs 1.8 or newer, which this host has not")?;
-        let said = program::run(tools.command(MKFS.name)?.arg("--version"), &[])?;
+        let said = child::run(tools.command(MKFS.name)?.arg("--version"), &[])?;
         let version = version(&String::from_utf8_lossy(&said)).context("mkfs.erofs tells no version")?;
         Ok(ErofsUtils { tools: Some(tools), version })
     }
@@ -248,7 +249,7 @@ mod tests {
             let census = write(&writer, &image);
             assert_eq!(census.size, fs::metadata(&image).unwrap().len());
             assert_eq!(census.parts.iter().map(|part| part.bytes).sum::<u64>(), census.size);
-            program::run(writer.utils.command("fsck.erofs").unwrap().arg("--extract").arg(&image), &[]).unwrap();
+            child::run(writer.utils.command("fsck.erofs").unwrap().arg("--extract").arg(&image), &[]).unwrap();
             if !have(&["mount"]) || !is_root() || !kernel_reads_erofs() {
                 return;
             }

@@ -33,7 +33,8 @@ use snug_ext4::identity::{Identity, uuid_text};
 use snug_ext4::size::{self, BLOCK_SIZE, Demand, SizeDecision, SizePolicy};
 use snug_ext4::{Census, Part};
 use snug_formats::{Ext4Options, FilesystemKind};
-use snug_process::program::{self, HostProgram};
+use snug_process::child;
+use snug_process::program::HostProgram;
 use snug_rootfs::tree::RootTree;
 use snug_rootfs::tree::image_time;
 
@@ -279,7 +280,7 @@ impl Run<'_> {
         let mut command = RESIZE2FS.command()?;
         self.settings.freeze(&mut command);
         command.arg("-f").arg(self.output).arg(decision.total_blocks.to_string());
-        program::run(&mut command, &[])?;
+        child::run(&mut command, &[])?;
         let file = OpenOptions::new().write(true).open(self.output)?;
         Ok(file.set_len(decision.bytes)?)
     }
@@ -312,8 +313,7 @@ impl Run<'_> {
 
 /// `mke2fs 1.47.0`
 fn version() -> Result<String> {
-    let mut command = MKE2FS.command()?;
-    let said = command.arg("-V").output().context("cannot start mke2fs")?.stderr;
+    let said = child::output(MKE2FS.command()?.arg("-V"))?.stderr;
     let said = String::from_utf8_lossy(&said);
     Ok(said.split(" (").next().unwrap_or("mke2fs").trim().to_owned())
 }

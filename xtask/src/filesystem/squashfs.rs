@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use snug_ext4::size::SizePolicy;
 use snug_ext4::{Census, Part};
 use snug_formats::{FilesystemKind, SquashfsOptions};
-use snug_process::program::{self, HostProgram};
+use snug_process::child;
+use snug_process::program::{HostProgram, install_command};
 use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::image_time;
 use snug_rootfs::tree::{RootTree, TreePath};
@@ -66,16 +67,15 @@ impl Program {
             return Err(tool.missing().into());
         }
         if self == Program::Mksquashfs {
-            let said = program::run(MKSQUASHFS.command()?.arg("-version"), &[1])?;
+            let said = child::run(MKSQUASHFS.command()?.arg("-version"), &[1])?;
             let version = mksquashfs_version(&String::from_utf8_lossy(&said));
             let (major, minor) = version.context("mksquashfs does not say its version")?;
             ensure!(
                 (major, minor) >= READS_TAR,
-                "mksquashfs {major}.{minor} cannot read a tar stream, which {}.{} is the first to do\n\
-                 hint: apt-get install {} (or run with --setup)",
+                "mksquashfs {major}.{minor} cannot read a tar stream, which {}.{} is the first to do\nhint: {}",
                 READS_TAR.0,
                 READS_TAR.1,
-                TAR2SQFS.package
+                install_command(&TAR2SQFS.missing().lacked)
             );
         }
         Ok(())
@@ -163,7 +163,7 @@ impl FilesystemWriter for SquashfsWriter {
         let time = u32::try_from(image_time(tree).clamp(0, i64::from(u32::MAX))).expect("was clamped");
         let mut command = self.command(tree, output, time)?;
         stage.detail("compressing");
-        program::feed(&mut command, &[], |input| feed_tar(tree, input, stage))?;
+        child::feed(&mut command, &[], |input| feed_tar(tree, input, stage))?;
         Ok(Census { omitted, ..census(output, &self.writer_name()?)? })
     }
 }
@@ -175,7 +175,7 @@ impl SquashfsWriter {
             Program::Mksquashfs => (MKSQUASHFS, "-version"),
         };
         // mksquashfs 4.5 answers `-version` with status 0 or 1, depending on its patch level.
-        let said = program::run(tool.command()?.arg(flag), &[1])?;
+        let said = child::run(tool.command()?.arg(flag), &[1])?;
         let first = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned();
         Ok(first.replace(" version ", " ").split(" (20").next().unwrap_or_default().to_owned())
     }

@@ -1,6 +1,7 @@
 //! Which erofs-utils this host has.
 
-use snug_process::program::{self, HostProgram};
+use snug_process::child;
+use snug_process::program::HostProgram;
 
 pub const MKFS: HostProgram = HostProgram { name: "mkfs.erofs", package: "erofs-utils" };
 /// The first version whose tar mode writes compressed images.
@@ -8,7 +9,7 @@ const LEAST_VERSION: (u32, u32) = (1, 8);
 
 /// The version of the host's mkfs.erofs, whether it will do or not.
 pub fn installed_version() -> Option<String> {
-    let said = program::run(MKFS.command().ok()?.arg("--version"), &[1]).ok()?;
+    let said = child::run(MKFS.command().ok()?.arg("--version"), &[1]).ok()?;
     version(&String::from_utf8_lossy(&said))
 }
 

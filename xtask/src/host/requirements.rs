@@ -157,7 +157,10 @@ pub fn lacking(works: &[Work]) -> Vec<&'static Requirement> {
 pub fn require(works: &[Work]) -> Result<(), Missing> {
     match lacking(works) {
         missing if missing.is_empty() => Ok(()),
-        missing => Err(Missing(missing.into_iter().map(Requirement::lacked).collect())),
+        missing => {
+            let lacked = missing.into_iter().map(Requirement::lacked).collect();
+            Err(Missing { lacked, alternative: Some("run again with --setup") })
+        }
     }
 }
 

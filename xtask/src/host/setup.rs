@@ -11,10 +11,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
-use snug_process::interrupt;
-use snug_process::program::Requirement;
+use snug_process::program::{HostProgram, Requirement};
+use snug_process::{child, interrupt};
 
 use super::requirements::{self, Work};
+
+const APT_GET: HostProgram = HostProgram { name: "apt-get", package: "apt" };
+const APT_CACHE: HostProgram = HostProgram { name: "apt-cache", package: "apt" };
 
 /// Debian's word that no service may be started while packages are configured (/usr/share/doc/init-system-helpers).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -113,9 +116,9 @@ fn downgrades(packages: &[String]) -> Result<Vec<String>> {
 
 /// What apt would remove to install `packages`.
 fn removals(packages: &[String]) -> Result<Vec<String>> {
-    let mut simulate = Command::new("apt-get");
+    let mut simulate = APT_GET.command()?;
     simulate.args(["install", "--simulate", "--no-install-recommends", "--allow-downgrades"]).args(packages);
-    let output = simulate.env("LC_ALL", "C").output().context("cannot run apt-get")?;
+    let output = child::output(&mut simulate)?;
     let said = String::from_utf8_lossy(&output.stdout);
     // Lines as `Remv qemu-utils [1:10.0.2]`. What cannot be installed at all, apt itself says when it is asked to.
     Ok(said.lines().filter_map(|line| Some(line.strip_prefix("Remv ")?.split(' ').next()?.to_owned())).collect())
@@ -123,7 +126,7 @@ fn removals(packages: &[String]) -> Result<Vec<String>> {
 
 /// The newest version of a package that the sources of this host have.
 fn version_of_sources(package: &str) -> Option<String> {
-    let output = Command::new("apt-cache").args(["madison", package]).env("LC_ALL", "C").output().ok()?;
+    let output = child::output(APT_CACHE.command().ok()?.args(["madison", package])).ok()?;
     // Lines as `qemu-utils | 1:7.2+dfsg-7 | http://…`, newest first.
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     Some(said.lines().next()?.split('|').nth(1)?.trim().to_owned())
@@ -174,7 +177,8 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     as_root("apt-get", &words)
 }
 
-/// Runs a command as root: by sudo where this is not root.
+/// Runs a command as root: by sudo where this is not root. It is not killed with this tool: a dpkg that is killed leaves
+/// packages half configured.
 fn as_root(program: &str, arguments: &[&str]) -> Result<()> {
     let mut command = if Uid::effective().is_root() {
         Command::new(program)

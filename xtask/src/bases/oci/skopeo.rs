@@ -6,12 +6,13 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use snug_process::interrupt;
+use snug_process::Child;
+use snug_process::program::HostProgram;
 
 use super::digest::Digest;
 use super::error::OciError;
@@ -19,6 +20,8 @@ use super::manifest::MAX_DOCUMENT;
 use super::reference::Reference;
 use crate::host::requirements::{self, Work};
 use crate::report::progress::Stage;
+
+const SKOPEO: HostProgram = HostProgram { name: "skopeo", package: "skopeo" };
 
 /// The variable by which Podman and newer versions of skopeo are told of another registries.conf. skopeo 1.9 is told by
 /// an option of the same meaning.
@@ -51,8 +54,7 @@ pub(super) fn download(source: &str, folder: &Path, reference: &Reference, stage
 
 fn command(words: &[&str]) -> Result<Command> {
     requirements::require(&[Work::OciBase])?;
-    let program = snug_process::program::find("skopeo").context("skopeo is gone")?;
-    let mut command = Command::new(program);
+    let mut command = SKOPEO.command()?;
     if let Some(file) = std::env::var_os(REGISTRIES_CONF).filter(|file| !file.is_empty()) {
         command.arg("--registries-conf").arg(file);
     }
@@ -60,7 +62,7 @@ fn command(words: &[&str]) -> Result<Command> {
         // Then it goes on to ~/.config/containers and ~/.docker. Only root could put logins here, and nobody does.
         command.env("XDG_RUNTIME_DIR", "/");
     }
-    command.args(words).env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Ok(command)
 }
 
@@ -78,13 +80,11 @@ fn logins_are_out_of_reach() -> bool {
 
 /// Runs to the end, with `tick` called meanwhile, and answers standard output.
 fn run(command: &mut Command, reference: &Reference, tick: &mut dyn FnMut()) -> Result<Vec<u8>> {
-    interrupt::die_with_parent(command);
-    let mut child = command.spawn().context("cannot start skopeo")?;
-    let _registered = interrupt::kill_on_interrupt(&child);
+    let mut child = Child::start(command)?;
     let said = gather(child.stdout.take(), MAX_DOCUMENT + 1);
     let complaints = gather(child.stderr.take(), MAX_COMPLAINT);
     let status = loop {
-        if let Some(status) = ended(&mut child)? {
+        if let Some(status) = child.try_wait().context("cannot wait for skopeo")? {
             break status;
         }
         tick();
@@ -93,14 +93,9 @@ fn run(command: &mut Command, reference: &Reference, tick: &mut dyn FnMut()) -> 
     let said = said.join().expect("reading does not panic").context("cannot read what skopeo says")?;
     let complaints = complaints.join().expect("reading does not panic").unwrap_or_default();
     if !status.success() {
-        interrupt::hold_if_interrupted();
         return Err(translate(&String::from_utf8_lossy(&complaints), reference).into());
     }
     Ok(said)
-}
-
-fn ended(child: &mut Child) -> Result<Option<std::process::ExitStatus>> {
-    child.try_wait().context("cannot wait for skopeo")
 }
 
 /// Reads a pipe to its end on another thread and keeps the first `most` bytes.

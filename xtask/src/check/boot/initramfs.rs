@@ -6,9 +6,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::BufWriter;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
+use snug_process::child;
+use snug_process::program::HostProgram;
 
 use super::cpio;
 use super::kernel::Parts;
@@ -35,6 +36,9 @@ const MODULES: &[&str] = &[
 /// The Linux numbers of /dev/console (the kernel's Documentation/admin-guide/devices.txt). The kernel opens it for the
 /// first process before anything could be mounted.
 const CONSOLE: (u32, u32) = (5, 1);
+
+const XZ: HostProgram = HostProgram { name: "xz", package: "xz-utils" };
+const ZSTD: HostProgram = HostProgram { name: "zstd", package: "zstd" };
 
 const INIT: &str = include_str!("initramfs-init.sh");
 
@@ -136,19 +140,13 @@ fn module_name(path: &str) -> String {
 /// A module's plain body. Newer Debian kernels compress each module, and busybox loads plain ones only.
 fn read_module(path: &Path) -> Result<Vec<u8>> {
     let program = match path.extension().and_then(OsStr::to_str) {
-        Some("xz") => "xz",
-        Some("zst") => "zstd",
+        Some("xz") => XZ,
+        Some("zst") => ZSTD,
         _ => return read(path),
     };
-    let output = Command::new(program)
-        .args(["--decompress", "--stdout"])
-        .arg(path)
-        .output()
-        .with_context(|| format!("cannot run {program} to unpack {}", path.display()))?;
-    if !output.status.success() {
-        bail!("{program} cannot unpack {}: {}", path.display(), String::from_utf8_lossy(&output.stderr).trim_end());
-    }
-    Ok(output.stdout)
+    let mut command = program.command()?;
+    command.args(["--decompress", "--stdout"]).arg(path);
+    child::run(&mut command, &[]).with_context(|| format!("cannot unpack {}", path.display()))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -5,10 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
+use snug_process::child;
+use snug_process::program::HostProgram;
 
 use super::mapper::Mapper;
 use crate::error::Failure;
+
+const APT_CACHE: HostProgram = HostProgram { name: "apt-cache", package: "apt" };
+const APT_GET: HostProgram = HostProgram { name: "apt-get", package: "apt" };
+const DPKG_DEB: HostProgram = HostProgram { name: "dpkg-deb", package: "dpkg" };
 
 /// The package that always depends on the current kernel.
 pub const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -113,13 +119,13 @@ impl Package {
 
 fn current_package() -> Result<Package> {
     let hint = "hint: kernels come from Debian's archive through apt; try `apt-get update`";
-    let depends = said(Command::new("apt-cache").args(["depends", KERNEL_PACKAGE])).context(hint)?;
+    let depends = said(APT_CACHE.command()?.args(["depends", KERNEL_PACKAGE])).context(hint)?;
     let name = depends
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
         .find(|name| name.starts_with("linux-image-"))
         .ok_or_else(|| anyhow!("apt knows no {KERNEL_PACKAGE}\n{hint}"))?;
-    let stanza = said(Command::new("apt-cache").args(["show", "--no-all-versions", name])).context(hint)?;
+    let stanza = said(APT_CACHE.command()?.args(["show", "--no-all-versions", name])).context(hint)?;
     let version = stanza
         .lines()
         .find_map(|line| line.strip_prefix("Version: "))
@@ -134,12 +140,13 @@ fn download(package: &Package, kernels: &Path, folder: &Path) -> Result<()> {
     let debs = tempfile::tempdir_in(kernels)?;
     // The sandbox user could not write into this folder, and apt verifies what it downloads either way.
     said(
-        Command::new("apt-get")
+        APT_GET
+            .command()?
             .args(["download", "--quiet", "--option", "APT::Sandbox::User=root", &package.name, BUSYBOX_PACKAGE])
             .current_dir(debs.path()),
     )?;
     for deb in fs::read_dir(debs.path())? {
-        said(Command::new("dpkg-deb").arg("--extract").arg(deb?.path()).arg(unpacked.path()))?;
+        said(DPKG_DEB.command()?.arg("--extract").arg(deb?.path()).arg(unpacked.path()))?;
     }
     // The package leaves this to its installation script.
     let kernel = Kernel::open(unpacked.path())?;
@@ -175,14 +182,9 @@ fn busybox_in(folder: &Path) -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("{BUSYBOX_PACKAGE} in {} holds no busybox", folder.display()))
 }
 
-/// Runs a command to its end; what it printed, or an error with what it said.
+/// Runs a command to its end and returns what it printed.
 fn said(command: &mut Command) -> Result<String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.env("LC_ALL", "C").output().with_context(|| format!("cannot run {program}"))?;
-    if !output.status.success() {
-        bail!("{program}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(String::from_utf8_lossy(&child::run(command, &[])?).into_owned())
 }
 
 #[cfg(test)]

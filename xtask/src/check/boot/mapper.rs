@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use snug_process::child;
 
 use crate::bases::unpacked::Tools;
 use crate::cache::Cache;
@@ -41,11 +42,10 @@ impl Mapper {
         let loader = PathBuf::from(dmsetup.get_program());
         let program = self.0.program(PROGRAM)?;
         // `ld.so --list … PROGRAM` (ld.so(8)) prints `libc.so.6 => /path/to/libc.so.6 (0x…)`.
-        let output = Command::new(&loader).arg("--list").args(dmsetup.get_args()).output();
-        let output = output.context("cannot run the loader of dmsetup")?;
-        ensure!(output.status.success(), "dmsetup lacks libraries: {}", String::from_utf8_lossy(&output.stderr));
+        let listed = child::run(Command::new(&loader).arg("--list").args(dmsetup.get_args()), &[])
+            .context("cannot list the libraries of dmsetup")?;
         let mut files = vec![(LOADER.to_owned(), loader), (PROGRAM.to_owned(), program)];
-        for line in String::from_utf8_lossy(&output.stdout).lines() {
+        for line in String::from_utf8_lossy(&listed).lines() {
             if let Some((name, place)) = line.trim().split_once(" => ") {
                 let place = place.split(" (0x").next().unwrap_or(place);
                 files.push((name.to_owned(), PathBuf::from(place)));

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use snug_process::program::Missing;
 
 pub use accelerate::{Wanted, choose};
 pub use boot_test::{BootTest, Booted, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
@@ -48,6 +49,9 @@ pub enum BootError {
     /// The budget was used up.
     #[error("{awaited} did not come within {} s\n{tail}", budget.as_secs())]
     TimedOut { awaited: String, budget: Duration, tail: String },
+    /// This host has no QEMU.
+    #[error(transparent)]
+    Missing(#[from] Missing),
     /// QEMU could not be started or watched.
     #[error("cannot run {program}: {source}")]
     Run { program: &'static str, source: std::io::Error },

@@ -3,19 +3,18 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use nix::sys::{prctl, signal::Signal};
-use snug_process::interrupt;
+use anyhow::Result;
+use snug_process::program::HostProgram;
+use snug_process::{Child, child};
 
 use super::{BootError, GUEST_ADDRESS};
 
-const PROGRAM: &str = "qemu-system-x86_64";
+const QEMU: HostProgram = HostProgram { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 /// Enough for the heaviest of our images, a browser, to start its services; QEMU takes only what the guest touches.
 const MEMORY: &str = "2048M";
 /// What stands for the end of a console on which nothing came.
@@ -125,18 +124,16 @@ impl Guest {
     /// Starts the machine. It has a network card whose SSH port is forwarded to [`Guest::ssh_address`] and which
     /// reaches nothing else.
     pub fn start(machine: &Machine) -> Result<Self, BootError> {
-        let failed = |source| BootError::Run { program: PROGRAM, source };
         let log = File::create(machine.log).map_err(failed)?;
         let ssh_address = free_address().map_err(failed)?;
-        let mut command = command(machine, ssh_address);
+        let mut command = command(machine, ssh_address)?;
         command
             .args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        die_with_parent(&mut command);
         let started = Instant::now();
-        let mut child = command.spawn().map_err(failed)?;
+        let mut child = Child::start(&mut command).map_err(|error| failed(error.source))?;
         let (sender, console) = mpsc::channel();
         let stdout = child.stdout.take().expect("a pipe was asked for");
         let stderr = child.stderr.take().expect("a pipe was asked for");
@@ -223,7 +220,7 @@ impl Guest {
                 other => other?,
             }
         }
-        self.child.wait().map_err(|source| BootError::Run { program: PROGRAM, source })?;
+        self.child.wait().map_err(failed)?;
         Ok(self.started.elapsed())
     }
 
@@ -276,17 +273,13 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
-    fn drop(&mut self) {
-        // Fails only where the child has been waited for already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn failed(source: io::Error) -> BootError {
+    BootError::Run { program: QEMU.name, source }
 }
 
 /// The machine without its serial console; one over virtio shares the chardev `console` with it.
-fn command(machine: &Machine, ssh_address: SocketAddr) -> Command {
-    let mut command = Command::new(PROGRAM);
+fn command(machine: &Machine, ssh_address: SocketAddr) -> Result<Command, BootError> {
+    let mut command = QEMU.command()?;
     let lean = machine.initramfs.is_none();
     let bus = if lean { "device" } else { "pci" };
     command
@@ -313,29 +306,21 @@ fn command(machine: &Machine, ssh_address: SocketAddr) -> Command {
     } else {
         command.args(["-device", "virtio-serial-device", "-device", "virtconsole,chardev=console"]);
     }
-    command
+    Ok(command)
 }
 
 /// Hands a machine's console to the terminal until the machine ends, and answers how QEMU ended. Ctrl-A X ends it;
 /// Ctrl-C is the guest's.
 pub fn on_terminal(machine: &Machine) -> Result<ExitStatus, BootError> {
-    let failed = |source| BootError::Run { program: PROGRAM, source };
-    let mut command = command(machine, free_address().map_err(failed)?);
+    let mut command = command(machine, free_address().map_err(failed)?)?;
     command.args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]);
     command.args(["-mon", "chardev=console"]);
-    die_with_parent(&mut command);
-    let mut child = command.spawn().map_err(failed)?;
-    let _registered = interrupt::kill_on_interrupt(&child);
-    child.wait().map_err(failed)
+    Child::start(&mut command).map_err(|error| error.source).and_then(|mut qemu| qemu.wait()).map_err(failed)
 }
 
 /// The program and its version: `QEMU 7.2.18`.
 pub(super) fn version() -> Result<String> {
-    let output = Command::new(PROGRAM)
-        .arg("--version")
-        .env("LC_ALL", "C")
-        .output()
-        .with_context(|| format!("cannot run {PROGRAM}\nhint: apt-get install qemu-system-x86"))?;
+    let output = child::output(QEMU.command()?.arg("--version"))?;
     let said = String::from_utf8_lossy(&output.stdout);
     let version = said.split_once("version ").map_or("", |(_, rest)| rest);
     let version: String = version.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
@@ -375,18 +360,4 @@ fn free_address() -> io::Result<SocketAddr> {
 /// QEMU's option syntax: a comma in a value is written twice.
 fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
-}
-
-fn die_with_parent(command: &mut Command) {
-    let parent = nix::unistd::getpid();
-    let set = move || {
-        prctl::set_pdeathsig(Signal::SIGKILL)?;
-        // The parent may have died before the signal was asked for.
-        if nix::unistd::getppid() != parent {
-            return Err(io::Error::other("the parent is gone"));
-        }
-        Ok(())
-    };
-    // SAFETY: the closure runs between fork and exec and makes two system calls; it allocates only where it fails.
-    unsafe { command.pre_exec(set) };
 }

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use snug_process::interrupt;
-use snug_process::program::{self, HostProgram};
+use snug_process::program::HostProgram;
+use snug_process::{Child, child};
 use tempfile::TempDir;
 
 const SSH: HostProgram = HostProgram { name: "ssh", package: "openssh-client" };
@@ -34,7 +34,7 @@ impl Key {
         let path = folder.path().join("key");
         let mut command = SSH_KEYGEN.command()?;
         command.args(["-q", "-t", "ed25519", "-N", "", "-C", "throw-away", "-f"]).arg(&path);
-        program::run(&mut command, &[])?;
+        child::run(&mut command, &[])?;
         let line = std::fs::read_to_string(path.with_extension("pub")).context("ssh-keygen wrote no public key")?;
         Ok(Key { line, folder })
     }
@@ -88,8 +88,7 @@ impl Login<'_> {
         let mut client = self.client()?;
         client.arg("--").arg(command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
-        let mut child = client.spawn().context("cannot start ssh")?;
-        let _registered = interrupt::kill_on_interrupt(&child);
+        let mut child = Child::start(&mut client)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         thread::scope(|scope| {
             let stdout = scope.spawn(move || text(stdout));

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use snug_process::program::{self, HostProgram};
+use snug_process::child;
+use snug_process::program::HostProgram;
 use snug_rootfs::tree::Timestamp;
 use tempfile::TempDir;
 
@@ -51,7 +52,7 @@ impl<'a> Debugfs<'a> {
 
     /// The program and its version: `debugfs 1.47.0`.
     pub(super) fn name() -> Result<String> {
-        let output = DEBUGFS.command()?.arg("-V").output().context("cannot start debugfs")?;
+        let output = child::output(DEBUGFS.command()?.arg("-V"))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         Ok(said.split(" (").next().unwrap_or("debugfs").trim().to_owned())
     }
@@ -124,7 +125,7 @@ impl<'a> Debugfs<'a> {
     fn run(&self, script: &str) -> Result<Vec<u8>> {
         let path = self.folder.path().join("commands");
         fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
-        let said = program::run(DEBUGFS.command()?.arg("-f").arg(&path).arg(self.image), &[])?;
+        let said = child::run(DEBUGFS.command()?.arg("-f").arg(&path).arg(self.image), &[])?;
         ensure!(script.is_empty() || !said.is_empty(), "debugfs cannot open the filesystem");
         Ok(said)
     }

@@ -2,19 +2,22 @@
 //! thread ends, or is killed with the program, the kernel takes mount and loop device away.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{fs, thread};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use snug_formats::FilesystemKind;
+use snug_process::child;
+use snug_process::program::HostProgram;
 use snug_rootfs::disk::{self, StandIns};
 use snug_rootfs::tree::TreePath;
 
 use super::Reading;
 use crate::manifest::contents::Contents;
 use crate::report::progress::Stage;
+
+const MOUNT: HostProgram = HostProgram { name: "mount", package: "mount" };
 
 /// Folders that stand on every Linux; the thread sees the image in the place of the first of them that is there.
 const PLACES: [&str; 3] = ["/mnt", "/media", "/sys"];
@@ -55,13 +58,9 @@ fn mount_apart(image: &Path, kind: FilesystemKind) -> Result<PathBuf> {
         FilesystemKind::Ext4 => "ro,nosuid,nodev,noexec,loop,noload",
         FilesystemKind::Squashfs | FilesystemKind::Erofs => "ro,nosuid,nodev,noexec,loop",
     };
-    let output = Command::new("mount")
-        .args(["-n", "-t", kind.as_str(), "-o", options])
-        .arg(image)
-        .arg(&place)
-        .env("LC_ALL", "C")
-        .output()
-        .map_err(|error| CannotMount(format!("mount does not run: {error}")))?;
+    let mut mount = MOUNT.command().map_err(|missing| CannotMount(missing.in_a_line()))?;
+    mount.args(["-n", "-t", kind.as_str(), "-o", options]).arg(image).arg(&place);
+    let output = child::output(&mut mount).map_err(|error| CannotMount(format!("{error:#}")))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(CannotMount(said.trim().replace('\n', " ")).into());

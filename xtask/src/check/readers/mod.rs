@@ -117,6 +117,6 @@ pub struct NoReader(String);
 fn needed(tool: HostProgram) -> Result<(), NoReader> {
     match tool.find() {
         Some(_) => Ok(()),
-        None => Err(NoReader(format!("needs {} (apt-get install {})", tool.name, tool.package))),
+        None => Err(NoReader(tool.missing().in_a_line())),
     }
 }

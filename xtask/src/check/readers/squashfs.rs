@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use snug_process::program::HostProgram;
+use snug_process::{Child, child};
 use snug_rootfs::tar;
 
 use super::{Reading, pseudo};
@@ -39,7 +40,7 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading>
                 read_xattrs(image, &mut contents)?;
                 judge += ", sqfs2tar";
             }
-            None => unseen.push((Aspect::Xattrs, format!("needs sqfs2tar (apt-get install {})", SQFS2TAR.package))),
+            None => unseen.push((Aspect::Xattrs, SQFS2TAR.missing().in_a_line())),
         }
     }
     Ok(Reading { unseen, ..Reading::new(contents, Vec::new(), judge) })
@@ -47,13 +48,8 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading>
 
 /// Runs a program whose standard output `consume` reads: to its end, or as far as it likes.
 fn streamed<T>(mut command: Command, to_the_end: bool, consume: impl FnOnce(&mut dyn Read) -> Result<T>) -> Result<T> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {name}"))?;
+    let mut child = Child::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let name = child.name().to_owned();
     let mut output = child.stdout.take().expect("a pipe was asked for");
     let mut errors = child.stderr.take().expect("a pipe was asked for");
     let (consumed, said) = std::thread::scope(|scope| {
@@ -103,7 +99,7 @@ fn read_xattrs(image: &Path, contents: &mut Contents) -> Result<()> {
 }
 
 fn unsquashfs_name() -> Result<String> {
-    let output = UNSQUASHFS.command()?.arg("-version").output().context("cannot start unsquashfs")?;
+    let output = child::output(UNSQUASHFS.command()?.arg("-version"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(said.split(" (").next().unwrap_or("unsquashfs").replace(" version", ""))
 }

@@ -2,17 +2,17 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::{self, PipeReader, Read, Write};
+use std::io::{self, PipeReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use serde_json::Value;
-use snug_process::interrupt;
+use snug_process::Child;
+use snug_process::child::DeathSignal;
+use snug_process::program::HostProgram;
 use snug_rootfs::platform::Platform;
 use snug_spec::model::EngineKind;
 
@@ -47,22 +47,29 @@ impl Cli {
     }
 
     /// The command with the caller's environment, in which contexts and remote daemons are named.
-    fn command(self) -> Command {
-        let mut command = Command::new(self.0.as_str());
-        // The classic builder needs no plugin, and every daemon has it. What the commands say is understood below.
-        command.env("DOCKER_BUILDKIT", "0").env("LC_ALL", "C").stdin(Stdio::null());
+    fn command(self) -> Result<Command> {
+        let program = match self.is_docker() {
+            true => HostProgram { name: "docker", package: "docker.io" },
+            false => HostProgram { name: "podman", package: "podman" },
+        };
+        let mut command = program.command().map_err(|missing| missing.or("use another engine"))?;
+        // The classic builder needs no plugin, and every daemon has it.
+        command.env("DOCKER_BUILDKIT", "0").stdin(Stdio::null());
         // Ctrl-C is for the tool, which ends its children and then clears up after them.
         command.process_group(0);
-        // SAFETY: prctl(2) is async-signal-safe and touches no memory of the parent.
-        unsafe {
-            command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGTERM)?));
-        }
-        command
+        Ok(command)
+    }
+
+    /// Runs the command to its end.
+    fn output(self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.command()?;
+        let child = start(command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        child.wait_with_output().with_context(|| format!("cannot read what {self} says"))
     }
 
     /// Runs the command to its end: what it printed, or an error with what it said.
     pub(super) fn ask(self, arguments: &[&str]) -> Result<String> {
-        let output = self.command().args(arguments).output().with_context(|| format!("cannot run {self}"))?;
+        let output = self.output(arguments)?;
         if !output.status.success() {
             bail!("{self} {}: {}", arguments[0], said(&output.stderr));
         }
@@ -78,12 +85,7 @@ impl Cli {
     }
 
     fn probe_docker(self) -> Result<()> {
-        let output = match self.command().args(["version", "--format", "{{json .Server}}"]).output() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                bail!("there is no docker command\nhint: apt-get install docker.io, or use another engine")
-            }
-            output => output.context("cannot run docker")?,
-        };
+        let output = self.output(&["version", "--format", "{{json .Server}}"])?;
         if !output.status.success() {
             let said = said(&output.stderr);
             bail!("{}", why_unreachable(&said));
@@ -93,12 +95,7 @@ impl Cli {
     }
 
     fn probe_podman(self) -> Result<()> {
-        let output = match self.command().args(["info", "--format", "json"]).output() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                bail!("there is no podman command\nhint: apt-get install podman, or use another engine")
-            }
-            output => output.context("cannot run podman")?,
-        };
+        let output = self.output(&["info", "--format", "json"])?;
         if !output.status.success() {
             bail!("podman cannot work here: {}", said(&output.stderr));
         }
@@ -135,16 +132,16 @@ impl Cli {
 
     /// Makes an image of the tar that `write` writes.
     pub(super) fn import(self, names: &BuildNames, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-        let mut command = self.command();
+        let mut command = self.command()?;
         command.arg("import");
         for label in names.labels() {
             command.args(["--change", &format!("LABEL {label}")]);
         }
         command.args(["-", &names.base_image()]);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = Running::start(&mut command)?;
-        let written = child.child.stdin.take().map(|mut stdin| write(&mut stdin));
-        child.end().with_context(|| format!("{self} does not take the base"))?;
+        let mut child = start(&mut command)?;
+        let written = child.stdin.take().map(|mut stdin| write(&mut stdin));
+        end(child).with_context(|| format!("{self} does not take the base"))?;
         // Where the command failed, its own words count more than the pipe that it closed.
         written.transpose().context("cannot hand the base over")?;
         Ok(())
@@ -159,7 +156,7 @@ impl Cli {
         keep: bool,
         watch: Watch,
     ) -> Result<()> {
-        let mut command = self.command();
+        let mut command = self.command()?;
         command.args(["build", "--network", "host", "--no-cache", "--tag", &names.image()]);
         let builder = self.builder(!secrets.is_empty());
         match builder {
@@ -188,10 +185,10 @@ impl Cli {
             true => command.stdout(writer).stderr(Stdio::piped()),
             false => command.stdout(writer.try_clone()?).stderr(writer),
         };
-        let child = Running::start(&mut command)?;
+        let child = start(&mut command)?;
         // The command holds the pipe's writing end open as well.
         drop(command);
-        child.watched(reader, watch)
+        watched(child, reader, watch)
     }
 
     /// Makes a container of the built image; it is never run.
@@ -201,13 +198,13 @@ impl Cli {
 
     /// Hands the container's tree as a tar stream to `consume`, which reads it to its end.
     pub(super) fn export(self, names: &BuildNames, consume: impl FnOnce(&mut ChildStdout) -> Result<()>) -> Result<()> {
-        let mut command = self.command();
+        let mut command = self.command()?;
         command.args(["export", &names.container()]).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = Running::start(&mut command)?;
-        let mut stdout = child.child.stdout.take().context("the export has no output")?;
+        let mut child = start(&mut command)?;
+        let mut stdout = child.stdout.take().context("the export has no output")?;
         let consumed = consume(&mut stdout);
         drop(stdout);
-        let ended = child.end().with_context(|| format!("{self} does not give the tree"));
+        let ended = end(child).with_context(|| format!("{self} does not give the tree"));
         // A stream cut short is an error of the reader's as well, and the command knows why.
         match consumed {
             Err(error) if ended.is_ok() => Err(error),
@@ -259,62 +256,31 @@ fn is_notice(line: &str) -> bool {
         .any(|notice| line.trim_start().starts_with(notice))
 }
 
-/// A command under way; it is killed when this is dropped before its end.
-struct Running {
-    name: String,
-    child: Child,
-    _registered: interrupt::Registered,
+/// Starts a command that is told to end, and not killed, where the tool is: it then has its daemon clear up.
+fn start(command: &mut Command) -> Result<Child> {
+    Ok(Child::start_with(command, DeathSignal::Terminate)?)
 }
 
-impl Running {
-    fn start(command: &mut Command) -> Result<Self> {
-        let name = command.get_program().to_string_lossy().into_owned();
-        let child = command.spawn().with_context(|| format!("cannot run {name}"))?;
-        let registered = interrupt::kill_on_interrupt(&child);
-        Ok(Running { name, child, _registered: registered })
+/// Waits, and makes an error of a failure with what was said.
+fn end(child: Child) -> Result<()> {
+    let name = child.name().to_owned();
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("{name} failed ({}): {}", output.status, said(&output.stderr));
     }
-
-    /// Waits, and makes an error of a failure with what was said.
-    fn end(mut self) -> Result<()> {
-        let mut stderr = Vec::new();
-        if let Some(mut stream) = self.child.stderr.take() {
-            stream.read_to_end(&mut stderr)?;
-        }
-        let status = self.child.wait()?;
-        interrupt::hold_if_interrupted();
-        if !status.success() {
-            bail!("{} failed ({status}): {}", self.name, said(&stderr));
-        }
-        Ok(())
-    }
-
-    /// Follows a build to its end.
-    fn watched(mut self, reader: PipeReader, mut watch: Watch) -> Result<()> {
-        let stderr = self.child.stderr.take();
-        let errors = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            stderr.map(|mut stream| stream.read_to_end(&mut text));
-            text
-        });
-        watch.follow(reader);
-        let errors = errors.join().unwrap_or_default();
-        let status = self.child.wait()?;
-        interrupt::hold_if_interrupted();
-        if status.success() {
-            watch.succeeded();
-            return Ok(());
-        }
-        Err(watch.failed(&said(&errors)))
-    }
+    Ok(())
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+/// Follows a build to its end.
+fn watched(child: Child, reader: PipeReader, mut watch: Watch) -> Result<()> {
+    let waiting = std::thread::spawn(move || child.wait_with_output());
+    watch.follow(reader);
+    let output = waiting.join().expect("waiting does not panic")?;
+    if output.status.success() {
+        watch.succeeded();
+        return Ok(());
     }
+    Err(watch.failed(&said(&output.stderr)))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use snug_process::child;
 use snug_process::program::HostProgram;
 use snug_rootfs::tree::{Inode, InodeId, Kind, RootTree, TreePath};
 
@@ -31,7 +32,7 @@ pub(super) fn complete(tree: &RootTree, image: &Path, settings: &Settings) -> Re
     fs::write(&file, &script.text)?;
     let mut command = DEBUGFS.command()?;
     settings.freeze(&mut command);
-    let output = command.arg("-w").arg("-f").arg(&file).arg(image).output().context("cannot start debugfs")?;
+    let output = child::output(command.arg("-w").arg("-f").arg(&file).arg(image))?;
     // Its exit status says nothing of the commands, and its errors stand alone on standard error, after its version.
     let said = String::from_utf8_lossy(&output.stderr);
     let errors: Vec<&str> =

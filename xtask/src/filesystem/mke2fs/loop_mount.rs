@@ -7,20 +7,18 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufWriter, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use snug_ext4::Census;
 use snug_ext4::size::SizePolicy;
 use snug_formats::{Ext4Options, FilesystemKind};
-use snug_process::program::{self, HostProgram};
+use snug_process::program::HostProgram;
+use snug_process::{Child, child};
 use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::RootTree;
 
@@ -73,12 +71,12 @@ struct Unpacked;
 impl Content for Unpacked {
     fn make(&self, run: &Run, mut mke2fs: Command, blocks: u64) -> Result<()> {
         run.stage.detail("mke2fs");
-        program::run(mke2fs.arg(run.output).arg(blocks.to_string()), &[])?;
+        child::run(mke2fs.arg(run.output).arg(blocks.to_string()), &[])?;
         run.stage.detail("tar");
         let image = run.output.canonicalize().context("mke2fs made no image")?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(VERB).arg(image);
-        program::feed(&mut command, &[], |input| {
+        child::feed(&mut command, &[], |input| {
             let mut input = BufWriter::with_capacity(PIPE_BYTES, input);
             tar::write(run.tree, &mut input, TarOptions::FAITHFUL, &mut |_| {})?;
             Ok(input.flush()?)
@@ -107,7 +105,6 @@ pub fn inside_main() -> ExitCode {
 }
 
 fn fill(image: &Path) -> Result<()> {
-    set_pdeathsig(Signal::SIGKILL)?;
     let hint = "hint: root of this host or container may not mount; the native writer needs no mount";
     unshare(CloneFlags::CLONE_NEWNS).with_context(|| format!("cannot make a mount namespace\n{hint}"))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
@@ -117,7 +114,7 @@ fn fill(image: &Path) -> Result<()> {
     let place = image.parent().context("an image is in a folder")?;
     let mut command = MOUNT.command()?;
     command.args(["-t", "ext4", "-o", "loop,noatime"]).arg(image).arg(place);
-    program::run(&mut command, &[]).map_err(|error| error.context(hint_of_loop()))?;
+    child::run(&mut command, &[]).map_err(|error| error.context(hint_of_loop()))?;
     keep_no_clusters_back(place).context("cannot give the last blocks out")?;
     unpack(place)?;
     umount2(place, MntFlags::empty()).context("cannot unmount the image")
@@ -149,17 +146,8 @@ fn unpack(place: &Path) -> Result<()> {
     let mut command = TAR.command()?;
     command.args(["--extract", "--file", "-", "--preserve-permissions", "--same-owner", "--numeric-owner"]);
     command.args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "-C"]).arg(place);
-    let parent = nix::unistd::getpid();
-    let ends_with_us = move || {
-        set_pdeathsig(Signal::SIGKILL)?;
-        match nix::unistd::getppid() == parent {
-            true => Ok(()),
-            false => Err(std::io::Error::other("the parent is gone")),
-        }
-    };
-    // SAFETY: the closure runs between fork and exec and makes two system calls; it allocates only where it fails.
-    unsafe { command.pre_exec(ends_with_us) };
-    let output = command.stdin(Stdio::inherit()).output().context("cannot start tar")?;
+    let tar = Child::start(command.stdin(Stdio::inherit()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let output = tar.wait_with_output().context("cannot read what tar says")?;
     // An attribute that the kernel refuses is a warning to tar; here, nothing may be lost without a word.
     if !output.status.success() || !output.stderr.is_empty() {
         bail!("tar ended with {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
 use snug_ext4::size::{BLOCK_SIZE, Overhead, OverheadModel, Structure};
-use snug_process::program;
+use snug_process::child;
 use tempfile::TempDir;
 
 use super::superblock::Superblock;
@@ -58,7 +58,7 @@ impl<'a> MeasuredOverhead<'a> {
         let image = self.folder.path().join("empty");
         // mke2fs would keep the length of a longer file.
         let _ = std::fs::remove_file(&image);
-        program::run(self.settings.mke2fs(blocks, inodes)?.arg(&image).arg(blocks.to_string()), &[])?;
+        child::run(self.settings.mke2fs(blocks, inodes)?.arg(&image).arg(blocks.to_string()), &[])?;
         let superblock = Superblock::read(&image)?;
         ensure!(
             superblock.blocks - superblock.free_blocks >= OWN_DIRECTORY_BLOCKS,

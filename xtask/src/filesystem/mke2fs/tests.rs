@@ -21,7 +21,7 @@ impl MaterialisedTree for Plain {
     }
 
     fn run(&self, command: &mut Command) -> Result<()> {
-        program::run(command, &[]).map(drop)
+        child::run(command, &[]).map(drop)
     }
 }
 
