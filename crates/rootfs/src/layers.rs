@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use super::path::PathError;
-use super::tar::{self, Change, Counts, EntryName, Limits, TarError};
+use super::tar::{self, Budget, Entry, Limits, Policy, Reader, TarError};
 use super::tree::{BodySource, Inode, Kind, RootTree, TreeError, TreePath};
 
 /// What marks a whiteout; the hidden name follows.
@@ -53,8 +53,6 @@ pub enum LayerError {
     LeadsNowhere { path: TreePath, link: TreePath },
     #[error("{0}: with the directories above it the path is too long for the tree")]
     Path(TreePath, #[source] PathError),
-    #[error("{path}: the image holds more than {max} {what}")]
-    TooMuch { path: EntryName, what: &'static str, max: u64 },
     #[error("cannot use a temporary file")]
     Spool(#[from] io::Error),
 }
@@ -63,8 +61,7 @@ pub enum LayerError {
 pub struct Layers {
     tree: RootTree,
     spool: File,
-    limits: Limits,
-    counts: Counts,
+    budget: Budget,
     /// The last directory that was not one by its own name, and where it really is.
     followed: Option<(TreePath, TreePath)>,
 }
@@ -73,20 +70,27 @@ impl Layers {
     /// No layer yet. `spool`, an empty temporary file, takes in the bodies of all layers.
     pub fn new(spool: File, limits: &Limits) -> Result<Self, LayerError> {
         let tree = RootTree::new(BodySource::new(spool.try_clone()?));
-        Ok(Layers { tree, spool, limits: limits.clone(), counts: Counts::default(), followed: None })
+        Ok(Layers { tree, spool, budget: Budget::new(limits), followed: None })
     }
 
-    /// Puts a layer, an uncompressed tar, over the ones before. The input is read to its end, whatever happens.
+    /// Applies a layer, an uncompressed tar, to the ones before. The input is read to its end, whatever happens.
     pub fn apply(&mut self, layer: impl Read) -> Result<(), LayerError> {
-        let changes = tar::read_layer(layer, self.spool.try_clone()?, &self.limits, &mut self.counts)?;
+        let mut reader = Reader::from_stream(layer, self.spool.try_clone()?, Policy::LAYER, &mut self.budget)?;
+        let entries = reader.by_ref().collect::<Result<Vec<Entry>, TarError>>();
+        reader.drain();
+        drop(reader);
+        self.merge(entries?)
+    }
+
+    fn merge(&mut self, entries: Vec<Entry>) -> Result<(), LayerError> {
         self.followed = None;
-        for change in &changes {
-            self.hide(change.path())?;
+        for entry in &entries {
+            self.hide(entry.path())?;
         }
         self.followed = None;
-        for change in changes {
-            if kind_of(change.path())? == Name::Plain {
-                self.put(change)?;
+        for entry in entries {
+            if kind_of(entry.path())? == Name::Plain {
+                self.put(entry)?;
             }
         }
         Ok(())
@@ -124,36 +128,29 @@ impl Layers {
         Ok(())
     }
 
-    fn put(&mut self, change: Change) -> Result<(), LayerError> {
-        let written = change.path().clone();
+    fn put(&mut self, entry: Entry) -> Result<(), LayerError> {
+        let written = entry.path().clone();
         let path = self.place(&written)?;
         let slots = self.tree.inode_slots();
-        match change {
-            Change::Put { inode, .. } => {
+        match entry {
+            Entry::Inode { inode, .. } => {
                 if !inode.is_directory() {
                     self.make_way(&path);
                 }
                 self.tree.insert(path, inode)?;
             }
-            Change::Link { target, body, .. } => {
+            Entry::HardLink { target, body, .. } => {
                 let target = self.place(&target)?;
                 self.make_way(&path);
                 self.tree.link(path, &target)?;
                 if let Some(body) = body {
-                    let noun = |inode: &Inode| inode.kind.noun();
-                    match self.tree.get_mut(&target) {
-                        Some(Inode { kind: Kind::File(old), .. }) => *old = body,
-                        other => {
-                            let kind = other.map_or("nothing", |inode| noun(inode));
-                            let (entry, target) =
-                                (EntryName::new(written.as_bytes()), EntryName::new(target.as_bytes()));
-                            return Err(TarError::HardLinkData { entry, target, kind }.into());
-                        }
-                    }
+                    tar::set_link_body(&mut self.tree, &written, &target, body)?;
                 }
             }
         }
-        self.charge_implied(&written, slots + 1)
+        // Of the new inodes one may be the entry's own.
+        let implied = self.tree.inode_slots().saturating_sub(slots + 1);
+        Ok(self.budget.charge_implied(implied, written.as_bytes())?)
     }
 
     /// Where a path really lies once the symlinks in its parents are followed.
@@ -197,23 +194,6 @@ impl Layers {
         if self.tree.get(path).is_some_and(Inode::is_directory) {
             self.tree.remove(path);
         }
-    }
-
-    /// Counts the directories that an entry brought with it; each has a name no longer than its own.
-    fn charge_implied(&mut self, path: &TreePath, slots_before: usize) -> Result<(), LayerError> {
-        let implied = self.tree.inode_slots().saturating_sub(slots_before) as u64;
-        self.counts.entries += implied;
-        self.counts.metadata_bytes += implied * path.as_bytes().len() as u64;
-        let limits = [
-            (self.counts.entries, self.limits.entries as u64, "entries"),
-            (self.counts.metadata_bytes, self.limits.metadata_bytes, "bytes of names"),
-        ];
-        for (count, max, what) in limits {
-            if count > max {
-                return Err(LayerError::TooMuch { path: EntryName::new(path.as_bytes()), what, max });
-            }
-        }
-        Ok(())
     }
 }
 

@@ -2,13 +2,13 @@
 
 mod body;
 pub mod buffer_pool;
-mod builder;
 pub mod capabilities;
 pub mod digest;
 pub mod disk;
 pub mod glob;
 pub mod layers;
 pub mod mtree;
+mod names;
 pub mod normalise;
 pub mod packages;
 mod path;

@@ -4,9 +4,10 @@
 //! and which name is "the" file is decided by sorting, never by the order in which a stream happened to name them.
 //! Bodies are not held in memory: they are ranges of a [`BodySource`] (a tar file, or the spool of a pipe).
 
-use std::collections::{BTreeMap, HashMap, btree_map};
+use std::collections::{BTreeMap, HashMap};
 
 pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt, Relocation};
+use super::names::Names;
 pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
 
 /// A point in time: seconds since the epoch (negative before 1970) and nanoseconds after that second.
@@ -114,7 +115,7 @@ impl Kind {
 /// exactly one name.
 #[derive(Debug, Clone)]
 pub struct RootTree {
-    names: BTreeMap<TreePath, InodeId>,
+    names: Names,
     inodes: Vec<Inode>,
     /// By slot: has it been given a second name? Slots behind the end have not.
     linked: Vec<bool>,
@@ -145,7 +146,7 @@ impl RootTree {
     /// A tree of nothing but the root directory, mode 0755.
     pub fn new(bodies: BodySource) -> Self {
         RootTree {
-            names: BTreeMap::from([(TreePath::root(), InodeId(0))]),
+            names: Names::new(InodeId(0)),
             inodes: vec![Inode::directory(0o755)],
             linked: Vec::new(),
             bodies,
@@ -155,11 +156,6 @@ impl RootTree {
 
     pub fn bodies(&self) -> &BodySource {
         &self.bodies
-    }
-
-    /// The source of the bodies, for taking in those of another tree.
-    pub fn bodies_mut(&mut self) -> &mut BodySource {
-        &mut self.bodies
     }
 
     /// Keeps a small content of the tool's own in memory and answers a body for it.
@@ -188,17 +184,17 @@ impl RootTree {
     }
 
     pub fn get(&self, path: &TreePath) -> Option<&Inode> {
-        self.names.get(path).map(|id| self.inode(*id))
+        self.names.get(path).map(|id| self.inode(id))
     }
 
     pub fn get_mut(&mut self, path: &TreePath) -> Option<&mut Inode> {
         self.last_parent = None;
-        let id = *self.names.get(path)?;
+        let id = self.names.get(path)?;
         Some(&mut self.inodes[id.0 as usize])
     }
 
     pub fn id(&self, path: &TreePath) -> Option<InodeId> {
-        self.names.get(path).copied()
+        self.names.get(path)
     }
 
     /// Every inode, those included that have lost their names.
@@ -220,7 +216,7 @@ impl RootTree {
     /// name.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         let mut first: HashMap<InodeId, &TreePath> = HashMap::new();
-        self.names.iter().map(move |(path, &id)| {
+        self.names.iter().map(move |(path, id)| {
             let mut hard_link_to = None;
             if self.linked.get(id.0 as usize) == Some(&true) {
                 hard_link_to = first.get(&id).copied();
@@ -232,8 +228,7 @@ impl RootTree {
 
     /// Names below `path` and `path` itself, in order.
     pub fn subtree(&self, path: &TreePath) -> impl Iterator<Item = (&TreePath, InodeId)> {
-        let top = path.clone();
-        self.names.range(path.clone()..).take_while(move |(name, _)| name.is_within(&top)).map(|(name, id)| (name, *id))
+        self.names.from(path).take_while(move |(name, _)| name.is_within(path))
     }
 
     /// `st_nlink` of every inode by slot: names for files, 2 + subdirectories for directories, 0 without a name.
@@ -241,14 +236,14 @@ impl RootTree {
         let mut counts = vec![0; self.inodes.len()];
         // The directories above a name, by depth.
         let mut above: Vec<InodeId> = Vec::new();
-        for (path, id) in &self.names {
-            if self.inode(*id).is_directory() {
+        for (path, id) in self.names.iter() {
+            if self.inode(id).is_directory() {
                 counts[id.0 as usize] += 2;
                 above.truncate(path.depth());
                 if let Some(parent) = above.last() {
                     counts[parent.0 as usize] += 1;
                 }
-                above.push(*id);
+                above.push(id);
             } else {
                 counts[id.0 as usize] += 1;
             }
@@ -260,14 +255,34 @@ impl RootTree {
     /// stood there is replaced, as a later tar entry replaces an earlier one; a directory onto a directory keeps the
     /// entries and takes the new attributes.
     pub fn insert(&mut self, path: TreePath, inode: Inode) -> Result<InodeId, TreeError> {
-        self.make_parents(&path)?;
-        match self.names.entry(path) {
-            btree_map::Entry::Vacant(place) => Ok(*place.insert(add_inode(&mut self.inodes, inode))),
-            btree_map::Entry::Occupied(place) => {
-                let (path, id) = (place.key().clone(), *place.get());
-                self.replace(path, id, inode)
-            }
+        if self.comes_next(&path) {
+            let id = add_inode(&mut self.inodes, inode);
+            self.names.push(path, id);
+            return Ok(id);
         }
+        self.make_parents(&path)?;
+        match self.names.add(path, || next_id(&self.inodes)) {
+            Ok(id) => {
+                self.inodes.push(inode);
+                Ok(id)
+            }
+            Err((path, id)) => self.replace(path, id, inode),
+        }
+    }
+
+    /// Whether `path` comes after all names and its parent is a directory of the tree, as far as the last name alone can
+    /// tell.
+    fn comes_next(&self, path: &TreePath) -> bool {
+        let (Some(parent), Some((last, id))) = (path.parent_bytes(), self.names.last_added()) else {
+            return false;
+        };
+        // What has names below it is a directory; only the last name itself may be something else.
+        let has_parent = match last.as_bytes().strip_prefix(parent) {
+            Some([]) => self.inode(id).is_directory(),
+            Some(below) => parent.is_empty() || below[0] == b'/',
+            None => false,
+        };
+        has_parent && path.cmp_behind(last, parent.len()).is_gt()
     }
 
     /// Puts an inode where `path` already names `id`.
@@ -282,31 +297,17 @@ impl RootTree {
         }
         self.last_parent = None;
         let id = add_inode(&mut self.inodes, inode);
-        self.names.insert(path, id);
+        self.names.set(path, id);
         Ok(id)
     }
 
-    /// An inode that has no name yet.
-    pub(super) fn add_unnamed(&mut self, inode: Inode) -> InodeId {
-        add_inode(&mut self.inodes, inode)
-    }
-
     /// Remembers that `id` has, or will have, more than one name.
-    pub(super) fn mark_linked(&mut self, id: InodeId) {
+    fn mark_linked(&mut self, id: InodeId) {
         let slot = id.0 as usize;
         if self.linked.len() <= slot {
             self.linked.resize(slot + 1, false);
         }
         self.linked[slot] = true;
-    }
-
-    /// Names inodes of a tree that has names for its root only. The names ascend, and each one's parent is a directory
-    /// among them.
-    pub(super) fn name_all(&mut self, names: Vec<(TreePath, InodeId)>) {
-        debug_assert!(self.is_empty());
-        let root = (TreePath::root(), self.names[&TreePath::root()]);
-        self.names = std::iter::once(root).chain(names).collect();
-        self.last_parent = None;
     }
 
     /// Makes `path` a further name of what `target` names.
@@ -316,11 +317,16 @@ impl RootTree {
         if self.inode(id).is_directory() {
             return Err(TreeError::HardLinkToDirectory { path, target: target.clone() });
         }
+        if self.comes_next(&path) {
+            self.names.push(path, id);
+            self.mark_linked(id);
+            return Ok(());
+        }
         self.make_parents(&path)?;
         if self.get(&path).is_some_and(Inode::is_directory) {
             return Err(TreeError::DirectoryInTheWay { path, kind: "hard link" });
         }
-        self.names.insert(path, id);
+        self.names.set(path, id);
         self.mark_linked(id);
         Ok(())
     }
@@ -392,17 +398,23 @@ impl RootTree {
                 }
             }
         }
-        for parent in missing {
-            let id = add_inode(&mut self.inodes, Inode::directory(0o755));
-            self.names.insert(parent, id);
+        let made: Vec<_> =
+            missing.into_iter().map(|parent| (parent, add_inode(&mut self.inodes, Inode::directory(0o755)))).collect();
+        for (parent, id) in made.into_iter().rev() {
+            self.names.set(parent, id);
         }
         self.last_parent = path.parent();
         Ok(())
     }
 }
 
+/// The id of the next inode.
+fn next_id(inodes: &[Inode]) -> InodeId {
+    InodeId(u32::try_from(inodes.len()).expect("readers bound the number of entries"))
+}
+
 fn add_inode(inodes: &mut Vec<Inode>, inode: Inode) -> InodeId {
-    let id = InodeId(u32::try_from(inodes.len()).expect("readers bound the number of entries"));
+    let id = next_id(inodes);
     inodes.push(inode);
     id
 }
@@ -411,82 +423,8 @@ fn add_inode(inodes: &mut Vec<Inode>, inode: Inode) -> InodeId {
 /// newest modification time of the tree. Never the time of the build.
 pub fn image_time(tree: &RootTree) -> i64 {
     Timestamp::source_date_epoch()
-        .unwrap_or_else(|| tree.names.values().map(|&id| tree.inode(id).mtime.seconds).max().unwrap_or(0))
+        .unwrap_or_else(|| tree.names.iter().map(|(_, id)| tree.inode(id).mtime.seconds).max().unwrap_or(0))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(raw: &str) -> TreePath {
-        TreePath::new(raw).unwrap()
-    }
-
-    #[test]
-    fn the_first_name_in_order_is_the_file_and_removal_promotes_the_next() {
-        let mut tree = RootTree::new(BodySource::new(Vec::new()));
-        tree.insert(path("z"), Inode::new(Kind::File(Body::default()), 0o644)).unwrap();
-        tree.link(path("b"), &path("z")).unwrap();
-        tree.link(path("c"), &path("b")).unwrap();
-        let links = |tree: &RootTree| {
-            tree.entries().map(|e| (e.path.to_string(), e.hard_link_to.map(ToString::to_string))).collect::<Vec<_>>()
-        };
-        let linked = |name: &str, to: Option<&str>| (name.to_string(), to.map(ToString::to_string));
-        assert_eq!(
-            links(&tree),
-            [linked("/", None), linked("/b", None), linked("/c", Some("/b")), linked("/z", Some("/b"))]
-        );
-        assert_eq!(tree.inode_count(), 2);
-        tree.remove(&path("b"));
-        assert_eq!(links(&tree), [linked("/", None), linked("/c", None), linked("/z", Some("/c"))]);
-    }
-
-    #[test]
-    fn a_file_cannot_serve_as_a_directory() {
-        let mut tree = RootTree::new(BodySource::new(Vec::new()));
-        tree.insert(path("etc"), Inode::new(Kind::Symlink(b"/etc".as_slice().into()), 0o777)).unwrap();
-        let error = tree.insert(path("etc/passwd"), Inode::new(Kind::Fifo, 0o644)).unwrap_err();
-        assert_eq!(error.to_string(), "/etc/passwd needs /etc to be a directory, and it is a symlink");
-    }
-
-    #[test]
-    fn a_directory_that_was_replaced_is_no_parent_any_more() {
-        let mut tree = RootTree::new(BodySource::new(Vec::new()));
-        let file = || Inode::new(Kind::File(Body::default()), 0o644);
-        tree.insert(path("a/b"), file()).unwrap();
-        tree.remove(&path("a"));
-        tree.insert(path("a"), file()).unwrap();
-        assert!(matches!(tree.insert(path("a/c"), file()), Err(TreeError::NotADirectory { .. })));
-        tree.insert(path("d/e"), file()).unwrap();
-        tree.remove(&path("d/e"));
-        tree.insert(path("d"), file()).unwrap();
-        assert!(matches!(tree.insert(path("d/f"), file()), Err(TreeError::NotADirectory { .. })));
-    }
-
-    #[test]
-    fn links_resolve_inside_the_tree() {
-        let mut tree = RootTree::new(BodySource::new(Vec::new()));
-        let link = |target: &str| Inode::new(Kind::Symlink(target.as_bytes().into()), 0o777);
-        tree.insert(path("usr/bin/dash"), Inode::new(Kind::Fifo, 0o644)).unwrap();
-        for (name, target) in
-            [("bin", "usr/bin"), ("usr/bin/sh", "dash"), ("abs", "/../bin/sh"), ("a", "b"), ("b", "a")]
-        {
-            tree.insert(path(name), link(target)).unwrap();
-        }
-        assert_eq!(tree.resolve(&path("bin/sh")), Some(path("usr/bin/dash")));
-        assert_eq!(tree.resolve(&path("abs")), Some(path("usr/bin/dash")));
-        assert_eq!(tree.resolve(&path("a")), None);
-        assert_eq!(tree.resolve(&path("bin/none")), None);
-        assert_eq!(tree.resolve_parent(&path("bin/new")), path("usr/bin/new"));
-    }
-
-    #[test]
-    fn link_counts_are_the_kernels() {
-        let mut tree = RootTree::new(BodySource::new(Vec::new()));
-        tree.insert(path("usr/bin/a"), Inode::new(Kind::Fifo, 0o644)).unwrap();
-        tree.link(path("b"), &path("usr/bin/a")).unwrap();
-        let counts = tree.link_counts();
-        let of = |name: &str| counts[RootTree::slot(tree.id(&path(name)).unwrap())];
-        assert_eq!((of("/"), of("usr"), of("usr/bin"), of("b")), (3, 3, 2, 2));
-    }
-}
+mod tests;

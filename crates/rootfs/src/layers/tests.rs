@@ -190,16 +190,16 @@ fn the_limits_hold_for_all_layers_together() {
     let mut merged = Layers::new(tempfile::tempfile().unwrap(), &limits).unwrap();
     merged.apply(layer(&["a=1", "b=2"]).as_slice()).unwrap();
     let error = merged.apply(layer(&["a=1", "b=2", "c=3"]).as_slice()).unwrap_err();
-    assert_eq!(error.to_string(), "`c`: the archive holds more than 4 entries");
+    assert_eq!(error.to_string(), "`c` exceeds the limit of 4 entries");
     let mut merged = Layers::new(tempfile::tempfile().unwrap(), &limits).unwrap();
     merged.apply(layer(&["a=1"]).as_slice()).unwrap();
     let error = merged.apply(layer(&["1/2/3/4/5=x"]).as_slice()).unwrap_err();
-    assert_eq!(error.to_string(), "`1/2/3/4/5`: the image holds more than 4 entries");
+    assert_eq!(error.to_string(), "`1/2/3/4/5` exceeds the limit of 4 entries");
     let limits = Limits { data_bytes: 3, ..LIMITS };
     let mut merged = Layers::new(tempfile::tempfile().unwrap(), &limits).unwrap();
     merged.apply(layer(&["a=12"]).as_slice()).unwrap();
     let error = merged.apply(layer(&["b=34"]).as_slice()).unwrap_err();
-    assert_eq!(error.to_string(), "`b`: the archive holds more than 3 bytes of data");
+    assert_eq!(error.to_string(), "`b` exceeds the limit of 3 bytes of data");
 }
 
 /// A layer of a million and one empty files, counted from 0, never in memory as a whole.
@@ -246,5 +246,5 @@ fn one_entry_more_than_a_million_is_refused() {
     let mut merged = Layers::new(tempfile::tempfile().unwrap(), &LIMITS).unwrap();
     let error = merged.apply(TooMany::new()).unwrap_err();
     // Counted from 0: the million before it were taken.
-    assert_eq!(error.to_string(), "`1000000`: the archive holds more than 1000000 entries");
+    assert_eq!(error.to_string(), "`1000000` exceeds the limit of 1000000 entries");
 }

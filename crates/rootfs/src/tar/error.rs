@@ -92,7 +92,7 @@ pub enum TarError {
     XattrTooLarge { entry: EntryName, name: EntryName, length: usize, max: usize },
     #[error("{entry}: bad sparse map: {reason}")]
     BadSparseMap { entry: EntryName, reason: &'static str },
-    #[error("{entry}: the archive holds more than {max} {what}")]
+    #[error("{entry} exceeds the limit of {max} {what}")]
     TooMuch { entry: EntryName, what: &'static str, max: u64 },
 }
 

@@ -29,6 +29,12 @@ pub(super) trait Input {
 
     /// Passes over the next `length` bytes: answers how many there were.
     fn skip(&mut self, length: u64) -> Result<u64, TarError>;
+
+    /// Makes all that was kept readable.
+    fn finish(&mut self) -> Result<(), TarError>;
+
+    /// Reads the rest of a pipe and discards it, so that the program that writes it is not killed by a closed pipe.
+    fn drain(&mut self);
 }
 
 /// Where a body lies.
@@ -120,11 +126,17 @@ impl Input for FileInput {
         self.at += passed;
         Ok(passed)
     }
+
+    fn finish(&mut self) -> Result<(), TarError> {
+        Ok(())
+    }
+
+    fn drain(&mut self) {}
 }
 
 /// An archive that can be read but once.
-pub(super) struct StreamInput<R> {
-    input: R,
+pub(super) struct StreamInput<'a> {
+    input: Box<dyn Read + 'a>,
     buffer: Box<[u8]>,
     /// The unread part of the buffer.
     start: usize,
@@ -133,25 +145,12 @@ pub(super) struct StreamInput<R> {
     spool: Spool,
 }
 
-impl<R: Read> StreamInput<R> {
+impl<'a> StreamInput<'a> {
     /// Bodies are appended to what `spool` holds, so that several archives can share one.
-    pub(super) fn new(input: R, spool: File) -> Result<Self, TarError> {
+    pub(super) fn new(input: Box<dyn Read + 'a>, spool: File) -> Result<Self, TarError> {
         let buffer = vec![0; STREAM_BUFFER].into_boxed_slice();
         let spool = Spool::new(spool).map_err(|source| TarError::Spool { source })?;
         Ok(StreamInput { input, buffer, start: 0, end: 0, at: 0, spool })
-    }
-
-    /// Writes out what the spool has not got yet.
-    pub(super) fn flush(&mut self) -> Result<(), TarError> {
-        self.spool.flush().map_err(|source| TarError::Spool { source })
-    }
-
-    /// Reads the rest of the input away, so that who writes it is not killed by a closed pipe.
-    pub(super) fn drain(&mut self) {
-        self.start = self.end;
-        while self.refill().is_ok() && self.start < self.end {
-            self.start = self.end;
-        }
     }
 
     /// Once the buffer is used up, reads what the input has to give; an unread rest moves to the front.
@@ -195,7 +194,7 @@ impl<R: Read> StreamInput<R> {
     }
 }
 
-impl<R: Read> Input for StreamInput<R> {
+impl Input for StreamInput<'_> {
     fn offset(&self) -> u64 {
         self.at
     }
@@ -230,6 +229,17 @@ impl<R: Read> Input for StreamInput<R> {
 
     fn skip(&mut self, length: u64) -> Result<u64, TarError> {
         self.each(length, |_, _| Ok(()))
+    }
+
+    fn finish(&mut self) -> Result<(), TarError> {
+        self.spool.flush().map_err(|source| TarError::Spool { source })
+    }
+
+    fn drain(&mut self) {
+        self.start = self.end;
+        while self.refill().is_ok() && self.start < self.end {
+            self.start = self.end;
+        }
     }
 }
 

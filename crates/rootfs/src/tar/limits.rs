@@ -1,4 +1,9 @@
-//! How much of a stranger's archive is believed.
+//! Bounds on archives, and what has been used of them.
+
+use super::error::{EntryName, TarError};
+
+/// What a name costs in memory beside its own bytes, in bytes.
+pub(super) const NAME_COST: u64 = 64;
 
 /// Bounds on an archive, so that no input can exhaust memory or disk. What is above one is a typed error.
 ///
@@ -31,5 +36,65 @@ impl Default for Limits {
             sparse_ranges: 1_000_000,
             metadata_bytes: 1 << 30,
         }
+    }
+}
+
+/// [`Limits`], and what an archive, or the layers of an image together, have used of them.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    limits: Limits,
+    entries: u64,
+    data_bytes: u64,
+    metadata_bytes: u64,
+}
+
+impl Budget {
+    /// Nothing used yet.
+    pub fn new(limits: &Limits) -> Self {
+        Budget { limits: limits.clone(), entries: 0, data_bytes: 0, metadata_bytes: 0 }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Charges an entry whose names have `bytes` bytes. `entry` is its name for the error, here and below.
+    pub(super) fn charge_entry(&mut self, bytes: usize, entry: &[u8]) -> Result<(), TarError> {
+        self.charge_entries(1, entry)?;
+        self.charge_metadata(NAME_COST + bytes as u64, entry)
+    }
+
+    /// Charges `count` directories that the path `entry` implied. Each has a path no longer than that.
+    pub(crate) fn charge_implied(&mut self, count: usize, entry: &[u8]) -> Result<(), TarError> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.charge_entries(count as u64, entry)?;
+        self.charge_metadata(count as u64 * (NAME_COST + entry.len() as u64), entry)
+    }
+
+    fn charge_entries(&mut self, count: u64, entry: &[u8]) -> Result<(), TarError> {
+        charge(&mut self.entries, count, self.limits.entries as u64, "entries", entry)
+    }
+
+    /// Charges file data stored in the archive.
+    pub(super) fn charge_data(&mut self, bytes: u64, entry: &[u8]) -> Result<(), TarError> {
+        charge(&mut self.data_bytes, bytes, self.limits.data_bytes, "bytes of data", entry)
+    }
+
+    /// Charges memory for names, attributes and sparse maps.
+    pub(super) fn charge_metadata(&mut self, bytes: u64, entry: &[u8]) -> Result<(), TarError> {
+        let max = self.limits.metadata_bytes;
+        charge(&mut self.metadata_bytes, bytes, max, "bytes of names and attributes", entry)
+    }
+}
+
+fn charge(used: &mut u64, more: u64, max: u64, what: &'static str, entry: &[u8]) -> Result<(), TarError> {
+    match used.checked_add(more).filter(|&total| total <= max) {
+        Some(total) => {
+            *used = total;
+            Ok(())
+        }
+        None => Err(TarError::TooMuch { entry: EntryName::new(entry), what, max }),
     }
 }

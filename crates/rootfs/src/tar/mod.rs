@@ -13,6 +13,7 @@
 //! Internals" (basic format, sparse formats); libarchive's `tar(5)`.
 
 mod acl;
+mod entry;
 mod error;
 mod header;
 mod input;
@@ -22,11 +23,15 @@ mod pax;
 mod read;
 mod sparse;
 mod text;
+mod tree;
 mod write;
 
+pub use entry::Entry;
 pub use error::{EntryName, TarError};
-pub use limits::Limits;
-pub use read::{Change, Counts, read_file, read_layer, read_stream};
+pub use limits::{Budget, Limits};
+pub use read::{Policy, Reader};
+pub(crate) use tree::set_link_body;
+pub use tree::{read_file, read_stream};
 pub use write::{TarOptions, write, write_some};
 
 #[cfg(test)]

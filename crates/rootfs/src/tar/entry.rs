@@ -1,0 +1,262 @@
+//! What one member of an archive says: the inode or the hard link that it makes.
+
+use super::acl::{self, Acl};
+use super::error::{EntryName, TarError};
+use super::header::{BLOCK, BLOCK_U64, GID, Header, MODE, UID, padding};
+use super::input::Kept;
+use super::limits::NAME_COST;
+use super::member::Member;
+use super::read::Reader;
+use super::sparse::{Map, TextMap};
+use crate::tree::{Body, DataRange, Inode, Kind, TreePath};
+
+/// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
+const SYMLINK_MAX: usize = 4095;
+/// Longest name of an extended attribute, in bytes (`XATTR_NAME_MAX`).
+const XATTR_NAME_MAX: usize = 255;
+/// What a data range of a sparse file costs in memory, in bytes.
+const RANGE_COST: u64 = size_of::<DataRange>() as u64;
+
+/// One entry of an archive, as it is: whether a hard link's target or a parent directory exists is for the tree to say
+/// to which it is applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A name with an inode of its own.
+    Inode {
+        /// The entry's name.
+        path: TreePath,
+        /// What it names.
+        inode: Inode,
+    },
+    /// A further name of another entry's inode.
+    HardLink {
+        /// The entry's name.
+        path: TreePath,
+        /// An earlier name of the inode.
+        target: TreePath,
+        /// Content that came with this name, for all names of the inode: cpio and some pax writers store it with the last
+        /// of them.
+        body: Option<Body>,
+    },
+}
+
+impl Entry {
+    /// The entry's name.
+    pub fn path(&self) -> &TreePath {
+        match self {
+            Entry::Inode { path, .. } | Entry::HardLink { path, .. } => path,
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// Reads a member's data and makes the entry.
+    pub(super) fn entry(&mut self, member: &Member) -> Result<Entry, TarError> {
+        let entry = || EntryName::new(&member.name);
+        if member.name.is_empty() {
+            return Err(TarError::EmptyName { offset: self.input.offset() - BLOCK_U64 });
+        }
+        if member.name[0] == b'/' && !self.policy.absolute_names {
+            return Err(TarError::AbsoluteName { entry: entry() });
+        }
+        let path = TreePath::new(&member.name).map_err(|reason| TarError::Path { entry: entry(), reason })?;
+        let kind = match member.header.typeflag() {
+            b'1' => return self.hard_link(member, path),
+            // V7 had no type for directories and marked them by the slash.
+            0 | b'0' | b'7' if member.name.ends_with(b"/") => Kind::Directory,
+            0 | b'0' | b'7' | b'S' => Kind::File(self.body(member)?),
+            b'2' => Kind::Symlink(self.symlink_target(member)?),
+            b'3' => {
+                let (major, minor) = member.device()?;
+                Kind::CharacterDevice { major, minor }
+            }
+            b'4' => {
+                let (major, minor) = member.device()?;
+                Kind::BlockDevice { major, minor }
+            }
+            b'5' => Kind::Directory,
+            b'6' => Kind::Fifo,
+            b'D' => return Err(TarError::Unsupported { entry: entry(), what: "GNU incremental archives" }),
+            b'M' => return Err(TarError::Unsupported { entry: entry(), what: "multi-volume archives" }),
+            typeflag => return Err(TarError::UnknownType { entry: entry(), typeflag }),
+        };
+        if !matches!(kind, Kind::File(_)) && member.stored > 0 {
+            return Err(TarError::UnexpectedData { entry: entry(), kind: kind.noun(), size: member.stored });
+        }
+        if path.is_root() && kind != Kind::Directory {
+            return Err(TarError::RootNotDirectory { entry: entry(), kind: kind.noun() });
+        }
+        let inode = self.inode(member, kind)?;
+        let target = if let Kind::Symlink(target) = &inode.kind { target.len() } else { 0 };
+        self.budget.charge_entry(path.as_bytes().len() + target, &self.last)?;
+        Ok(Entry::Inode { path, inode })
+    }
+
+    fn hard_link(&mut self, member: &Member, path: TreePath) -> Result<Entry, TarError> {
+        let entry = || EntryName::new(&member.name);
+        let raw = member.link_name();
+        let name = || EntryName::new(raw);
+        if raw.first() == Some(&b'/') && !self.policy.absolute_names {
+            return Err(TarError::AbsoluteLink { entry: entry(), target: name() });
+        }
+        let bad_path = |reason| TarError::LinkPath { entry: entry(), target: name(), reason };
+        let target = TreePath::new(raw).map_err(bad_path)?;
+        if target == path {
+            return Err(TarError::HardLinkToItself { entry: entry() });
+        }
+        self.budget.charge_entry(path.as_bytes().len() + target.as_bytes().len(), &self.last)?;
+        let has_data = member.stored > 0 && self.hard_link_has_data(member)?;
+        let body = if has_data { Some(self.body(member)?) } else { None };
+        Ok(Entry::HardLink { path, target, body })
+    }
+
+    /// In a pax archive a hard link's size counts data that follows. Older writers left the size of the file there and
+    /// stored nothing: then the next block is a header, or the end.
+    fn hard_link_has_data(&mut self, member: &Member) -> Result<bool, TarError> {
+        if member.has_records {
+            return Ok(true);
+        }
+        let next = self.input.peek(BLOCK)?;
+        Ok(next.try_into().map(Header).is_ok_and(|header| !header.is_zero() && !header.checksum_fits()))
+    }
+
+    fn symlink_target(&self, member: &Member) -> Result<Box<[u8]>, TarError> {
+        let target = member.link_name();
+        let entry = || EntryName::new(&member.name);
+        if target.is_empty() {
+            return Err(TarError::EmptySymlink { entry: entry() });
+        }
+        if target.contains(&0) {
+            return Err(TarError::NulInSymlink { entry: entry() });
+        }
+        if target.len() > SYMLINK_MAX {
+            return Err(TarError::SymlinkTooLong { entry: entry(), length: target.len(), max: SYMLINK_MAX });
+        }
+        Ok(target.into())
+    }
+
+    /// Passes over a member's data and answers where it lies.
+    fn body(&mut self, member: &Member) -> Result<Body, TarError> {
+        let bad_map = |reason| TarError::BadSparseMap { entry: EntryName::new(&member.name), reason };
+        let mut stored = member.stored;
+        let sparse = &member.records.sparse;
+        let (map, size) = if member.header.typeflag() == b'S' {
+            let mut map = Map::new(self.budget.limits().sparse_ranges);
+            let (size, mut extended) = map.read_old_header(member.header).map_err(bad_map)?;
+            while extended {
+                extended = map.read_old_extension(&self.map_block(member)?).map_err(bad_map)?;
+            }
+            (map, size)
+        } else if sparse.is_sparse {
+            let size = sparse.size.ok_or_else(|| bad_map("no real size"))?;
+            match (sparse.major.unwrap_or(0), sparse.minor.unwrap_or(0)) {
+                (0, _) => (Map::from_flat(&sparse.map).map_err(bad_map)?, size),
+                (1, 0) => {
+                    let mut text = TextMap::new(self.budget.limits().sparse_ranges);
+                    let mut complete = false;
+                    while !complete {
+                        stored = stored.checked_sub(BLOCK_U64).ok_or_else(|| bad_map("it is cut short"))?;
+                        complete = text.read(&self.map_block(member)?).map_err(bad_map)?;
+                    }
+                    (text.into_map(), size)
+                }
+                _ => return Err(bad_map("unknown version")),
+            }
+        } else {
+            let source = self.keep(member, stored)?;
+            return self.bounded(member, Body::contiguous(stored, source));
+        };
+        self.charge(RANGE_COST * map.ranges.len() as u64)?;
+        let source = self.keep(member, stored)?;
+        let body = map.into_body(size, stored, source).map_err(bad_map)?;
+        self.bounded(member, body)
+    }
+
+    /// No file may be larger than `off_t` counts.
+    fn bounded(&self, member: &Member, body: Body) -> Result<Body, TarError> {
+        if i64::try_from(body.size).is_ok() {
+            return Ok(body);
+        }
+        let entry = EntryName::new(&member.name);
+        Err(TarError::OutOfRange { entry, field: "size", value: body.size.into() })
+    }
+
+    fn map_block(&mut self, member: &Member) -> Result<[u8; BLOCK], TarError> {
+        let mut block = [0; BLOCK];
+        match self.input.read(&mut block)? {
+            BLOCK => Ok(block),
+            count => Err(TarError::Truncated { entry: EntryName::new(&member.name), missing: (BLOCK - count) as u64 }),
+        }
+    }
+
+    fn keep(&mut self, member: &Member, stored: u64) -> Result<u64, TarError> {
+        self.budget.charge_data(stored, &member.name)?;
+        match self.input.keep(stored)? {
+            Kept::At(source) => {
+                self.input.skip(padding(stored))?;
+                Ok(source)
+            }
+            Kept::Missing(missing) => Err(TarError::Truncated { entry: EntryName::new(&member.name), missing }),
+        }
+    }
+
+    fn inode(&mut self, member: &Member, kind: Kind) -> Result<Inode, TarError> {
+        let mut inode = Inode::new(kind, (member.number(MODE, "mode")? & 0o7777) as u16);
+        inode.uid = member.id(UID, "uid", member.records.uid)?;
+        inode.gid = member.id(GID, "gid", member.records.gid)?;
+        inode.mtime = member.mtime()?;
+        for (name, value) in &member.records.xattrs {
+            let entry = || EntryName::new(&member.name);
+            let bad = |reason| TarError::BadXattr { entry: entry(), name: EntryName::new(name), reason };
+            if name.is_empty() || name.contains(&0) {
+                return Err(bad("its name is empty or holds a NUL byte"));
+            }
+            if name.len() > XATTR_NAME_MAX {
+                return Err(bad("its name is longer than 255 bytes"));
+            }
+            if value.len() > self.budget.limits().xattr_bytes {
+                let (length, max) = (value.len(), self.budget.limits().xattr_bytes);
+                return Err(TarError::XattrTooLarge { entry: entry(), name: EntryName::new(name), length, max });
+            }
+            self.charge(NAME_COST + (name.len() + value.len()) as u64)?;
+            inode.xattrs.insert(name.as_slice().into(), value.as_slice().into());
+        }
+        for (&name, text) in &member.records.acls {
+            self.add_acl(member, name, text, &mut inode)?;
+        }
+        Ok(inode)
+    }
+
+    /// Adds a list that the archive has in text, unless it has the attribute as well.
+    fn add_acl(
+        &mut self,
+        member: &Member,
+        name: &'static [u8],
+        text: &[u8],
+        inode: &mut Inode,
+    ) -> Result<(), TarError> {
+        if text.is_empty() || inode.xattrs.contains_key(name) {
+            return Ok(());
+        }
+        let acl = Acl::parse(text).map_err(|reason| TarError::BadXattr {
+            entry: EntryName::new(&member.name),
+            name: EntryName::new(name),
+            reason,
+        })?;
+        if name == acl::ACCESS {
+            inode.mode = inode.mode & !0o777 | acl.mode();
+            if acl.is_minimal() {
+                return Ok(());
+            }
+        }
+        let value = acl.to_xattr();
+        if value.len() > self.budget.limits().xattr_bytes {
+            let (length, max) = (value.len(), self.budget.limits().xattr_bytes);
+            let (entry, name) = (EntryName::new(&member.name), EntryName::new(name));
+            return Err(TarError::XattrTooLarge { entry, name, length, max });
+        }
+        self.charge(NAME_COST + (name.len() + value.len()) as u64)?;
+        inode.xattrs.insert(name.into(), value.into());
+        Ok(())
+    }
+}
