@@ -15,9 +15,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use snug_process::{Child, child};
 
+use super::run::Run;
 use crate::bench::candidates::{Bench, Candidate};
 use crate::bench::{self, measure, settle, summary};
-use crate::cache::Cache;
 use crate::error::Failure;
 use crate::report::progress::{Progress, human_bytes};
 
@@ -44,14 +44,13 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let progress = Progress::on_stderr();
+    let run = Run::start();
+    let progress = run.progress();
     if let Some(place) = &arguments.sample {
-        return sample(place, &progress);
+        return sample(place, progress);
     }
-    let candidates = candidates(&arguments.only, &progress)?;
-    let cache = Cache::open()?;
-    cache.sweep()?;
-    let scratch = cache.work_folder("bench")?;
+    let candidates = candidates(&arguments.only, progress)?;
+    let scratch = run.swept_cache()?.work_folder("bench")?;
     let xtask = std::env::current_exe().context("cannot tell where this program is")?;
     let tar = match &arguments.tar {
         Some(tar) => tar.clone(),
@@ -69,7 +68,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     );
     let mut bench = Bench { tar, scratch: scratch.path().to_path_buf(), xtask, image_bytes: 0, inodes: 0 };
     (bench.image_bytes, bench.inodes) = size(&bench)?;
-    let all = rounds(&bench, &candidates, usize::from(arguments.rounds), &progress)?;
+    let all = rounds(&bench, &candidates, usize::from(arguments.rounds), progress)?;
     let rows = summary::rows(&all);
     let (sha_ni, sha_rate) = sha256();
     if arguments.json {

@@ -10,18 +10,17 @@ use clap::Args;
 use snug_process::child;
 use snug_process::program::HostProgram;
 
-use super::load_images;
+use super::arguments;
+use super::run::Run;
 use crate::atomic::Partial;
-use crate::cache::Cache;
 use crate::check::boot::Bootable;
 use crate::check::boot::{
-    self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, Wanted, kernel_arguments, on_terminal, ssh,
+    self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, kernel_arguments, on_terminal, ssh,
     write_initramfs,
 };
 use crate::error::Failure;
 use crate::image::Built;
 use crate::report::progress::{Progress, human_bytes};
-use crate::workspace::Workspace;
 
 const CP: HostProgram = HostProgram { name: "cp", package: "coreutils" };
 /// Has `/init` keep a shell on the console: nobody is asked for a password who may write the kernel's command line.
@@ -42,18 +41,12 @@ pub struct Arguments {
     /// Keep what the machine writes in FILE: a copy of the image, or the overlay of a read-only one, made at its first use
     #[arg(long, value_name = "FILE")]
     persist: Option<PathBuf>,
-    /// What runs the machine: kvm, tcg (emulation), or auto
-    #[arg(long, value_name = "ACCELERATOR", default_value = "auto")]
-    accel: Wanted,
-    /// Kernel that starts the image without an initramfs [default: Debian's, with one]
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-    /// Folder of results [default: target/images]
-    #[arg(long, value_name = "DIR")]
-    output: Option<PathBuf>,
-    /// Folder of image specs [default: the workspace's images/]
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
+    #[command(flatten)]
+    machine: arguments::Machine,
+    #[command(flatten)]
+    results: arguments::Results,
+    #[command(flatten)]
+    images: arguments::Images,
     /// Command to run by SSH instead of a shell
     #[arg(last = true, requires = "ssh", value_name = "COMMAND")]
     command: Vec<String>,
@@ -68,35 +61,32 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
                 .to_owned()
         ));
     }
-    let workspace = Workspace::find()?;
-    let set = load_images(&workspace, arguments.images.as_ref())?;
-    let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
-    let built = Built::find(&set, &arguments.name, &output, None)?;
+    let run = Run::with_images(&arguments.images).and_results(&arguments.results);
+    let (set, progress) = (run.images()?, run.progress());
+    let built = Built::find(set, &arguments.name, &run.results()?, None)?;
     let spec = set.resolve(&arguments.name)?.boot;
-    let cache = Cache::open()?;
-    let progress = Progress::on_stderr();
     let Bootable { kernel, accelerator, why } = Bootable::get(
-        arguments.kernel.as_deref(),
-        arguments.accel,
+        arguments.machine.kernel.as_deref(),
+        arguments.machine.accel,
         built.manifest.verity.is_some(),
-        &cache,
-        &progress,
+        run.cache()?,
+        progress,
     )?;
     progress.note(format!("{}: by {} ({why})", arguments.name, accelerator.as_str()));
     let mut words = spec.arguments.clone();
     words.extend(built.root_arguments());
     let disks = match &arguments.persist {
         Some(file) if built.is_read_only() => {
-            overlay(file, &progress)?;
+            overlay(file, progress)?;
             words.push(boot::OVERLAY_ARGUMENT.to_owned());
             vec![Disk::kept_as_it_is(&built.image), Disk::written(file)]
         }
-        Some(file) => vec![Disk::written(copy(&built.image, file, &progress)?)],
+        Some(file) => vec![Disk::written(copy(&built.image, file, progress)?)],
         None => vec![Disk::kept_as_it_is(&built.image)],
     };
     match arguments.ssh {
-        true => by_ssh(&disks, &kernel, accelerator, words, &arguments.command, &progress),
-        false => on_console(&disks, &kernel, accelerator, words, &progress),
+        true => by_ssh(&disks, &kernel, accelerator, words, &arguments.command, progress),
+        false => on_console(&disks, &kernel, accelerator, words, progress),
     }
 }
 

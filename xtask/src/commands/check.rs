@@ -1,22 +1,18 @@
 //! `check`: is an image what it should be?
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use snug_rootfs::platform::Platform;
 
-use super::load_images;
-use crate::cache::Cache;
-use crate::check::boot::Wanted;
+use super::arguments;
+use super::run::Run;
 use crate::check::{CheckReport, Depth, Reader, prove};
 use crate::error;
 use crate::image::Built;
-use crate::report::progress::Progress;
-use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
+#[command(mut_arg("accel", |accel| accel.requires("boot")), mut_arg("kernel", |kernel| kernel.requires("boot")))]
 pub struct Arguments {
     /// Images to check, as they were built last
     #[arg(required_unless_present = "all", value_name = "NAME")]
@@ -30,24 +26,17 @@ pub struct Arguments {
     /// Start the image in QEMU and try it, too
     #[arg(long)]
     boot: bool,
-    /// What runs the machine: kvm, tcg (emulation), or auto
-    #[arg(long, value_name = "ACCELERATOR", default_value = "auto", requires = "boot")]
-    accel: Wanted,
-    /// Kernel that starts the image without an initramfs [default: Debian's, with one]
-    #[arg(long, value_name = "FILE", requires = "boot")]
-    kernel: Option<PathBuf>,
+    #[command(flatten)]
+    machine: arguments::Machine,
     /// Who reads the image back: kernel (its own driver; needs root), tools, or auto
     #[arg(long, value_name = "READER", default_value = "auto")]
     reader: Reader,
-    /// Platform of the image [default: the spec's first, else this machine's]
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<Platform>,
-    /// Folder of results [default: target/images]
-    #[arg(long, value_name = "DIR")]
-    output: Option<PathBuf>,
-    /// Folder of image specs [default: the workspace's images/]
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
+    #[command(flatten)]
+    platform: arguments::OnePlatform,
+    #[command(flatten)]
+    results: arguments::Results,
+    #[command(flatten)]
+    images: arguments::Images,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -55,28 +44,26 @@ pub struct Arguments {
 
 /// Checks one image after the other; all of them, whatever becomes of the first.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let workspace = Workspace::find()?;
-    let set = load_images(&workspace, arguments.images.as_ref())?;
-    let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
+    let run = Run::with_images(&arguments.images).and_results(&arguments.results);
+    let (set, results, platform) = (run.images()?, run.results()?, arguments.platform.platform);
     let names = match arguments.all {
-        true => Built::names(&set, &output, arguments.platform),
+        true => Built::names(set, &results, platform),
         false => arguments.names.clone(),
     };
-    let cache = Cache::open()?;
-    let progress = Progress::on_stderr();
+    let machine = &arguments.machine;
     let depth = if arguments.quick { Depth::Quick } else { Depth::Full };
     let mut reports = Vec::new();
     for name in &names {
-        let built = Built::find(&set, name, &output, arguments.platform)?;
-        let progress = progress.for_image(name);
-        if let Some(note) = built.staleness(&set, &workspace) {
+        let built = Built::find(set, name, &results, platform)?;
+        let progress = run.progress().for_image(name);
+        if let Some(note) = built.staleness(set, &run.cached_providers()?) {
             progress.note(format!("{name}: {note}"));
         }
-        let (mut checks, found) = prove(built.subject(&set)?, depth, arguments.reader, &progress);
+        let (mut checks, found) = prove(built.subject(set)?, depth, arguments.reader, &progress);
         let mut booted = None;
         if arguments.boot {
             let (more, how) =
-                built.boot(&set, &cache, found.as_ref(), (arguments.kernel.as_deref(), arguments.accel), &progress)?;
+                built.boot(set, run.cache()?, found.as_ref(), (machine.kernel.as_deref(), machine.accel), &progress)?;
             checks.extend(more);
             booted = how;
         }

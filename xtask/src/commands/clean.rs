@@ -9,12 +9,13 @@ use clap::Args;
 use serde::Serialize;
 use snug_sandbox;
 
+use super::arguments;
+use super::run::Run;
 use crate::atomic::Partial;
 use crate::cache::{self, Cache};
 use crate::error::Failure;
 use crate::report::progress::human_bytes;
 use crate::report::table;
-use crate::workspace::Workspace;
 
 /// The finished images of the workspace, among the rooms of the cache.
 const RESULTS: &str = "results";
@@ -31,9 +32,8 @@ pub struct Arguments {
     /// Say what would go, and remove nothing
     #[arg(long)]
     dry_run: bool,
-    /// Folder of results [default: target/images]
-    #[arg(long, value_name = "DIR")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    results: arguments::Results,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -74,15 +74,12 @@ impl State {
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let results = match &arguments.output {
-        Some(output) => output.clone(),
-        None => Workspace::find()?.output(),
-    };
-    let cache = Cache::open()?;
+    let run = Run::start().and_results(&arguments.results);
+    let cache = run.cache()?;
     // Leftovers are never asked for by name.
     let mut rooms = vec![("leftovers".to_owned(), cache.root().join("work"))];
     rooms.extend(cache.rooms()?);
-    rooms.push((RESULTS.to_owned(), results));
+    rooms.push((RESULTS.to_owned(), run.results()?));
     if let Some(unknown) = arguments.rooms.iter().find(|name| !rooms.iter().any(|(room, _)| room == *name)) {
         let names: Vec<&str> = rooms.iter().map(|(room, _)| room.as_str()).collect();
         bail!(Failure::Usage(format!("there is no room `{unknown}`\nhint: the rooms are {}", names.join(", "))));
@@ -91,14 +88,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut rows = Vec::new();
     for (room, folder) in rooms {
         let wanted = arguments.all || room == "leftovers" || room == "kept" || arguments.rooms.contains(&room);
-        let bytes = held(&cache, &room, &folder)?;
+        let bytes = held(cache, &room, &folder)?;
         let state = match (wanted, arguments.dry_run) {
             (false, _) => State::Stays,
             (true, true) => State::WouldGo,
-            (true, false) if empty(&cache, &room, &folder, alone)? => State::Removed,
+            (true, false) if empty(cache, &room, &folder, alone)? => State::Removed,
             (true, false) => State::InUse,
         };
-        let left = held(&cache, &room, &folder)?;
+        let left = held(cache, &room, &folder)?;
         let what = what_is_in(&room);
         rows.push(Row { room, bytes, freed: bytes.saturating_sub(left), state, what, folder });
     }

@@ -1,7 +1,6 @@
 //! `doctor`: what this host can do, proved by doing it, and the one command that mends each lack.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, anyhow};
@@ -13,11 +12,10 @@ use snug_process::child;
 use snug_rootfs::tree::{BodySource, RootTree};
 use snug_spec::model::EngineKind;
 
-use super::load_images;
-use crate::bases::cargo::Binaries;
+use super::arguments;
+use super::run::Run;
 use crate::bases::debian;
-use crate::bases::oci::{OciError, Resolver};
-use crate::cache::Cache;
+use crate::bases::oci::OciError;
 use crate::engine::choose;
 use crate::error;
 use crate::filesystem::erofs::ErofsUtils;
@@ -29,13 +27,11 @@ use crate::image::{Order, Providers, Target};
 use crate::jobs;
 use crate::report::progress::Progress;
 use crate::report::table;
-use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Folder of image specs [default: the workspace's images/]
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
+    #[command(flatten)]
+    images: arguments::Images,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -80,12 +76,10 @@ impl Finding {
 
 /// Exit code 1 where an image of the workspace cannot be built here; what no image asks for may well be missing.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let workspace = Workspace::find()?;
-    let set = load_images(&workspace, arguments.images.as_ref())?;
-    let cache = Cache::open()?;
+    let run = Run::with_images(&arguments.images);
+    let (set, cache, providers) = (run.images()?, run.cache()?, run.cached_providers()?);
     let mut probes: Vec<(String, Probe)> = Vec::new();
     for kind in EngineKind::ALL {
-        let cache = &cache;
         let probe = move || choose::engine(kind, cache).probe().map(|()| "its probe passes".to_owned());
         probes.push((format!("engine {kind}"), Box::new(probe)));
     }
@@ -100,8 +94,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     probes.push(("check --boot".to_owned(), Box::new(boot)));
     let first_image = probes.len();
     for name in set.names() {
-        let (set, workspace) = (&set, &workspace);
-        probes.push((format!("image {name}"), Box::new(move || can_be_built(set, name, workspace))));
+        let providers = &providers;
+        probes.push((format!("image {name}"), Box::new(move || can_be_built(set, name, providers))));
     }
     let findings = jobs::run(&probes, AT_ONCE, |(what, probe)| Finding::of(what.as_str(), probe()));
     let ready = findings[first_image..].iter().all(|image| image.can);
@@ -186,10 +180,9 @@ fn boot() -> Result<String> {
     Ok(format!("{qemu}, {kvm}"))
 }
 
-fn can_be_built(set: &snug_spec::ImageSet, name: &str, workspace: &Workspace) -> Result<String> {
-    let providers = Providers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
+fn can_be_built(set: &snug_spec::ImageSet, name: &str, providers: &Providers) -> Result<String> {
     let target = Target::all(set.get(name)?, &[])?[0];
-    let order = match Order::new(set, name, target, None, &providers) {
+    let order = match Order::new(set, name, target, None, providers) {
         // What a tag means is asked by builds: all that such a base needs is who asks.
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
             requirements::require(&[Work::OciBase])?;

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -13,12 +13,10 @@ use serde_json::{Value, json};
 use snug_ext4::size::Rule;
 use snug_rootfs::platform::Platform;
 use snug_spec::ImageSet;
-use snug_spec::model::{Base, EngineKind};
+use snug_spec::model::Base;
 
-use super::load_images;
-use crate::bases::cargo::Binaries;
-use crate::bases::oci::Resolver;
-use crate::cache::Cache;
+use super::arguments;
+use super::run::Run;
 use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
 use crate::error;
@@ -27,10 +25,9 @@ use crate::host::requirements::Work;
 use crate::host::setup;
 use crate::image::{BuildOutcome, ImageType, Order, Providers, Target};
 use crate::jobs;
-use crate::report::progress::{Progress, human_bytes, human_duration};
+use crate::report::progress::{human_bytes, human_duration};
 use crate::report::table;
 use crate::tree::{Assembly, Refresh};
-use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -46,15 +43,12 @@ pub struct Arguments {
     /// Platforms to build for, separated by commas: linux/amd64, linux/arm64 [default: the spec's, else this machine's]
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     platform: Vec<Platform>,
-    /// What runs the steps: builtin, docker or podman [default: SNUG_ENGINE, the spec's, or the first that works here]
-    #[arg(long, value_name = "ENGINE")]
-    engine: Option<EngineKind>,
-    /// Folder of results, one folder an image in it [default: target/images]
-    #[arg(long, value_name = "DIR")]
-    output: Option<PathBuf>,
-    /// Folder of image specs [default: the workspace's images/]
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
+    #[command(flatten)]
+    engine: arguments::Engine,
+    #[command(flatten)]
+    results: arguments::Results,
+    #[command(flatten)]
+    images: arguments::Images,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -106,32 +100,28 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         (true, false) => OnFailure::Keep,
         (false, false) => OnFailure::Remove,
     };
-    let workspace = Workspace::find()?;
-    let set = load_images(&workspace, arguments.images.as_ref())?;
-    let names = names(&arguments, &set)?;
-    let progress = Progress::on_stderr();
+    let run = Run::with_images(&arguments.images).and_results(&arguments.results).and_refresh(arguments.refresh);
+    let set = run.images()?;
+    let names = names(&arguments, set)?;
     // A plan names its base by digest, so what asks registries must be there before it.
-    if arguments.setup && !arguments.dry_run && names.iter().any(|name| stands_on_registry(&set, name)) {
+    if arguments.setup && !arguments.dry_run && names.iter().any(|name| stands_on_registry(set, name)) {
         setup::prepare(&[Work::OciBase])?;
     }
-    let resolver = Resolver::new(arguments.refresh, progress.clone());
-    let binaries = match arguments.dry_run {
-        true => Binaries::AsBuilt(&workspace),
-        false => Binaries::Build(&workspace, &progress),
+    let providers = match arguments.dry_run {
+        true => Providers { binaries: run.cached_providers()?.binaries, ..run.providers()? },
+        false => run.providers()?,
     };
-    let providers = Providers { resolver: &resolver, binaries };
     let (names, orders): (Vec<String>, Vec<Result<Order>>) =
-        names.iter().flat_map(|name| orders(&set, name, &arguments, &providers)).unzip();
+        names.iter().flat_map(|name| orders(set, name, &arguments, &providers)).unzip();
     // What was asked for by name must make sense as a whole before any of it is begun.
     let orders = match arguments.all {
         true => orders,
         false => orders.into_iter().map(|order| order.map(Ok)).collect::<Result<_>>()?,
     };
-    let output = arguments.output.clone().unwrap_or_else(|| workspace.output());
-    let cache = Cache::open()?;
-    let engines = Engines::new(&cache)?;
+    let output = run.results()?;
+    let engines = run.engines()?;
     if arguments.dry_run {
-        return describe(&names, &orders, &engines, &output, &arguments);
+        return describe(&names, &orders, engines, &output, &arguments);
     }
     if arguments.setup {
         let mut works: Vec<Work> = orders.iter().flatten().flat_map(Order::works).collect();
@@ -139,12 +129,12 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         works.dedup();
         setup::prepare(&works)?;
     }
-    cache.sweep()?;
+    let cache = run.swept_cache()?;
     let refresh = Refresh::new(arguments.refresh);
 
     let pairs: Vec<_> = names.iter().zip(orders).map(|(name, order)| (name, Mutex::new(Some(order)))).collect();
     let results = jobs::run(&pairs, arguments.jobs, |(name, order)| {
-        let progress = progress.for_image(name);
+        let progress = run.progress().for_image(name);
         let started = Instant::now();
         let order = order.lock().expect("no panic while locked").take().expect("each is taken once");
         let mut choice = None;
@@ -152,10 +142,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             for note in &order.notes {
                 progress.note(format!("{name}: {note}"));
             }
-            let Choice { engine, reason } = choice.insert(engines.choose(arguments.engine, order.spec.engine)?);
-            engine.sweep();
-            progress.note(format!("{name}: engine {}, {reason}", engine.kind()));
-            let assembly = Assembly { cache: &cache, engine: &**engine, refresh: &refresh, on_failure };
+            let Choice { engine, .. } = choice.insert(run.engine(&arguments.engine, &order, &progress)?);
+            let assembly = Assembly { cache, engine: &**engine, refresh: &refresh, on_failure };
             order.build(&assembly, &output, &progress)
         });
         let beyond = outcome.as_ref().is_err_and(error::is_beyond_this_host);
@@ -294,7 +282,7 @@ fn describe(
         let image = order.image(output);
         let file = image.as_ref().map(|path| path.display().to_string());
         text += &format!("{name}: {}\n", file.as_deref().unwrap_or("a base without an image of its own"));
-        let choice = engines.choose(arguments.engine, order.spec.engine);
+        let choice = engines.choose(arguments.engine.kind, order.spec.engine);
         let engine = match &choice {
             Ok(Choice { engine, reason }) => json!({ "name": engine.kind(), "reason": reason }),
             Err(error) => json!({ "error": format!("{error:#}") }),

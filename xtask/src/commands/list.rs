@@ -1,6 +1,6 @@
 //! `list`: the images of a folder, and how each stands: up to date, stale, never built, or not for this host.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,24 +8,21 @@ use clap::Args;
 use serde::Serialize;
 use snug_spec::{ImageSet, ImageSpec};
 
-use super::load_images;
-use crate::bases::cargo::Binaries;
-use crate::bases::oci::{OciError, Resolver};
+use super::arguments;
+use super::run::Run;
+use crate::bases::oci::OciError;
 use crate::error;
 use crate::host::requirements::{self, Work};
 use crate::image::{ImageState, Order, Providers, Target};
 use crate::report::progress::human_bytes;
 use crate::report::table;
-use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Folder of image specs [default: the workspace's images/]
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
-    /// Folder of results [default: target/images]
-    #[arg(long, value_name = "DIR")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    images: arguments::Images,
+    #[command(flatten)]
+    results: arguments::Results,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -72,11 +69,10 @@ impl State {
 
 /// Lists what can be read, says what cannot, and fails if anything cannot.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let workspace = Workspace::find()?;
-    let set = load_images(&workspace, arguments.images.as_ref())?;
-    let output = arguments.output.unwrap_or_else(|| workspace.output());
+    let run = Run::with_images(&arguments.images).and_results(&arguments.results);
+    let (set, providers, results) = (run.images()?, run.cached_providers()?, run.results()?);
     let rows: Vec<Row> =
-        set.iter().filter_map(|(name, spec)| Some(row(&set, name, spec.ok()?, &workspace, &output))).collect();
+        set.iter().filter_map(|(name, spec)| Some(row(set, name, spec.ok()?, &providers, &results))).collect();
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
@@ -104,10 +100,10 @@ fn row<'set>(
     set: &'set ImageSet,
     name: &'set str,
     spec: &'set ImageSpec,
-    workspace: &Workspace,
-    output: &Path,
+    providers: &Providers,
+    results: &Path,
 ) -> Row<'set> {
-    let (state, reason, size) = standing(set, name, spec, workspace, output);
+    let (state, reason, size) = standing(set, name, spec, providers, results);
     Row {
         name,
         filesystem: spec.filesystem.as_ref().map(|filesystem| filesystem.kind().as_str()),
@@ -123,11 +119,10 @@ fn standing(
     set: &ImageSet,
     name: &str,
     spec: &ImageSpec,
-    workspace: &Workspace,
-    output: &Path,
+    providers: &Providers,
+    results: &Path,
 ) -> (State, Option<String>, Option<u64>) {
-    let providers = Providers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
-    let order = Target::all(spec, &[]).and_then(|targets| Order::new(set, name, targets[0], None, &providers));
+    let order = Target::all(spec, &[]).and_then(|targets| Order::new(set, name, targets[0], None, providers));
     let order = match order {
         Ok(order) => order,
         // What a tag means is asked by builds: none was made yet, then.
@@ -139,7 +134,7 @@ fn standing(
         }
         Err(error) => return (State::CannotBeBuiltHere, Some(error::in_short(&error)), None),
     };
-    let freshness = match order.freshness(output) {
+    let freshness = match order.freshness(results) {
         Ok(freshness) => freshness,
         Err(error) => return (State::CannotBeBuiltHere, Some(error::in_short(&error)), None),
     };

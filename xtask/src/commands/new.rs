@@ -1,7 +1,7 @@
 //! `new`: a spec to start from, with the words to go on.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -10,9 +10,9 @@ use snug_process::interrupt;
 use snug_spec::{ImageSet, ImageSpec, SHARED_FOLDER, SPEC_FILE, check_image_name, read_image};
 use toml_edit::{DocumentMut, value};
 
-use super::load_images;
+use super::arguments;
+use super::run::Run;
 use crate::error::Failure;
-use crate::workspace::Workspace;
 
 /// A small image that boots and lets its key holder in; the words say what else there is.
 const TEMPLATE: &str = include_str!("new/template.toml");
@@ -24,14 +24,13 @@ pub struct Arguments {
     /// Start from another image: a copy of its spec and files, or, where it is a base for others, a spec based on it
     #[arg(long, value_name = "NAME")]
     from: Option<String>,
-    /// Folder of image specs [default: the workspace's images/]
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
+    #[command(flatten)]
+    images: arguments::Images,
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let workspace = Workspace::find()?;
-    let images = arguments.images.clone().unwrap_or_else(|| workspace.images());
+    let run = Run::with_images(&arguments.images);
+    let images = run.images_folder()?;
     let name = arguments.name.as_str();
     check_image_name(name).map_err(Failure::Usage)?;
     if name == SHARED_FOLDER {
@@ -43,10 +42,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let (text, files) = match &arguments.from {
         None => (from_nothing(name, images.join(SHARED_FOLDER).join("init").is_file())?, None),
-        Some(from) => {
-            let set = load_images(&workspace, arguments.images.as_ref())?;
-            (from_image(name, &set, from)?, Some(images.join(from)))
-        }
+        Some(from) => (from_image(name, run.images()?, from)?, Some(images.join(from))),
     };
     fs::create_dir_all(&images).with_context(|| format!("cannot make {}", images.display()))?;
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -60,7 +56,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     making.forget();
     let spec = folder.join(SPEC_FILE);
     println!("{}", spec.strip_prefix(std::env::current_dir()?).unwrap_or(&spec).display());
-    let elsewhere = arguments.images.map(|images| format!(" --images {}", images.display())).unwrap_or_default();
+    let elsewhere = arguments.images.folder.map(|images| format!(" --images {}", images.display())).unwrap_or_default();
     eprintln!("hint: edit it, then: cargo xtask image {name}{elsewhere}");
     Ok(ExitCode::SUCCESS)
 }

@@ -19,6 +19,7 @@ use snug_rootfs::tar;
 use snug_rootfs::tree::{RootTree, Timestamp};
 use snug_spec::values;
 
+use super::run::Run;
 use crate::atomic::Partial;
 use crate::error::Failure;
 use crate::filesystem::{self};
@@ -94,11 +95,12 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         headroom: arguments.headroom.unwrap_or(Headroom::DEFAULT),
         free_inodes: arguments.free_inodes,
     };
-    let progress = Progress::on_stderr();
+    let run = Run::start();
+    let progress = run.progress();
     // What cannot be written here is better known before the tar is read.
-    let writer = filesystem::writer(&filesystem, &progress)?;
+    let writer = filesystem::writer(&filesystem, progress)?;
     // The process ends with this verb: what it would take to free every name one by one is spared.
-    let mut tree = ManuallyDrop::new(read(&arguments, &progress)?);
+    let mut tree = ManuallyDrop::new(read(&arguments, progress)?);
     if arguments.normalize {
         let clamp_mtime = Timestamp::source_date_epoch();
         normalise(&mut tree, &Normalise { hostname: None, clamp_mtime });
@@ -113,7 +115,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if !arguments.no_sync {
         partial = partial.sync_ahead()?;
     }
-    let written = image::write(&tree, &*writer, verity, &sizing, partial, digests, &progress)?;
+    let written = image::write(&tree, &*writer, verity, &sizing, partial, digests, progress)?;
     let (census, verity) = (&written.census, &written.verity);
     if let Some((list, bodies)) = arguments.contents.as_ref().zip(written.bodies.as_ref()) {
         write_contents(&tree, bodies, list)?.0.publish()?;

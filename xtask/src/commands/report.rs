@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,29 +17,24 @@ use snug_process::program::HostProgram;
 use snug_rootfs::tar;
 use snug_spec::ImageSet;
 
-use super::load_images;
-use crate::bases::cargo::Binaries;
-use crate::bases::oci::Resolver;
-use crate::cache::Cache;
-use crate::check::boot::Bootable;
-use crate::check::boot::{self, Booted, Wanted};
+use super::arguments;
+use super::run::Run;
+use crate::check::boot::{self, Bootable, Booted};
 use crate::engine::OnFailure;
-use crate::engine::choose::{Choice, Engines};
-use crate::error;
-use crate::error::Failure;
-use crate::image::Built;
-use crate::image::{BuildOutcome, ImageType, Order, Providers, Target};
+use crate::engine::choose::Choice;
+use crate::error::{self, Failure};
+use crate::image::{BuildOutcome, Built, ImageType, Order, Target};
 use crate::manifest::contents::Contents;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
 use crate::tree::{Assembly, Refresh};
-use crate::workspace::Workspace;
 
 const ZSTD: HostProgram = HostProgram { name: "zstd", package: "zstd" };
 /// As images are published: quick, with a window of 128 MiB, in which a root repeats itself.
 const ZSTD_ARGUMENTS: [&str; 4] = ["-3", "--long=27", "-q", "-c"];
 
 #[derive(Debug, Args)]
+#[command(mut_arg("kernel", |kernel| kernel.conflicts_with("no_boot")))]
 pub struct Arguments {
     /// Image to build as every type
     #[arg(value_name = "NAME")]
@@ -55,15 +50,10 @@ pub struct Arguments {
     /// Leave the boots out
     #[arg(long)]
     no_boot: bool,
-    /// What runs the machine: kvm, tcg (emulation), or auto
-    #[arg(long, value_name = "ACCELERATOR", default_value = "auto")]
-    accel: Wanted,
-    /// Kernel that starts the images without an initramfs [default: Debian's, with one]
-    #[arg(long, value_name = "FILE", conflicts_with = "no_boot")]
-    kernel: Option<PathBuf>,
-    /// Folder of image specs [default: the workspace's images/]
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
+    #[command(flatten)]
+    machine: arguments::Machine,
+    #[command(flatten)]
+    images: arguments::Images,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -105,32 +95,28 @@ struct Cost {
 
 /// Builds, packs and boots one type after the other; the images are gone at the end.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let workspace = Workspace::find()?;
-    let set = load_images(&workspace, arguments.images.as_ref())?;
-    let name = &arguments.name;
+    let run = Run::with_images(&arguments.images);
+    let (set, progress, name) = (run.images()?, run.progress(), &arguments.name);
     // What makes no sense is told before anything is built.
-    let progress = Progress::on_stderr();
-    let resolver = Resolver::new(false, progress.clone());
-    let providers = Providers { resolver: &resolver, binaries: Binaries::Build(&workspace, &progress) };
-    let order = |named: &ImageType| Order::new(&set, name, Target::host()?, Some(*named), &providers);
+    let providers = run.providers()?;
+    let order = |named: &ImageType| Order::new(set, name, Target::host()?, Some(*named), &providers);
     let orders = arguments.types.iter().map(order).collect::<Result<Vec<_>>>()?;
     let Some(first) = orders.first() else { bail!(Failure::Usage("no type was named".to_owned())) };
-    let cache = Cache::open()?;
-    cache.sweep()?;
-    let Choice { engine, .. } = Engines::new(&cache)?.choose(None, first.spec.engine)?;
-    engine.sweep();
+    let cache = run.swept_cache()?;
+    let Choice { engine, .. } = run.engine(&arguments::Engine { kind: None }, first, progress)?;
     let refresh = Refresh::default();
-    let assembly = Assembly { cache: &cache, engine: &*engine, refresh: &refresh, on_failure: OnFailure::default() };
+    let assembly = Assembly { cache, engine: &*engine, refresh: &refresh, on_failure: OnFailure::default() };
     // Built once, for all: what is measured is the way from the tree to the image.
-    let held = assembly.tree(&first.chain, &progress)?;
+    let held = assembly.tree(&first.chain, progress)?;
     let tree = tar::read_file(fs::File::open(held.path())?, &tar::Limits::default(), &mut |_| {})?;
     let (contents, _) = Contents::of(&tree, false, |_| {});
+    let machine = &arguments.machine;
     let machine = match !arguments.no_boot && contents.has("init") {
-        true => Some(Bootable::get(arguments.kernel.as_deref(), arguments.accel, true, &cache, &progress)?),
+        true => Some(Bootable::get(machine.kernel.as_deref(), machine.accel, true, cache, progress)?),
         false => None,
     };
     let folder = cache.work_folder("report")?;
-    let report = Report { set: &set, assembly: &assembly, machine: machine.as_ref(), folder: folder.path() };
+    let report = Report { set, assembly: &assembly, machine: machine.as_ref(), folder: folder.path() };
     let mut rows = Vec::new();
     for (named, order) in arguments.types.iter().zip(orders) {
         let progress = progress.for_image(&format!("{name} as {named}"));

@@ -6,11 +6,10 @@ use anyhow::Result;
 use clap::Args;
 use snug_process::child;
 
+use super::run::Run;
 use crate::filesystem::erofs::ErofsUtils;
 use crate::host::requirements::Work;
 use crate::host::setup;
-use crate::report::progress::Progress;
-use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -25,11 +24,12 @@ pub struct Arguments {
 /// Runs rustfmt and clippy where they are installed, builds the documentation, and runs all tests. With words behind the
 /// verb only the tests that they name run.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let workspace = Workspace::find()?;
+    let shared = Run::start();
+    let root = &shared.workspace()?.root;
     if arguments.setup {
         setup::prepare(&Work::ALL)?;
         // Unpacked by the tool in a namespace, which unit tests cannot make: they run in a program of their own.
-        ErofsUtils::find(&Progress::on_stderr())?;
+        ErofsUtils::find(shared.progress())?;
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut failed = Vec::new();
@@ -38,7 +38,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let shown = format!("cargo {}", words.join(" "));
         eprintln!("test: {shown}");
         let mut command = Command::new(&cargo);
-        command.args(words).current_dir(&workspace.root);
+        command.args(words).current_dir(root);
         command.env("SNUG_XTASK", std::env::current_exe()?).envs(environment.iter().copied());
         if arguments.setup {
             command.env("SNUG_TESTS_NO_SKIP", "1");

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+use super::run::Run;
 use crate::bases::unpacked::Tools;
-use crate::cache::Cache;
-use crate::report::progress::Progress;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -19,10 +18,9 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let cache = Cache::open()?;
-    cache.sweep()?;
+    let run = Run::start();
     let packages: Vec<&str> = arguments.packages.iter().map(String::as_str).collect();
-    let tools = Tools::fetch(&cache, &arguments.suite, &packages, &Progress::on_stderr())?;
+    let tools = Tools::fetch(run.swept_cache()?, &arguments.suite, &packages, run.progress())?;
     println!("{}", tools.root().display());
     Ok(ExitCode::SUCCESS)
 }

@@ -9,8 +9,6 @@ use snug_spec::ImageSet;
 use snug_spec::model::Boot;
 
 use super::order::{ImageType, Order, Providers, Target};
-use crate::bases::cargo::Binaries;
-use crate::bases::oci::Resolver;
 use crate::cache::Cache;
 use crate::check::boot::{self, BootTest, Bootable, Booted, Wanted, mapper};
 use crate::check::{Check, Subject};
@@ -19,7 +17,6 @@ use crate::manifest::contents::Contents;
 use crate::manifest::{MANIFEST_FILE, Manifest, read_contents};
 use crate::plan::hash_file;
 use crate::report::progress::Progress;
-use crate::workspace::Workspace;
 
 /// What was built: for the platform that is named, else the first of the spec.
 fn target(set: &ImageSet, name: &str, platform: Option<Platform>) -> Result<Target> {
@@ -75,10 +72,9 @@ impl Built {
     }
 
     /// What to tell where the spec has moved on since the image was built.
-    pub fn staleness(&self, set: &ImageSet, workspace: &Workspace) -> Option<String> {
+    pub fn staleness(&self, set: &ImageSet, providers: &Providers) -> Option<String> {
         let named = ImageType { kind: self.manifest.filesystem.kind(), verity: self.manifest.verity.is_some() };
-        let providers = Providers { resolver: &Resolver::from_cache(), binaries: Binaries::AsBuilt(workspace) };
-        let order = Order::new(set, &self.name, self.target, Some(named), &providers).ok()?;
+        let order = Order::new(set, &self.name, self.target, Some(named), providers).ok()?;
         let fingerprint = order.fingerprint().ok()?;
         (fingerprint != self.manifest.fingerprint).then(|| "its inputs have changed since it was built".to_owned())
     }

@@ -1,0 +1,52 @@
+//! Options that several verbs have in common, each with one help text.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use snug_rootfs::platform::Platform;
+use snug_spec::model::EngineKind;
+
+use crate::check::boot::Wanted;
+
+/// `--images`
+#[derive(Debug, Args)]
+pub struct Images {
+    /// Folder of image specs [default: the workspace's images/]
+    #[arg(id = "images", long = "images", value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+/// `--output` of the verbs that read or write the folder of results
+#[derive(Debug, Args)]
+pub struct Results {
+    /// Folder of results, one folder an image in it [default: target/images]
+    #[arg(id = "output", long = "output", value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+/// `--engine`
+#[derive(Debug, Args)]
+pub struct Engine {
+    /// What runs the steps: builtin, docker or podman [default: SNUG_ENGINE, the spec's, or the first that works here]
+    #[arg(id = "engine", long = "engine", value_name = "ENGINE")]
+    pub kind: Option<EngineKind>,
+}
+
+/// `--platform` of the verbs that look at one image of a spec
+#[derive(Debug, Args)]
+pub struct OnePlatform {
+    /// Platform of the image [default: the spec's first, else this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<Platform>,
+}
+
+/// `--accel` and `--kernel`
+#[derive(Debug, Args)]
+pub struct Machine {
+    /// What runs the machine: kvm, tcg (emulation), or auto
+    #[arg(long, value_name = "ACCELERATOR", default_value = "auto")]
+    pub accel: Wanted,
+    /// Kernel that starts the image without an initramfs [default: Debian's, with one]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+}
