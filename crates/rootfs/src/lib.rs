@@ -6,6 +6,7 @@ pub mod capabilities;
 pub mod digest;
 pub mod disk;
 pub mod glob;
+mod inode;
 pub mod layers;
 pub mod mtree;
 mod names;

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, btree_map};
 
-use super::tree::{InodeId, TreePath};
+use super::inode::InodeId;
+use super::path::TreePath;
 
 /// Every name with its inode, in the order of [`TreePath`]; the root is always there.
 ///

@@ -4,82 +4,12 @@
 //! and which name is "the" file is decided by sorting, never by the order in which a stream happened to name them.
 //! Bodies are not held in memory: they are ranges of a [`BodySource`] (a tar file, or the spool of a pipe).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt, Relocation};
+pub use super::inode::{Inode, InodeId, Kind, Timestamp};
 use super::names::Names;
 pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
-
-/// A point in time: seconds since the epoch (negative before 1970) and nanoseconds after that second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Timestamp {
-    pub seconds: i64,
-    /// 0..1_000_000_000
-    pub nanoseconds: u32,
-}
-
-impl Timestamp {
-    /// SOURCE_DATE_EPOCH in seconds, where the environment has it: the time that a reproducible build counts as now
-    /// (reproducible-builds.org, "SOURCE_DATE_EPOCH specification").
-    pub fn source_date_epoch() -> Option<i64> {
-        std::env::var("SOURCE_DATE_EPOCH").ok()?.trim().parse().ok()
-    }
-
-    pub const fn from_seconds(seconds: i64) -> Self {
-        Timestamp { seconds, nanoseconds: 0 }
-    }
-}
-
-/// Index of an inode in its [`RootTree`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InodeId(pub(crate) u32);
-
-/// What a name stands for, whatever the number of its names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inode {
-    pub kind: Kind,
-    /// Permission, set-id and sticky bits: the low twelve bits of `st_mode`.
-    pub mode: u16,
-    pub uid: u32,
-    pub gid: u32,
-    pub mtime: Timestamp,
-    /// Extended attributes by full name (`security.capability`); values are arbitrary bytes.
-    pub xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
-}
-
-impl Inode {
-    /// A directory of root's, as it is made where a stream names a file without its folder.
-    pub fn directory(mode: u16) -> Self {
-        Inode::new(Kind::Directory, mode)
-    }
-
-    pub fn new(kind: Kind, mode: u16) -> Self {
-        Inode { kind, mode, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: BTreeMap::new() }
-    }
-
-    pub fn is_directory(&self) -> bool {
-        matches!(self.kind, Kind::Directory)
-    }
-}
-
-/// The type of an inode, with what only that type has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    Directory,
-    File(Body),
-    /// The target, as it is written: it is never followed.
-    Symlink(Box<[u8]>),
-    CharacterDevice {
-        major: u32,
-        minor: u32,
-    },
-    BlockDevice {
-        major: u32,
-        minor: u32,
-    },
-    Fifo,
-    Socket,
-}
 
 /// Why a change to a tree is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,21 +22,6 @@ pub enum TreeError {
     DanglingHardLink { path: TreePath, target: TreePath },
     #[error("{path} is a hard link to {target}, which is a directory")]
     HardLinkToDirectory { path: TreePath, target: TreePath },
-}
-
-impl Kind {
-    /// The type's name in messages.
-    pub fn noun(&self) -> &'static str {
-        match self {
-            Kind::Directory => "directory",
-            Kind::File(_) => "file",
-            Kind::Symlink(_) => "symlink",
-            Kind::CharacterDevice { .. } => "character device",
-            Kind::BlockDevice { .. } => "block device",
-            Kind::Fifo => "FIFO",
-            Kind::Socket => "socket",
-        }
-    }
 }
 
 /// One root filesystem: sorted names, the inodes behind them, and the source of the bodies.

@@ -13,23 +13,24 @@
 //! Internals" (basic format, sparse formats); libarchive's `tar(5)`.
 
 mod acl;
-mod entry;
 mod error;
 mod header;
+mod headers;
 mod input;
 mod limits;
 mod member;
 mod pax;
+mod policy;
 mod read;
 mod sparse;
 mod text;
 mod tree;
 mod write;
 
-pub use entry::Entry;
 pub use error::{EntryName, TarError};
 pub use limits::{Budget, Limits};
-pub use read::{Policy, Reader};
+pub use policy::Policy;
+pub use read::{Entry, Reader};
 pub(crate) use tree::set_link_body;
 pub use tree::{read_file, read_stream};
 pub use write::{TarOptions, write, write_some};

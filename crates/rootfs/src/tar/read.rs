@@ -1,81 +1,67 @@
-//! The entries of an archive, in its order.
+//! The entries of an archive, in its order: each the inode or the hard link that a member makes.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
-use std::rc::Rc;
 
-use super::entry::Entry;
+use super::acl::{self, Acl};
 use super::error::{EntryName, TarError};
-use super::header::{BLOCK, BLOCK_U64, Header, NAME, padding};
-use super::input::{FileInput, Input, StreamInput};
-use super::limits::Budget;
-use super::member::{Member, header_name, stored_size};
-use super::pax::Records;
+use super::header::{BLOCK, BLOCK_U64, GID, Header, MODE, UID, padding};
+use super::headers::Headers;
+use super::input::{FileInput, Kept, StreamInput};
+use super::limits::{Budget, NAME_COST};
+use super::member::Member;
+use super::policy::Policy;
+use super::sparse::{Map, TextMap};
+use crate::tree::{Body, DataRange, Inode, Kind, TreePath};
 
-/// First bytes of what is often given for a tar by mistake: the format, and the command and file name for the hint.
-const COMPRESSED: [(&[u8], &str, &str, &str); 6] = [
-    (b"\x1f\x8b", "gzip", "gzip -dc", "x.tar.gz"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc", "x.tar.zst"),
-    (b"\xfd7zXZ\0", "xz", "xz -dc", "x.tar.xz"),
-    (b"BZh", "bzip2", "bzip2 -dc", "x.tar.bz2"),
-    (b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", "x.tar.lz4"),
-    (b"PK\x03\x04", "zip", "bsdtar -cf - --format pax @-", "< x.zip"),
-];
+/// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
+const SYMLINK_MAX: usize = 4095;
+/// Longest name of an extended attribute, in bytes (`XATTR_NAME_MAX`).
+const XATTR_NAME_MAX: usize = 255;
+/// What a data range of a sparse file costs in memory, in bytes.
+const RANGE_COST: u64 = size_of::<DataRange>() as u64;
 
-/// What a [`Reader`] accepts besides whole archives of relative names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// Accept absolute names and hard link targets, as relative to the root.
-    pub absolute_names: bool,
-    /// Accept an archive that ends without its end marker, and an empty input as an archive of nothing.
-    pub unterminated: bool,
+/// One entry of an archive, as it is: whether a hard link's target or a parent directory exists is for the tree to say
+/// to which it is applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A name with an inode of its own.
+    Inode {
+        /// The entry's name.
+        path: TreePath,
+        /// What it names.
+        inode: Inode,
+    },
+    /// A further name of another entry's inode.
+    HardLink {
+        /// The entry's name.
+        path: TreePath,
+        /// An earlier name of the inode.
+        target: TreePath,
+        /// Content that came with this name, for all names of the inode: cpio and some pax writers store it with the last
+        /// of them.
+        body: Option<Body>,
+    },
 }
 
-impl Policy {
-    /// Nothing else: an absolute name is a mistake of who made the archive, and a missing end marker the only sign of an
-    /// archive that was cut short.
-    pub const STRICT: Policy = Policy { absolute_names: false, unterminated: false };
-    /// What container engines accept in a layer, whose digest proves that it is whole.
-    pub const LAYER: Policy = Policy { absolute_names: true, unterminated: true };
+impl Entry {
+    /// The entry's name.
+    pub fn path(&self) -> &TreePath {
+        match self {
+            Entry::Inode { path, .. } | Entry::HardLink { path, .. } => path,
+        }
+    }
 }
 
 /// Reads the entries of an archive one after the other. It ends after the first error.
 pub struct Reader<'a> {
-    pub(super) input: Box<dyn Input + 'a>,
-    pub(super) budget: &'a mut Budget,
-    pub(super) policy: Policy,
-    stage: Stage,
-    /// What `g` headers said for all that follows.
-    globals: Rc<Records>,
-    /// What was said about the entry that comes next.
-    next: Announced,
-    /// The name of the last header, for errors about what follows it.
-    pub(super) last: Vec<u8>,
-}
-
-/// How far a reader has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Start,
-    Entries,
-    End,
-}
-
-/// Extended headers that wait for their entry.
-#[derive(Default)]
-struct Announced {
-    /// Where the first of them stands.
-    offset: Option<u64>,
-    records: Option<Records>,
-    long_name: Option<Vec<u8>>,
-    long_link: Option<Vec<u8>>,
+    headers: Headers<'a>,
 }
 
 impl<'a> Reader<'a> {
     /// Reads an archive that can be sought in: only headers are read, and bodies are ranges of the file.
     pub fn from_file(file: File, policy: Policy, budget: &'a mut Budget) -> Result<Self, TarError> {
-        Ok(Self::new(Box::new(FileInput::new(file)?), policy, budget))
+        Ok(Reader { headers: Headers::new(Box::new(FileInput::new(file)?), policy, budget) })
     }
 
     /// Reads an archive from a pipe. Bodies are appended to `spool`, a temporary file, and are ranges of it; the last of
@@ -86,198 +72,248 @@ impl<'a> Reader<'a> {
         policy: Policy,
         budget: &'a mut Budget,
     ) -> Result<Self, TarError> {
-        Ok(Self::new(Box::new(StreamInput::new(Box::new(input), spool)?), policy, budget))
-    }
-
-    fn new(input: Box<dyn Input + 'a>, policy: Policy, budget: &'a mut Budget) -> Self {
-        let (globals, next) = (Rc::default(), Announced::default());
-        Reader { input, budget, policy, stage: Stage::Start, globals, next, last: Vec::new() }
+        let input = StreamInput::new(Box::new(input), spool)?;
+        Ok(Reader { headers: Headers::new(Box::new(input), policy, budget) })
     }
 
     /// Returns the next entry, and `None` at the end of the archive or after an error.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
-        let before = std::mem::replace(&mut self.stage, Stage::End);
-        match before {
-            Stage::Start => self.recognise()?,
-            Stage::Entries => {}
-            Stage::End => return Ok(None),
-        }
         let mut header = Header([0; BLOCK]);
-        while self.header(&mut header)? {
-            if let Some(entry) = self.entry_or_announcement(&header)? {
-                self.stage = Stage::Entries;
-                return Ok(Some(entry));
-            }
+        let entry = match self.headers.next_member(&mut header) {
+            Ok(Some(member)) => self.entry(&member).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        if entry.is_err() {
+            self.headers.end();
         }
-        if let Some(offset) = self.next.offset {
-            return Err(TarError::DanglingExtendedHeader { offset });
-        }
-        self.padding_to_end()?;
-        self.input.finish()?;
-        Ok(None)
+        entry
     }
 
     /// Returns the bytes that were read or skipped since the start of the archive.
     pub fn offset(&self) -> u64 {
-        self.input.offset()
+        self.headers.input.offset()
     }
 
     /// Reads the rest of a stream and discards it, so that the program that writes it is not killed by a closed pipe.
     pub fn drain(&mut self) {
-        self.stage = Stage::End;
-        self.input.drain();
-    }
-
-    /// Says what is wrong with input that is no tar at all.
-    fn recognise(&mut self) -> Result<(), TarError> {
-        let start = self.input.peek(BLOCK)?;
-        if start.is_empty() {
-            return if self.policy.unterminated { Ok(()) } else { Err(TarError::Empty) };
-        }
-        for (magic, format, command, sample) in COMPRESSED {
-            if start.starts_with(magic) {
-                return Err(TarError::Compressed { format, command, sample });
-            }
-        }
-        match start.try_into().map(Header) {
-            Ok(header) if header.is_zero() || header.checksum_fits() => Ok(()),
-            _ => Err(TarError::NotTar),
-        }
-    }
-
-    /// Reads the next header; `false` at the end marker.
-    fn header(&mut self, header: &mut Header) -> Result<bool, TarError> {
-        let offset = self.input.offset();
-        let missing_end = |last: &[u8], offset| TarError::MissingEnd { offset, after: EntryName::new(last) };
-        match self.input.read(&mut header.0)? {
-            0 if self.policy.unterminated => return Ok(false),
-            0 => return Err(missing_end(&self.last, offset)),
-            BLOCK => {}
-            _ => return Err(TarError::TruncatedHeader { offset }),
-        }
-        if header.is_zero() {
-            return match self.input.read(&mut header.0)? {
-                BLOCK if header.is_zero() => Ok(false),
-                BLOCK => Err(TarError::LoneZeroBlock { offset }),
-                0 if self.policy.unterminated => Ok(false),
-                _ => Err(missing_end(&self.last, offset)),
-            };
-        }
-        if !header.checksum_fits() {
-            return Err(TarError::Checksum { offset, after: EntryName::new(&self.last) });
-        }
-        Ok(true)
-    }
-
-    /// What follows the end marker may only be the padding of the last record.
-    fn padding_to_end(&mut self) -> Result<(), TarError> {
-        let mut buffer = [0; 16 * BLOCK];
-        loop {
-            let offset = self.input.offset();
-            let count = self.input.read(&mut buffer)?;
-            if count == 0 {
-                return Ok(());
-            }
-            if let Some(at) = buffer[..count].iter().position(|&byte| byte != 0) {
-                return Err(TarError::TrailingData { offset: offset + at as u64 });
-            }
-        }
-    }
-
-    /// Reads what follows a header. `None` for one that only says something about others.
-    fn entry_or_announcement(&mut self, header: &Header) -> Result<Option<Entry>, TarError> {
-        match header.typeflag() {
-            b'x' | b'g' | b'L' | b'K' => self.extended_header(header).map(|()| None),
-            // A volume label names the archive, not a file.
-            b'V' => {
-                self.remember_name(header.text(NAME));
-                self.skip_body(stored_size(header, &self.last)?).map(|()| None)
-            }
-            _ => {
-                let member = self.announced_member(header)?;
-                self.entry(&member).map(Some)
-            }
-        }
-    }
-
-    fn remember_name(&mut self, name: &[u8]) {
-        self.last.clear();
-        self.last.extend_from_slice(name);
-    }
-
-    /// Keeps what an extended header says for the entry that follows it.
-    fn extended_header(&mut self, header: &Header) -> Result<(), TarError> {
-        self.remember_name(header.text(NAME));
-        let offset = self.input.offset() - BLOCK_U64;
-        let content = self.extended_content(header, offset)?;
-        let malformed = |reason| TarError::BadExtendedHeader { offset, reason };
-        let max_ranges = self.budget.limits().sparse_ranges;
-        if header.typeflag() == b'g' {
-            self.charge(content.len() as u64)?;
-            return Rc::make_mut(&mut self.globals).read(&content, max_ranges).map_err(malformed);
-        }
-        let next = &mut self.next;
-        next.offset.get_or_insert(offset);
-        let is_second = match header.typeflag() {
-            b'x' => {
-                let mut records = Records::clone(&self.globals);
-                records.read(&content, max_ranges).map_err(malformed)?;
-                next.records.replace(records).is_some()
-            }
-            b'L' => next.long_name.replace(without_terminator(content)).is_some(),
-            _ => next.long_link.replace(without_terminator(content)).is_some(),
-        };
-        if is_second { Err(malformed("it is the second of its kind for one entry")) } else { Ok(()) }
-    }
-
-    fn extended_content(&mut self, header: &Header, offset: u64) -> Result<Vec<u8>, TarError> {
-        let size = stored_size(header, &self.last)?;
-        let max = self.budget.limits().extended_header_bytes;
-        if size > max {
-            return Err(TarError::ExtendedHeaderTooLarge { offset, size, max });
-        }
-        let mut content = vec![0; size as usize];
-        let count = self.input.read(&mut content)?;
-        if count < content.len() {
-            let missing = (content.len() - count) as u64;
-            return Err(TarError::Truncated { entry: EntryName::new(&self.last), missing });
-        }
-        self.input.skip(padding(size))?;
-        Ok(content)
-    }
-
-    /// Brings a header together with what was announced for it.
-    fn announced_member<'h>(&mut self, header: &'h Header) -> Result<Member<'h>, TarError> {
-        let announced = std::mem::take(&mut self.next);
-        let has_records = announced.records.is_some();
-        let records = announced.records.map_or_else(|| self.globals.clone(), Rc::new);
-        let said = records.sparse.name.as_ref().or(records.path.as_ref()).cloned().or(announced.long_name);
-        let name = said.map_or_else(|| header_name(header), Cow::from);
-        self.remember_name(&name);
-        let stored = match records.size {
-            Some(size) => size,
-            None => stored_size(header, &name)?,
-        };
-        Ok(Member { header, name, records, has_records, long_link: announced.long_link, stored })
-    }
-
-    fn skip_body(&mut self, stored: u64) -> Result<(), TarError> {
-        let passed = self.input.skip(stored)?;
-        if passed < stored {
-            return Err(TarError::Truncated { entry: EntryName::new(&self.last), missing: stored - passed });
-        }
-        self.input.skip(padding(stored))?;
-        Ok(())
-    }
-
-    /// Charges names, attributes and other metadata of the current entry.
-    pub(super) fn charge(&mut self, bytes: u64) -> Result<(), TarError> {
-        self.budget.charge_metadata(bytes, &self.last)
+        self.headers.end();
+        self.headers.input.drain();
     }
 
     /// Charges directories that the current entry implied.
     pub(super) fn charge_implied(&mut self, count: usize) -> Result<(), TarError> {
-        self.budget.charge_implied(count, &self.last)
+        self.headers.budget.charge_implied(count, &self.headers.last)
+    }
+
+    /// Reads a member's data and makes the entry.
+    fn entry(&mut self, member: &Member) -> Result<Entry, TarError> {
+        let entry = || EntryName::new(&member.name);
+        if member.name.is_empty() {
+            return Err(TarError::EmptyName { offset: self.headers.input.offset() - BLOCK_U64 });
+        }
+        if member.name[0] == b'/' && !self.headers.policy.absolute_names {
+            return Err(TarError::AbsoluteName { entry: entry() });
+        }
+        let path = TreePath::new(&member.name).map_err(|reason| TarError::Path { entry: entry(), reason })?;
+        let kind = match member.header.typeflag() {
+            b'1' => return self.hard_link(member, path),
+            // V7 had no type for directories and marked them by the slash.
+            0 | b'0' | b'7' if member.name.ends_with(b"/") => Kind::Directory,
+            0 | b'0' | b'7' | b'S' => Kind::File(self.body(member)?),
+            b'2' => Kind::Symlink(self.symlink_target(member)?),
+            b'3' => {
+                let (major, minor) = member.device()?;
+                Kind::CharacterDevice { major, minor }
+            }
+            b'4' => {
+                let (major, minor) = member.device()?;
+                Kind::BlockDevice { major, minor }
+            }
+            b'5' => Kind::Directory,
+            b'6' => Kind::Fifo,
+            b'D' => return Err(TarError::Unsupported { entry: entry(), what: "GNU incremental archives" }),
+            b'M' => return Err(TarError::Unsupported { entry: entry(), what: "multi-volume archives" }),
+            typeflag => return Err(TarError::UnknownType { entry: entry(), typeflag }),
+        };
+        if !matches!(kind, Kind::File(_)) && member.stored > 0 {
+            return Err(TarError::UnexpectedData { entry: entry(), kind: kind.noun(), size: member.stored });
+        }
+        if path.is_root() && kind != Kind::Directory {
+            return Err(TarError::RootNotDirectory { entry: entry(), kind: kind.noun() });
+        }
+        let inode = self.inode(member, kind)?;
+        let target = if let Kind::Symlink(target) = &inode.kind { target.len() } else { 0 };
+        self.headers.budget.charge_entry(path.as_bytes().len() + target, &self.headers.last)?;
+        Ok(Entry::Inode { path, inode })
+    }
+
+    fn hard_link(&mut self, member: &Member, path: TreePath) -> Result<Entry, TarError> {
+        let entry = || EntryName::new(&member.name);
+        let raw = member.link_name();
+        let name = || EntryName::new(raw);
+        if raw.first() == Some(&b'/') && !self.headers.policy.absolute_names {
+            return Err(TarError::AbsoluteLink { entry: entry(), target: name() });
+        }
+        let bad_path = |reason| TarError::LinkPath { entry: entry(), target: name(), reason };
+        let target = TreePath::new(raw).map_err(bad_path)?;
+        if target == path {
+            return Err(TarError::HardLinkToItself { entry: entry() });
+        }
+        self.headers.budget.charge_entry(path.as_bytes().len() + target.as_bytes().len(), &self.headers.last)?;
+        let has_data = member.stored > 0 && self.hard_link_has_data(member)?;
+        let body = if has_data { Some(self.body(member)?) } else { None };
+        Ok(Entry::HardLink { path, target, body })
+    }
+
+    /// In a pax archive a hard link's size counts data that follows. Older writers left the size of the file there and
+    /// stored nothing: then the next block is a header, or the end.
+    fn hard_link_has_data(&mut self, member: &Member) -> Result<bool, TarError> {
+        if member.has_records {
+            return Ok(true);
+        }
+        let next = self.headers.input.peek(BLOCK)?;
+        Ok(next.try_into().map(Header).is_ok_and(|header| !header.is_zero() && !header.checksum_fits()))
+    }
+
+    fn symlink_target(&self, member: &Member) -> Result<Box<[u8]>, TarError> {
+        let target = member.link_name();
+        let entry = || EntryName::new(&member.name);
+        if target.is_empty() {
+            return Err(TarError::EmptySymlink { entry: entry() });
+        }
+        if target.contains(&0) {
+            return Err(TarError::NulInSymlink { entry: entry() });
+        }
+        if target.len() > SYMLINK_MAX {
+            return Err(TarError::SymlinkTooLong { entry: entry(), length: target.len(), max: SYMLINK_MAX });
+        }
+        Ok(target.into())
+    }
+
+    /// Passes over a member's data and answers where it lies.
+    fn body(&mut self, member: &Member) -> Result<Body, TarError> {
+        let bad_map = |reason| TarError::BadSparseMap { entry: EntryName::new(&member.name), reason };
+        let mut stored = member.stored;
+        let sparse = &member.records.sparse;
+        let (map, size) = if member.header.typeflag() == b'S' {
+            let mut map = Map::new(self.headers.budget.limits().sparse_ranges);
+            let (size, mut extended) = map.read_old_header(member.header).map_err(bad_map)?;
+            while extended {
+                extended = map.read_old_extension(&self.map_block(member)?).map_err(bad_map)?;
+            }
+            (map, size)
+        } else if sparse.is_sparse {
+            let size = sparse.size.ok_or_else(|| bad_map("no real size"))?;
+            match (sparse.major.unwrap_or(0), sparse.minor.unwrap_or(0)) {
+                (0, _) => (Map::from_flat(&sparse.map).map_err(bad_map)?, size),
+                (1, 0) => {
+                    let mut text = TextMap::new(self.headers.budget.limits().sparse_ranges);
+                    let mut complete = false;
+                    while !complete {
+                        stored = stored.checked_sub(BLOCK_U64).ok_or_else(|| bad_map("it is cut short"))?;
+                        complete = text.read(&self.map_block(member)?).map_err(bad_map)?;
+                    }
+                    (text.into_map(), size)
+                }
+                _ => return Err(bad_map("unknown version")),
+            }
+        } else {
+            let source = self.keep(member, stored)?;
+            return self.bounded(member, Body::contiguous(stored, source));
+        };
+        self.headers.charge(RANGE_COST * map.ranges.len() as u64)?;
+        let source = self.keep(member, stored)?;
+        let body = map.into_body(size, stored, source).map_err(bad_map)?;
+        self.bounded(member, body)
+    }
+
+    /// No file may be larger than `off_t` counts.
+    fn bounded(&self, member: &Member, body: Body) -> Result<Body, TarError> {
+        if i64::try_from(body.size).is_ok() {
+            return Ok(body);
+        }
+        let entry = EntryName::new(&member.name);
+        Err(TarError::OutOfRange { entry, field: "size", value: body.size.into() })
+    }
+
+    fn map_block(&mut self, member: &Member) -> Result<[u8; BLOCK], TarError> {
+        let mut block = [0; BLOCK];
+        match self.headers.input.read(&mut block)? {
+            BLOCK => Ok(block),
+            count => Err(TarError::Truncated { entry: EntryName::new(&member.name), missing: (BLOCK - count) as u64 }),
+        }
+    }
+
+    fn keep(&mut self, member: &Member, stored: u64) -> Result<u64, TarError> {
+        self.headers.budget.charge_data(stored, &member.name)?;
+        match self.headers.input.keep(stored)? {
+            Kept::At(source) => {
+                self.headers.input.skip(padding(stored))?;
+                Ok(source)
+            }
+            Kept::Missing(missing) => Err(TarError::Truncated { entry: EntryName::new(&member.name), missing }),
+        }
+    }
+
+    fn inode(&mut self, member: &Member, kind: Kind) -> Result<Inode, TarError> {
+        let mut inode = Inode::new(kind, (member.number(MODE, "mode")? & 0o7777) as u16);
+        inode.uid = member.id(UID, "uid", member.records.uid)?;
+        inode.gid = member.id(GID, "gid", member.records.gid)?;
+        inode.mtime = member.mtime()?;
+        for (name, value) in &member.records.xattrs {
+            let entry = || EntryName::new(&member.name);
+            let bad = |reason| TarError::BadXattr { entry: entry(), name: EntryName::new(name), reason };
+            if name.is_empty() || name.contains(&0) {
+                return Err(bad("its name is empty or holds a NUL byte"));
+            }
+            if name.len() > XATTR_NAME_MAX {
+                return Err(bad("its name is longer than 255 bytes"));
+            }
+            if value.len() > self.headers.budget.limits().xattr_bytes {
+                let (length, max) = (value.len(), self.headers.budget.limits().xattr_bytes);
+                return Err(TarError::XattrTooLarge { entry: entry(), name: EntryName::new(name), length, max });
+            }
+            self.headers.charge(NAME_COST + (name.len() + value.len()) as u64)?;
+            inode.xattrs.insert(name.as_slice().into(), value.as_slice().into());
+        }
+        for (&name, text) in &member.records.acls {
+            self.add_acl(member, name, text, &mut inode)?;
+        }
+        Ok(inode)
+    }
+
+    /// Adds a list that the archive has in text, unless it has the attribute as well.
+    fn add_acl(
+        &mut self,
+        member: &Member,
+        name: &'static [u8],
+        text: &[u8],
+        inode: &mut Inode,
+    ) -> Result<(), TarError> {
+        if text.is_empty() || inode.xattrs.contains_key(name) {
+            return Ok(());
+        }
+        let acl = Acl::parse(text).map_err(|reason| TarError::BadXattr {
+            entry: EntryName::new(&member.name),
+            name: EntryName::new(name),
+            reason,
+        })?;
+        if name == acl::ACCESS {
+            inode.mode = inode.mode & !0o777 | acl.mode();
+            if acl.is_minimal() {
+                return Ok(());
+            }
+        }
+        let value = acl.to_xattr();
+        if value.len() > self.headers.budget.limits().xattr_bytes {
+            let (length, max) = (value.len(), self.headers.budget.limits().xattr_bytes);
+            let (entry, name) = (EntryName::new(&member.name), EntryName::new(name));
+            return Err(TarError::XattrTooLarge { entry, name, length, max });
+        }
+        self.headers.charge(NAME_COST + (name.len() + value.len()) as u64)?;
+        inode.xattrs.insert(name.into(), value.into());
+        Ok(())
     }
 }
 
@@ -287,12 +323,4 @@ impl Iterator for Reader<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         self.next_entry().transpose()
     }
-}
-
-/// GNU counts the NUL that ends a long name.
-fn without_terminator(mut name: Vec<u8>) -> Vec<u8> {
-    while name.last() == Some(&0) {
-        name.pop();
-    }
-    name
 }

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io::Read;
 
-use super::entry::Entry;
 use super::error::{EntryName, TarError};
 use super::limits::{Budget, Limits};
-use super::read::{Policy, Reader};
+use super::policy::Policy;
+use super::read::{Entry, Reader};
 use crate::tree::{Body, BodySource, Kind, RootTree, TreePath};
 
 /// Bytes of the archive between two reports of progress.

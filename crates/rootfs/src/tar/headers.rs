@@ -1,0 +1,234 @@
+//! The members of an archive: header blocks, each with what extended headers say about it.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use super::error::{EntryName, TarError};
+use super::header::{BLOCK, BLOCK_U64, Header, NAME, padding};
+use super::input::Input;
+use super::limits::Budget;
+use super::member::{Member, header_name, stored_size};
+use super::pax::Records;
+use super::policy::Policy;
+
+/// First bytes of what is often given for a tar by mistake: the format, and the command and file name for the hint.
+const COMPRESSED: [(&[u8], &str, &str, &str); 6] = [
+    (b"\x1f\x8b", "gzip", "gzip -dc", "x.tar.gz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc", "x.tar.zst"),
+    (b"\xfd7zXZ\0", "xz", "xz -dc", "x.tar.xz"),
+    (b"BZh", "bzip2", "bzip2 -dc", "x.tar.bz2"),
+    (b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", "x.tar.lz4"),
+    (b"PK\x03\x04", "zip", "bsdtar -cf - --format pax @-", "< x.zip"),
+];
+
+/// Reads headers one after the other. Who takes a member reads its data before the next one.
+pub(super) struct Headers<'a> {
+    pub input: Box<dyn Input + 'a>,
+    pub budget: &'a mut Budget,
+    pub policy: Policy,
+    /// The name of the last header, for errors about what follows it.
+    pub last: Vec<u8>,
+    stage: Stage,
+    /// What `g` headers said for all that follows.
+    globals: Rc<Records>,
+    /// What was said about the entry that comes next.
+    next: Announced,
+}
+
+/// How far the archive is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Start,
+    Entries,
+    End,
+}
+
+/// Extended headers that wait for their entry.
+#[derive(Default)]
+struct Announced {
+    /// Where the first of them stands.
+    offset: Option<u64>,
+    records: Option<Records>,
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+}
+
+impl<'a> Headers<'a> {
+    pub(super) fn new(input: Box<dyn Input + 'a>, policy: Policy, budget: &'a mut Budget) -> Self {
+        let (globals, next) = (Rc::default(), Announced::default());
+        Headers { input, budget, policy, last: Vec::new(), stage: Stage::Start, globals, next }
+    }
+
+    /// Reads the next member's header into `header`. `None` at the end of the archive, which is then read to the end of
+    /// the input.
+    pub(super) fn next_member<'h>(&mut self, header: &'h mut Header) -> Result<Option<Member<'h>>, TarError> {
+        match self.stage {
+            Stage::Start => self.recognise()?,
+            Stage::Entries => {}
+            Stage::End => return Ok(None),
+        }
+        self.stage = Stage::Entries;
+        while self.header(header)? {
+            match header.typeflag() {
+                b'x' | b'g' | b'L' | b'K' => self.extended_header(header)?,
+                // A volume label names the archive, not a file.
+                b'V' => {
+                    self.remember_name(header.text(NAME));
+                    self.skip_body(stored_size(header, &self.last)?)?;
+                }
+                _ => return self.announced_member(header).map(Some),
+            }
+        }
+        self.stage = Stage::End;
+        if let Some(offset) = self.next.offset {
+            return Err(TarError::DanglingExtendedHeader { offset });
+        }
+        self.padding_to_end()?;
+        self.input.finish()?;
+        Ok(None)
+    }
+
+    /// Makes [`Self::next_member`] return nothing more.
+    pub(super) fn end(&mut self) {
+        self.stage = Stage::End;
+    }
+
+    /// Says what is wrong with input that is no tar at all.
+    fn recognise(&mut self) -> Result<(), TarError> {
+        let start = self.input.peek(BLOCK)?;
+        if start.is_empty() {
+            return if self.policy.unterminated { Ok(()) } else { Err(TarError::Empty) };
+        }
+        for (magic, format, command, sample) in COMPRESSED {
+            if start.starts_with(magic) {
+                return Err(TarError::Compressed { format, command, sample });
+            }
+        }
+        match start.try_into().map(Header) {
+            Ok(header) if header.is_zero() || header.checksum_fits() => Ok(()),
+            _ => Err(TarError::NotTar),
+        }
+    }
+
+    /// Reads the next header; `false` at the end marker.
+    fn header(&mut self, header: &mut Header) -> Result<bool, TarError> {
+        let offset = self.input.offset();
+        let missing_end = |last: &[u8], offset| TarError::MissingEnd { offset, after: EntryName::new(last) };
+        match self.input.read(&mut header.0)? {
+            0 if self.policy.unterminated => return Ok(false),
+            0 => return Err(missing_end(&self.last, offset)),
+            BLOCK => {}
+            _ => return Err(TarError::TruncatedHeader { offset }),
+        }
+        if header.is_zero() {
+            return match self.input.read(&mut header.0)? {
+                BLOCK if header.is_zero() => Ok(false),
+                BLOCK => Err(TarError::LoneZeroBlock { offset }),
+                0 if self.policy.unterminated => Ok(false),
+                _ => Err(missing_end(&self.last, offset)),
+            };
+        }
+        if !header.checksum_fits() {
+            return Err(TarError::Checksum { offset, after: EntryName::new(&self.last) });
+        }
+        Ok(true)
+    }
+
+    /// What follows the end marker may only be the padding of the last record.
+    fn padding_to_end(&mut self) -> Result<(), TarError> {
+        let mut buffer = [0; 16 * BLOCK];
+        loop {
+            let offset = self.input.offset();
+            let count = self.input.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            if let Some(at) = buffer[..count].iter().position(|&byte| byte != 0) {
+                return Err(TarError::TrailingData { offset: offset + at as u64 });
+            }
+        }
+    }
+
+    fn remember_name(&mut self, name: &[u8]) {
+        self.last.clear();
+        self.last.extend_from_slice(name);
+    }
+
+    /// Keeps what an extended header says for the entry that follows it.
+    fn extended_header(&mut self, header: &Header) -> Result<(), TarError> {
+        self.remember_name(header.text(NAME));
+        let offset = self.input.offset() - BLOCK_U64;
+        let content = self.extended_content(header, offset)?;
+        let malformed = |reason| TarError::BadExtendedHeader { offset, reason };
+        let max_ranges = self.budget.limits().sparse_ranges;
+        if header.typeflag() == b'g' {
+            self.charge(content.len() as u64)?;
+            return Rc::make_mut(&mut self.globals).read(&content, max_ranges).map_err(malformed);
+        }
+        let next = &mut self.next;
+        next.offset.get_or_insert(offset);
+        let is_second = match header.typeflag() {
+            b'x' => {
+                let mut records = Records::clone(&self.globals);
+                records.read(&content, max_ranges).map_err(malformed)?;
+                next.records.replace(records).is_some()
+            }
+            b'L' => next.long_name.replace(without_terminator(content)).is_some(),
+            _ => next.long_link.replace(without_terminator(content)).is_some(),
+        };
+        if is_second { Err(malformed("it is the second of its kind for one entry")) } else { Ok(()) }
+    }
+
+    fn extended_content(&mut self, header: &Header, offset: u64) -> Result<Vec<u8>, TarError> {
+        let size = stored_size(header, &self.last)?;
+        let max = self.budget.limits().extended_header_bytes;
+        if size > max {
+            return Err(TarError::ExtendedHeaderTooLarge { offset, size, max });
+        }
+        let mut content = vec![0; size as usize];
+        let count = self.input.read(&mut content)?;
+        if count < content.len() {
+            let missing = (content.len() - count) as u64;
+            return Err(TarError::Truncated { entry: EntryName::new(&self.last), missing });
+        }
+        self.input.skip(padding(size))?;
+        Ok(content)
+    }
+
+    /// Brings a header together with what was announced for it.
+    fn announced_member<'h>(&mut self, header: &'h Header) -> Result<Member<'h>, TarError> {
+        let announced = std::mem::take(&mut self.next);
+        let has_records = announced.records.is_some();
+        let records = announced.records.map_or_else(|| self.globals.clone(), Rc::new);
+        let said = records.sparse.name.as_ref().or(records.path.as_ref()).cloned().or(announced.long_name);
+        let name = said.map_or_else(|| header_name(header), Cow::from);
+        self.remember_name(&name);
+        let stored = match records.size {
+            Some(size) => size,
+            None => stored_size(header, &name)?,
+        };
+        Ok(Member { header, name, records, has_records, long_link: announced.long_link, stored })
+    }
+
+    fn skip_body(&mut self, stored: u64) -> Result<(), TarError> {
+        let passed = self.input.skip(stored)?;
+        if passed < stored {
+            return Err(TarError::Truncated { entry: EntryName::new(&self.last), missing: stored - passed });
+        }
+        self.input.skip(padding(stored))?;
+        Ok(())
+    }
+
+    /// Charges names, attributes and other metadata of the current entry.
+    pub(super) fn charge(&mut self, bytes: u64) -> Result<(), TarError> {
+        self.budget.charge_metadata(bytes, &self.last)
+    }
+}
+
+/// GNU counts the NUL that ends a long name.
+fn without_terminator(mut name: Vec<u8>) -> Vec<u8> {
+    while name.last() == Some(&0) {
+        name.pop();
+    }
+    name
+}
