@@ -1,8 +1,9 @@
-//! The layers of the code: what a room of `xtask/src` imports stands below it, and neighbours in one folder never import each
-//! other in a circle. Crates need no such test: the compiler knows of no circle of crates.
+//! The layers of the code: a module of `xtask/src` imports only modules below it, and neighbours in one folder never import
+//! each other in a cycle. Crates need no such test, since cargo refuses cycles of crates. `docs/architecture.md` has the same
+//! list for people.
 //!
 //! Nothing is compiled: the sources are read for `mod`, `use` and paths that begin with `crate`, `self` or `super`. Tests are
-//! left out; they may look at anything.
+//! left out; they may import anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use snug_tests::workspace;
 
-/// The rooms of `xtask/src` from the top down, each with the crates of this workspace that it may import. A room imports only
-/// what stands below it here. This is the list of `docs/architecture.md`.
+/// The modules of `xtask/src` from the top down, each with the crates of this workspace that it may import. A module imports
+/// only modules below it. `docs/architecture.md` has the same list.
 const LAYOUT: &[(&str, &[&str])] = &[
     ("cli", &["process", "sandbox"]),
     ("commands", &["ext4", "formats", "process", "rootfs", "sandbox", "spec"]),
@@ -253,8 +254,8 @@ fn arrows(sources: &Sources) -> Arrows {
     arrows
 }
 
-/// One circle of neighbours, if there is any, as the imports that make it.
-fn circle(arrows: &Arrows) -> Option<Vec<&Import>> {
+/// One cycle of neighbours, if there is any, as the imports that make it.
+fn cycle(arrows: &Arrows) -> Option<Vec<&Import>> {
     let starts: BTreeSet<&Vec<String>> = arrows.keys().map(|(from, _)| from).collect();
     starts.into_iter().find_map(|start| {
         let (mut pending, mut came_by) = (vec![start], BTreeMap::new());
@@ -299,22 +300,22 @@ fn shown(import: &Import, sources: &Sources) -> String {
 }
 
 #[test]
-fn no_neighbours_import_each_other_in_a_circle() {
+fn no_neighbours_import_each_other_in_a_cycle() {
     for folder in crates() {
         let sources = Sources::read(&folder);
         assert!(sources.modules.len() > 1 && !sources.imports.is_empty(), "{} was not read", folder.display());
         let arrows = arrows(&sources);
-        if let Some(circle) = circle(&arrows) {
-            let circle: Vec<String> = circle.into_iter().map(|import| shown(import, &sources)).collect();
-            panic!("a circle:\n  {}", circle.join("\n  "));
+        if let Some(cycle) = cycle(&arrows) {
+            let cycle: Vec<String> = cycle.into_iter().map(|import| shown(import, &sources)).collect();
+            panic!("a cycle:\n  {}", cycle.join("\n  "));
         }
     }
 }
 
 #[test]
-fn rooms_import_only_what_stands_below_them() {
+fn modules_import_only_modules_below_them() {
     let sources = Sources::read(&workspace().join("xtask"));
-    let rank = |room: &str| LAYOUT.iter().position(|(name, _)| *name == room);
+    let rank = |module: &str| LAYOUT.iter().position(|(name, _)| *name == module);
     let mut wrong = Vec::new();
     for module in sources.modules.keys().filter(|module| module.len() == 1) {
         if rank(&module[0]).is_none() {
@@ -335,6 +336,37 @@ fn rooms_import_only_what_stands_below_them() {
     wrong.sort();
     wrong.dedup();
     assert!(wrong.is_empty(), "the layout forbids:\n  {}", wrong.join("\n  "));
+}
+
+/// The rows of the table below `title` in `docs/architecture.md`: the name in the first column, and those in the last one.
+fn documented(title: &str) -> Vec<(String, Vec<String>)> {
+    let text = fs::read_to_string(workspace().join("docs/architecture.md")).expect("docs/architecture.md");
+    let (_, section) = text.split_once(&format!("\n### {title}\n")).expect("the title");
+    let section = section.split("\n#").next().expect("a first part");
+    let names = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect() };
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|line| line.trim_matches('|').split('|').collect::<Vec<_>>());
+    cells.map(|cells| (names(cells[0]).remove(0), names(cells[cells.len() - 1]))).collect()
+}
+
+#[test]
+fn the_documented_layers_are_these() {
+    let modules = LAYOUT.iter().map(|(name, crates)| ((*name).to_owned(), crates.iter().map(|&name| name.to_owned())));
+    let modules: Vec<(String, Vec<String>)> = modules.map(|(name, crates)| (name, crates.collect())).collect();
+    assert_eq!(documented("Modules of `xtask/src`"), modules);
+
+    let mut documented = documented("Crates");
+    documented.sort();
+    let libraries = crates().into_iter().filter(|folder| !folder.ends_with("xtask"));
+    let manifests = libraries.map(|folder| {
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest");
+        let (_, dependencies) = manifest.split_once("\n[dependencies]\n").unwrap_or_default();
+        let dependencies = dependencies.lines().take_while(|line| !line.starts_with('['));
+        let ours = dependencies.filter_map(|line| line.strip_prefix("snug-")?.split(['.', ' ', '=']).next());
+        let name = folder.strip_prefix(workspace()).expect("a crate of the workspace").display().to_string();
+        (name, ours.map(ToOwned::to_owned).collect())
+    });
+    assert_eq!(documented, manifests.collect::<Vec<(String, Vec<String>)>>());
 }
 
 #[test]
@@ -358,7 +390,7 @@ fn the_test_sees_what_it_is_there_for() {
     let arrows = arrows(&sources);
     let names: Vec<String> = arrows.keys().map(|(from, to)| format!("{}>{}", from.join("::"), to.join("::"))).collect();
     assert_eq!(names, ["a>b", "a>c", "b>c", "c>b"]);
-    let circle = circle(&arrows).expect("b and c");
-    assert_eq!(circle.len(), 2);
-    assert!(circle.iter().any(|import| import.written == "super::super::b::f"), "{circle:?}");
+    let cycle = cycle(&arrows).expect("b and c");
+    assert_eq!(cycle.len(), 2);
+    assert!(cycle.iter().any(|import| import.written == "super::super::b::f"), "{cycle:?}");
 }
