@@ -13,7 +13,7 @@ use snug_sandbox::emulator;
 use snug_sandbox::{Action, Job, Program};
 
 use crate::cache::Cache;
-use crate::host::requirements::{self, Work};
+use crate::host::requirements::{self, Task};
 use crate::report::progress::Progress;
 use crate::steps::environment;
 use crate::steps::watched::{self, Title};
@@ -37,7 +37,7 @@ pub struct Bootstrap<'a> {
 
 /// Can a Debian root be made here? The error says why not and what to do.
 pub fn probe() -> Result<()> {
-    requirements::require(&[Work::DebianBase])?;
+    requirements::require(&[Task::DebianBase])?;
     snug_sandbox::probe().context(
         "a Debian base is made in a namespace of our own, whatever engine runs the steps\n\
          hint: where there are no namespaces, start from a finished base: { tar = \"…\" } or { oci = \"…\" }",

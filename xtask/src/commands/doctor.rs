@@ -22,7 +22,7 @@ use crate::filesystem::erofs::ErofsUtils;
 use crate::filesystem::squashfs::{Program, SquashfsWriter};
 use crate::filesystem::{self, FilesystemWriter};
 use crate::host::erofs_utils;
-use crate::host::requirements::{self, Work};
+use crate::host::requirements::{self, Task};
 use crate::image::{Order, Providers, Target};
 use crate::jobs;
 use crate::report::progress::Progress;
@@ -85,12 +85,12 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let debian = || debian::probe().and_then(|()| version("mmdebstrap", "--version"));
     probes.push(("base debian".to_owned(), Box::new(debian)));
-    probes.push(("base oci".to_owned(), Box::new(|| proved(Work::OciBase, "skopeo", "--version"))));
+    probes.push(("base oci".to_owned(), Box::new(|| proved(Task::OciBase, "skopeo", "--version"))));
     for (what, filesystem) in filesystems() {
         probes.push((what, Box::new(move || write_a_sample(&filesystem))));
     }
     probes.push(("filesystem squashfs by mksquashfs".to_owned(), Box::new(mksquashfs)));
-    probes.push(("check of ext4".to_owned(), Box::new(|| proved(Work::Check, "e2fsck", "-V"))));
+    probes.push(("check of ext4".to_owned(), Box::new(|| proved(Task::Check, "e2fsck", "-V"))));
     probes.push(("check --boot".to_owned(), Box::new(boot)));
     let first_image = probes.len();
     for name in set.names() {
@@ -151,7 +151,7 @@ fn mksquashfs() -> Result<String> {
 /// Checks the options, and that there is a program or a way to it: looking is no reason to download.
 fn can_be_written(filesystem: &Filesystem) -> Result<()> {
     match filesystem.kind() == FilesystemKind::Erofs && ErofsUtils::must_be_fetched() {
-        true => Ok(requirements::require(&[Work::Erofs])?),
+        true => Ok(requirements::require(&[Task::Erofs])?),
         false => filesystem::writer(filesystem, &Progress::hidden()).map(drop),
     }
 }
@@ -165,13 +165,13 @@ fn version(program: &str, argument: &str) -> Result<String> {
     Ok(said.lines().next().unwrap_or(program).trim().to_owned())
 }
 
-fn proved(work: Work, program: &str, argument: &str) -> Result<String> {
-    requirements::require(&[work])?;
+fn proved(task: Task, program: &str, argument: &str) -> Result<String> {
+    requirements::require(&[task])?;
     version(program, argument)
 }
 
 fn boot() -> Result<String> {
-    let qemu = proved(Work::Boot, "qemu-system-x86_64", "--version")?;
+    let qemu = proved(Task::Boot, "qemu-system-x86_64", "--version")?;
     let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
     let kvm = match kvm {
         Ok(_) => "/dev/kvm opens".to_owned(),
@@ -185,12 +185,12 @@ fn can_be_built(set: &snug_spec::ImageSet, name: &str, providers: &Providers) ->
     let order = match Order::new(set, name, target, None, providers) {
         // What a tag means is asked by builds: all that such a base needs is who asks.
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
-            requirements::require(&[Work::OciBase])?;
+            requirements::require(&[Task::OciBase])?;
             return Ok("an OCI base that no build has asked for yet".to_owned());
         }
         order => order?,
     };
-    requirements::require(&order.works())?;
+    requirements::require(&order.tasks())?;
     if let Some(filesystem) = &order.filesystem {
         can_be_written(filesystem)?;
     }

@@ -21,7 +21,7 @@ use crate::engine::OnFailure;
 use crate::engine::choose::{Choice, Engines};
 use crate::error;
 use crate::error::Failure;
-use crate::host::requirements::Work;
+use crate::host::requirements::Task;
 use crate::host::setup;
 use crate::image::{BuildOutcome, ImageType, Order, Providers, Target};
 use crate::jobs;
@@ -105,7 +105,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let names = names(&arguments, set)?;
     // A plan names its base by digest, so what asks registries must be there before it.
     if arguments.setup && !arguments.dry_run && names.iter().any(|name| stands_on_registry(set, name)) {
-        setup::prepare(&[Work::OciBase])?;
+        setup::prepare(&[Task::OciBase])?;
     }
     let providers = match arguments.dry_run {
         true => Providers { binaries: run.cached_providers()?.binaries, ..run.providers()? },
@@ -124,10 +124,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         return describe(&names, &orders, engines, &output, &arguments);
     }
     if arguments.setup {
-        let mut works: Vec<Work> = orders.iter().flatten().flat_map(Order::works).collect();
-        works.sort();
-        works.dedup();
-        setup::prepare(&works)?;
+        let mut tasks: Vec<Task> = orders.iter().flatten().flat_map(Order::tasks).collect();
+        tasks.sort();
+        tasks.dedup();
+        setup::prepare(&tasks)?;
     }
     let cache = run.swept_cache()?;
     let refresh = Refresh::new(arguments.refresh);

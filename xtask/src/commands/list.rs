@@ -12,7 +12,7 @@ use super::arguments;
 use super::run::Run;
 use crate::bases::oci::OciError;
 use crate::error;
-use crate::host::requirements::{self, Work};
+use crate::host::requirements::{self, Task};
 use crate::image::{ImageState, Order, Providers, Target};
 use crate::report::progress::human_bytes;
 use crate::report::table;
@@ -127,7 +127,7 @@ fn standing(
         Ok(order) => order,
         // What a tag means is asked by builds: none was made yet, then.
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
-            return match requirements::require(&[Work::OciBase]) {
+            return match requirements::require(&[Task::OciBase]) {
                 Ok(()) => (State::NeverBuilt, None, None),
                 Err(lacking) => (State::CannotBeBuiltHere, Some(error::in_short(&lacking.into())), None),
             };
@@ -144,7 +144,7 @@ fn standing(
         ImageState::NeverBuilt => (State::NeverBuilt, None, None),
         ImageState::Base => (State::Base, None, None),
     };
-    match requirements::require(&order.works()) {
+    match requirements::require(&order.tasks()) {
         Ok(()) => (state, reason, size),
         Err(lacking) => (State::CannotBeBuiltHere, Some(error::in_short(&lacking.into())), size),
     }

@@ -8,7 +8,7 @@ use snug_process::child;
 
 use super::run::Run;
 use crate::filesystem::erofs::ErofsUtils;
-use crate::host::requirements::Work;
+use crate::host::requirements::Task;
 use crate::host::setup;
 
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let shared = Run::start();
     let root = &shared.workspace()?.root;
     if arguments.setup {
-        setup::prepare(&Work::ALL)?;
+        setup::prepare(&Task::ALL)?;
         // Unpacked by the tool in a namespace, which unit tests cannot make: they run in a program of their own.
         ErofsUtils::find(shared.progress())?;
     }

@@ -1,76 +1,82 @@
-//! What a host must have, work by work: the one list that `--setup` installs from, `doctor` tells, and builds refuse by.
+//! What each task requires of the host: the one list that `--setup` installs from and that `doctor` and builds check.
 
 use snug_process::program::{Missing, Requirement};
 
 use super::erofs_utils;
 
-/// A kind of work that asks something of the host.
+/// A task with requirements of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Work {
-    /// The engine of our own.
+pub enum Task {
+    /// Steps in namespaces, by the tool's own engine.
     Builtin,
+    /// A Debian suite as a base, by mmdebstrap.
     DebianBase,
-    /// An image of a registry as a base.
+    /// An image of an OCI registry as a base.
     OciBase,
+    /// ext4 by the native writer.
     Ext4,
     /// ext4 by `writer = "mke2fs"` or `"loop"`.
     Mke2fs,
+    /// squashfs, by either of its programs.
     Squashfs,
+    /// erofs, by the host's mkfs.erofs or one that is unpacked into the cache.
     Erofs,
-    /// Holding images against what they were made from.
+    /// Comparing images with what they were made from.
     Check,
-    /// Steps of images for another machine than this one.
+    /// Steps of images for another platform than the host's.
     Emulation,
-    /// Starting images in QEMU.
+    /// Booting images in QEMU.
     Boot,
-    /// Running this workspace's tests: everything above, and outside judges.
+    /// The tests of this workspace, with the programs that they compare the tool with.
     Test,
 }
 
-const fn need(package: &'static str, any_of: &'static [&'static str], purpose: &'static str) -> Requirement {
-    Requirement { package, any_of, purpose }
+const fn package(name: &'static str, any_of: &'static [&'static str], purpose: &'static str) -> Requirement {
+    Requirement { package: name, any_of, purpose }
 }
 
-impl Work {
-    pub const ALL: [Work; 11] = [
-        Work::Builtin,
-        Work::DebianBase,
-        Work::OciBase,
-        Work::Ext4,
-        Work::Mke2fs,
-        Work::Squashfs,
-        Work::Erofs,
-        Work::Check,
-        Work::Emulation,
-        Work::Boot,
-        Work::Test,
+impl Task {
+    /// Every task.
+    pub const ALL: [Task; 11] = [
+        Task::Builtin,
+        Task::DebianBase,
+        Task::OciBase,
+        Task::Ext4,
+        Task::Mke2fs,
+        Task::Squashfs,
+        Task::Erofs,
+        Task::Check,
+        Task::Emulation,
+        Task::Boot,
+        Task::Test,
     ];
 
-    /// The work as a column of `doctor` names it.
+    /// Returns the task's name in `doctor`'s table.
     pub fn title(self) -> &'static str {
         match self {
-            Work::Builtin => "engine builtin",
-            Work::DebianBase => "base debian",
-            Work::OciBase => "base oci",
-            Work::Ext4 => "filesystem ext4",
-            Work::Mke2fs => "filesystem ext4 by mke2fs",
-            Work::Squashfs => "filesystem squashfs",
-            Work::Erofs => "filesystem erofs",
-            Work::Check => "check",
-            Work::Emulation => "other platforms",
-            Work::Boot => "check --boot",
-            Work::Test => "test",
+            Task::Builtin => "engine builtin",
+            Task::DebianBase => "base debian",
+            Task::OciBase => "base oci",
+            Task::Ext4 => "filesystem ext4",
+            Task::Mke2fs => "filesystem ext4 by mke2fs",
+            Task::Squashfs => "filesystem squashfs",
+            Task::Erofs => "filesystem erofs",
+            Task::Check => "check",
+            Task::Emulation => "other platforms",
+            Task::Boot => "check --boot",
+            Task::Test => "test",
         }
     }
 
-    pub fn needs(self) -> &'static [Requirement] {
+    /// Returns what the task requires of the host.
+    pub fn requirements(self) -> &'static [Requirement] {
         match self {
-            Work::Builtin => const { &[need("uidmap", &["newuidmap"], "build without root")] },
-            Work::DebianBase => {
+            Task::Builtin => const { &[package("uidmap", &["newuidmap"], "build without root")] },
+            Task::DebianBase => {
                 const {
                     &[
-                        need("mmdebstrap", &["mmdebstrap"], "make Debian bases"),
-                        need(
+                        package("mmdebstrap", &["mmdebstrap"], "make Debian bases"),
+                        package(
                             "debian-archive-keyring",
                             &[
                                 "/usr/share/keyrings/debian-archive-keyring.gpg",
@@ -81,84 +87,89 @@ impl Work {
                     ]
                 }
             }
-            Work::OciBase => const { &[need("skopeo", &["skopeo"], "get images from registries")] },
+            Task::OciBase => const { &[package("skopeo", &["skopeo"], "get images from registries")] },
             // Written by the tool itself.
-            Work::Ext4 => &[],
-            Work::Mke2fs => const { &[need("e2fsprogs", &["mke2fs"], "write ext4 by mke2fs")] },
-            Work::Squashfs => const { &[need("squashfs-tools-ng", &["tar2sqfs", "mksquashfs"], "write squashfs")] },
-            // By programs of a newer Debian, unpacked where this host's are too old.
-            Work::Erofs if erofs_utils::host_version().is_some() => &[],
-            Work::Erofs => Work::DebianBase.needs(),
-            Work::Check => {
+            Task::Ext4 => &[],
+            Task::Mke2fs => const { &[package("e2fsprogs", &["mke2fs"], "write ext4 by mke2fs")] },
+            Task::Squashfs => const { &[package("squashfs-tools-ng", &["tar2sqfs", "mksquashfs"], "write squashfs")] },
+            // For unpacking the mkfs.erofs of a newer Debian.
+            Task::Erofs => Task::DebianBase.requirements(),
+            Task::Check => {
                 const {
                     &[
-                        need("e2fsprogs", &["debugfs"], "read ext4 images back"),
-                        need("squashfs-tools", &["unsquashfs"], "read squashfs images back"),
-                        need("squashfs-tools-ng", &["sqfs2tar"], "read attributes of squashfs images back"),
+                        package("e2fsprogs", &["debugfs"], "read ext4 images back"),
+                        package("squashfs-tools", &["unsquashfs"], "read squashfs images back"),
+                        package("squashfs-tools-ng", &["sqfs2tar"], "read attributes of squashfs images back"),
                     ]
                 }
             }
-            Work::Boot => {
+            Task::Boot => {
                 const {
                     &[
-                        need("qemu-system-x86", &["qemu-system-x86_64"], "boot images"),
-                        need("openssh-client", &["ssh"], "log in to booted images"),
+                        package("qemu-system-x86", &["qemu-system-x86_64"], "boot images"),
+                        package("openssh-client", &["ssh"], "log in to booted images"),
                     ]
                 }
             }
-            Work::Emulation => {
-                const { &[need("qemu-user-static", &["qemu-aarch64-static", "qemu-aarch64"], "run programs for arm64")] }
+            Task::Emulation => {
+                const { &[package("qemu-user-static", &["qemu-aarch64-static", "qemu-aarch64"], "run programs for arm64")] }
             }
-            Work::Test => {
+            Task::Test => {
                 const {
                     &[
-                        need("squashfs-tools-ng", &["tar2sqfs"], "write squashfs the first way"),
-                        need("cryptsetup-bin", &["veritysetup"], "judge dm-verity"),
-                        need("attr", &["getfattr"], "judge extended attributes"),
-                        need("libcap2-bin", &["setcap"], "judge file capabilities"),
-                        need("libarchive-tools", &["bsdtar"], "judge tar archives"),
-                        need("busybox-static", &["busybox"], "make small roots to test on"),
-                        need("cpio", &["cpio"], "judge initramfs archives"),
-                        need("acl", &["setfacl"], "judge access control lists"),
-                        need("python3", &["python3"], "judge tar archives"),
-                        need("zstd", &["zstd"], "make layers to test on"),
-                        need("docker-registry", &["docker-registry"], "serve images to test on"),
-                        need("apache2-utils", &["htpasswd"], "give the registry a login"),
-                        need("qemu-utils", &["qemu-img"], "unpack a real Alpine"),
-                        need("python3-pip", &["pip", "pip3"], "get a real Alpine"),
-                        need("openssl", &["openssl"], "sign packages to test on"),
-                        need("podman", &["podman"], "judge merged layers, and build"),
-                        need("fish", &["fish"], "judge completions"),
-                        need("zsh", &["zsh"], "judge completions"),
-                        need("bsdutils", &["script"], "give commands a terminal"),
-                        need("util-linux", &["unshare"], "be another user in tests"),
-                        need("file", &["file"], "tell what a program is for"),
-                        need("shellcheck", &["shellcheck"], "judge the images' scripts"),
-                        need("docker.io", &["dockerd"], "build with docker"),
+                        package("squashfs-tools-ng", &["tar2sqfs"], "write squashfs"),
+                        package("cryptsetup-bin", &["veritysetup"], "check dm-verity"),
+                        package("attr", &["getfattr"], "check extended attributes"),
+                        package("libcap2-bin", &["setcap"], "check file capabilities"),
+                        package("libarchive-tools", &["bsdtar"], "check tar archives"),
+                        package("busybox-static", &["busybox"], "make small roots to test on"),
+                        package("cpio", &["cpio"], "check initramfs archives"),
+                        package("acl", &["setfacl"], "check access control lists"),
+                        package("python3", &["python3"], "check tar archives"),
+                        package("zstd", &["zstd"], "make layers to test on"),
+                        package("docker-registry", &["docker-registry"], "serve images to test on"),
+                        package("apache2-utils", &["htpasswd"], "give the registry a login"),
+                        package("qemu-utils", &["qemu-img"], "unpack a real Alpine"),
+                        package("python3-pip", &["pip", "pip3"], "get a real Alpine"),
+                        package("openssl", &["openssl"], "sign packages to test on"),
+                        package("podman", &["podman"], "check merged layers, and build"),
+                        package("fish", &["fish"], "check completions"),
+                        package("zsh", &["zsh"], "check completions"),
+                        package("bsdutils", &["script"], "give commands a terminal"),
+                        package("util-linux", &["unshare"], "run tests as another user"),
+                        package("file", &["file"], "tell a program's platform"),
+                        package("shellcheck", &["shellcheck"], "check the images' scripts"),
+                        package("docker.io", &["dockerd"], "build with docker"),
                     ]
                 }
             }
         }
     }
+
+    /// Whether the host does without the task's requirements: its own mkfs.erofs is new enough.
+    fn is_met_already(self) -> bool {
+        self == Task::Erofs && erofs_utils::host_version().is_some()
+    }
 }
 
-/// What is not met of the requirements of `works`, each package once.
-pub fn lacking(works: &[Work]) -> Vec<&'static Requirement> {
-    let mut missing: Vec<&Requirement> = Vec::new();
-    for need in works.iter().flat_map(|work| work.needs()).filter(|need| need.met_by().is_none()) {
-        if !missing.iter().any(|other| other.package == need.package) {
-            missing.push(need);
+/// Returns the requirements of `tasks` that the host does not meet, each package once.
+pub fn lacking(tasks: &[Task]) -> Vec<&'static Requirement> {
+    let mut lacking: Vec<&Requirement> = Vec::new();
+    let required = tasks.iter().filter(|task| !task.is_met_already()).flat_map(|task| task.requirements());
+    for requirement in required.filter(|requirement| requirement.met_by().is_none()) {
+        if !lacking.iter().any(|other| other.package == requirement.package) {
+            lacking.push(requirement);
         }
     }
-    missing
+    lacking
 }
 
-/// An error that names what is missing, if anything is.
-pub fn require(works: &[Work]) -> Result<(), Missing> {
-    match lacking(works) {
-        missing if missing.is_empty() => Ok(()),
-        missing => {
-            let lacked = missing.into_iter().map(Requirement::lacked).collect();
+/// Fails with what the host lacks for `tasks`, if it lacks anything.
+pub fn require(tasks: &[Task]) -> Result<(), Missing> {
+    match lacking(tasks) {
+        lacking if lacking.is_empty() => Ok(()),
+        lacking => {
+            let lacked = lacking.into_iter().map(Requirement::lacked).collect();
             Err(Missing { lacked, alternative: Some("run again with --setup") })
         }
     }
@@ -169,12 +180,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_need_can_be_told_and_proved() {
-        for need in Work::ALL.iter().flat_map(|work| work.needs()) {
-            assert!(!need.any_of.is_empty() && !need.purpose.is_empty(), "{need:?}");
+    fn every_requirement_names_a_package_a_program_and_a_purpose() {
+        for requirement in Task::ALL.iter().flat_map(|task| task.requirements()) {
+            assert!(!requirement.any_of.is_empty() && !requirement.purpose.is_empty(), "{requirement:?}");
             let clean =
                 |name: &str| name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c));
-            assert!(clean(need.package), "{need:?}");
+            assert!(clean(requirement.package), "{requirement:?}");
         }
     }
 }

@@ -14,7 +14,7 @@ use nix::unistd::Uid;
 use snug_process::program::{HostProgram, Requirement};
 use snug_process::{child, interrupt};
 
-use super::requirements::{self, Work};
+use super::requirements::{self, Task};
 
 const APT_GET: HostProgram = HostProgram { name: "apt-get", package: "apt" };
 const APT_CACHE: HostProgram = HostProgram { name: "apt-cache", package: "apt" };
@@ -30,7 +30,7 @@ const MAY_DOWNGRADE: &str = "SNUG_SETUP_MAY_DOWNGRADE";
 const UNITS: &str = "/etc/systemd/system";
 
 /// Installs what is missing of the needs of `works`.
-pub fn prepare(works: &[Work]) -> Result<()> {
+pub fn prepare(works: &[Task]) -> Result<()> {
     let missing = requirements::lacking(works);
     if missing.is_empty() {
         eprintln!("setup: this host has all that is needed");

@@ -19,7 +19,7 @@ use snug_spec::{ImageSet, ImageSpec};
 use crate::bases::cargo::Binaries;
 use crate::bases::oci::{Resolution, Resolver};
 use crate::error::Failure;
-use crate::host::requirements::Work;
+use crate::host::requirements::Task;
 use crate::manifest::{Manifest, manifest_beside};
 use crate::plan::{self, BuildPlan, PlannedBase};
 use crate::tree::Link;
@@ -210,30 +210,30 @@ impl<'set> Order<'set> {
         Ok(ImageState::Stale { manifest, why })
     }
 
-    /// What building the image asks of the host.
-    pub fn works(&self) -> Vec<Work> {
-        let mut works = vec![Work::Builtin];
+    /// Returns the tasks of building the image, whose requirements the host has to meet.
+    pub fn tasks(&self) -> Vec<Task> {
+        let mut tasks = vec![Task::Builtin];
         if self.chain.iter().any(|link| matches!(link.plan.base, PlannedBase::Debian { .. })) {
-            works.push(Work::DebianBase);
+            tasks.push(Task::DebianBase);
         }
         if self.chain.iter().any(|link| matches!(link.plan.base, PlannedBase::Oci(_))) {
-            works.push(Work::OciBase);
+            tasks.push(Task::OciBase);
         }
         if Some(self.target.platform) != Platform::host() {
-            works.push(Work::Emulation);
+            tasks.push(Task::Emulation);
         }
-        works.extend(self.filesystem.as_ref().and_then(work_of));
-        works
+        tasks.extend(self.filesystem.as_ref().map(task_of));
+        tasks
     }
 }
 
-/// What writes a filesystem; `None` where nothing is asked of the host.
-fn work_of(filesystem: &Filesystem) -> Option<Work> {
+/// Returns the task of writing a filesystem.
+fn task_of(filesystem: &Filesystem) -> Task {
     match filesystem {
-        Filesystem::Ext4(options) if options.writer == Ext4Writer::Native => Some(Work::Ext4),
-        Filesystem::Ext4(_) => Some(Work::Mke2fs),
-        Filesystem::Squashfs(_) => Some(Work::Squashfs),
-        Filesystem::Erofs(_) => Some(Work::Erofs),
+        Filesystem::Ext4(options) if options.writer == Ext4Writer::Native => Task::Ext4,
+        Filesystem::Ext4(_) => Task::Mke2fs,
+        Filesystem::Squashfs(_) => Task::Squashfs,
+        Filesystem::Erofs(_) => Task::Erofs,
     }
 }
 

@@ -18,7 +18,7 @@ use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::MAX_DOCUMENT;
 use super::reference::Reference;
-use crate::host::requirements::{self, Work};
+use crate::host::requirements::{self, Task};
 use crate::report::progress::Stage;
 
 const SKOPEO: HostProgram = HostProgram { name: "skopeo", package: "skopeo" };
@@ -53,7 +53,7 @@ pub(super) fn download(source: &str, folder: &Path, reference: &Reference, stage
 }
 
 fn command(words: &[&str]) -> Result<Command> {
-    requirements::require(&[Work::OciBase])?;
+    requirements::require(&[Task::OciBase])?;
     let mut command = SKOPEO.command()?;
     if let Some(file) = std::env::var_os(REGISTRIES_CONF).filter(|file| !file.is_empty()) {
         command.arg("--registries-conf").arg(file);

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::cache::Cache;
 use crate::check::boot::{self, Accelerator, Kernel, Mapper, Wanted};
-use crate::host::requirements::{self, Work};
+use crate::host::requirements::{self, Task};
 use crate::report::progress::Progress;
 
 /// What it takes to boot images on this host.
@@ -20,7 +20,7 @@ pub struct Bootable {
 impl Bootable {
     /// `own`: a kernel that needs no initramfs. `sealed`: with what opens images under dm-verity.
     pub fn get(own: Option<&Path>, wanted: Wanted, sealed: bool, cache: &Cache, progress: &Progress) -> Result<Self> {
-        requirements::require(&[Work::Boot])?;
+        requirements::require(&[Task::Boot])?;
         let kernel = match own {
             Some(image) => Kernel::own(image)?,
             None => debians(sealed, cache, progress)?,
