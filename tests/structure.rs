@@ -28,7 +28,7 @@ const LAYOUT: &[(&str, &[&str])] = &[
     ("steps", &["process", "sandbox"]),
     ("cache", &["process", "sandbox"]),
     ("atomic", &["process"]),
-    ("host", &["process"]),
+    ("host", &["process", "sandbox"]),
     ("report", &["ext4"]),
     ("error", &["process", "spec"]),
     ("jobs", &[]),

@@ -18,7 +18,7 @@ use snug_rootfs::disk::{self, StandIns};
 use snug_rootfs::tar::{self, TarOptions};
 
 use super::binfmt::{Emulation, emulate};
-use super::mounts::QuietServices;
+use super::policy::ServicePolicy;
 use super::steps::StepError;
 use super::{Action, Event, Job, Program, mounts, report, steps, terminal};
 
@@ -125,7 +125,7 @@ struct Inside {
     tars: HashMap<PathBuf, File>,
     stand_ins: StandIns,
     caches: Vec<PathBuf>,
-    quiet: QuietServices,
+    policy: ServicePolicy,
     /// For when an action fails.
     shell: Option<Program>,
     emulation: Option<Emulation>,
@@ -144,7 +144,7 @@ impl Inside {
             tars,
             stand_ins: StandIns::default(),
             caches: Vec::new(),
-            quiet: QuietServices::default(),
+            policy: ServicePolicy::default(),
             shell: None,
             emulation: None,
         })
@@ -159,7 +159,7 @@ impl Inside {
             }
             Action::Enter(enter) => {
                 self.caches = mounts::enter(enter)?;
-                self.quiet = QuietServices::lay()?;
+                self.policy = ServicePolicy::install()?;
                 steps::limit_capabilities()
             }
             Action::ShellOnFailure(program) => {
@@ -168,7 +168,7 @@ impl Inside {
             }
             Action::Run(program) => steps::run(index, program),
             Action::Place { tar } => disk::place(&self.tree(tar)?, Path::new("/"), &mut self.stand_ins),
-            Action::Scratch { folder } => mounts::scratch(folder),
+            Action::Scratch { folder } => mounts::mount_scratch(folder),
             Action::DropCaches => mounts::detach(&std::mem::take(&mut self.caches)),
             Action::Pipe(program) => steps::pipe(index, program),
             Action::Export => self.export(index),
@@ -198,7 +198,7 @@ impl Inside {
 
     fn export(&mut self, index: usize) -> Result<()> {
         steps::end_all_others();
-        self.quiet.lift()?;
+        self.policy.remove()?;
         mounts::detach_all()?;
         let tree = disk::walk(Path::new("/"), &self.stand_ins)?;
         let mut meter = Meter { action: index, reported: 0 };

@@ -12,6 +12,7 @@ mod child;
 pub mod emulator;
 mod idmap;
 mod mounts;
+mod policy;
 mod steps;
 mod terminal;
 
@@ -25,7 +26,7 @@ use snug_process::Child;
 
 pub use child::main as child_main;
 pub use idmap::probe;
-pub use mounts::{POLICY_PATH, POLICY_SCRIPT};
+pub use policy::{POLICY_PATH, POLICY_SCRIPT};
 pub use terminal::{ShellEnd, Terminal};
 
 /// The hidden verb under which the tool starts itself again.

@@ -1,18 +1,18 @@
-//! Room on a disk: how much is left, and whether an error says that it was used up.
+//! Disk space: how much is free, and whether an error says that there is none left.
 
 use std::io;
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 
-/// Bytes that this user may still write on the disk of `folder`, or of the nearest folder above that exists; 0 where the
-/// system does not say.
+/// Returns the bytes that are free for this user on the filesystem of `folder`, or of the nearest folder above it that
+/// exists; 0 where statvfs(3) fails.
 pub fn free(folder: &Path) -> u64 {
     let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
     statvfs(existing).map(|about| about.blocks_available() * about.fragment_size()).unwrap_or(0)
 }
 
-/// Does the error come from a full disk, or from a quota that is used up?
+/// Returns whether the error comes from a full disk or quota.
 pub fn is_used_up(error: &anyhow::Error) -> bool {
     let used_up = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(used_up))

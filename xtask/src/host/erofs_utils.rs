@@ -1,24 +1,25 @@
-//! Which erofs-utils this host has.
+//! The version of the host's erofs-utils.
 
 use snug_process::child;
 use snug_process::program::HostProgram;
 
+/// The writer of erofs.
 pub const MKFS: HostProgram = HostProgram { name: "mkfs.erofs", package: "erofs-utils" };
 /// The first version whose tar mode writes compressed images.
 const LEAST_VERSION: (u32, u32) = (1, 8);
 
-/// The version of the host's mkfs.erofs, whether it will do or not.
+/// Returns the version of the host's mkfs.erofs, if there is one.
 pub fn installed_version() -> Option<String> {
     let said = child::run(MKFS.command().ok()?.arg("--version"), &[1]).ok()?;
     version(&String::from_utf8_lossy(&said))
 }
 
-/// The version of the host's mkfs.erofs, where it will do.
+/// Returns the version of the host's mkfs.erofs if it is new enough.
 pub fn host_version() -> Option<String> {
     installed_version().filter(|version| numbers(version).is_some_and(|numbers| numbers >= LEAST_VERSION))
 }
 
-/// `mkfs.erofs (erofs-utils) 1.8.6`, or `mkfs.erofs 1.5`.
+/// Parses what mkfs.erofs prints: `mkfs.erofs (erofs-utils) 1.8.6`, or `mkfs.erofs 1.5`.
 pub fn version(said: &str) -> Option<String> {
     let first = said.lines().find(|line| line.starts_with("mkfs.erofs"))?;
     let last = first.split_whitespace().last()?;

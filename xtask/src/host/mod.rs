@@ -1,4 +1,4 @@
-//! What a host has and lacks: programs, packages, room on its disks; and `--setup`.
+//! What a host has and lacks: programs, packages, disk space; and `--setup`.
 
 pub mod disk_space;
 pub mod erofs_utils;
