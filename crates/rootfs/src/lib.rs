@@ -8,6 +8,7 @@ pub mod disk;
 pub mod glob;
 mod inode;
 pub mod layers;
+pub mod listing;
 pub mod mtree;
 mod names;
 pub mod normalise;

@@ -14,57 +14,59 @@
 //!
 //! `nlink` and `inode` stand with files of several names only: names of the same `inode` are one file.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 use base16ct::lower::encode_string as hex;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
-use crate::digest::{BodyDigests, Digest};
-use crate::tree::{Body, Entry, Inode, Kind, RootTree, Timestamp, TreePath};
+use crate::digest::Digest;
+use crate::listing::{Content, Listing, Record};
+use crate::tree::{Inode, Kind, Timestamp, TreePath};
 
 const SIGNATURE: &str = "#mtree";
 const DEFAULTS: &str = "/set type=file uid=0 gid=0 mode=644";
 const DEFAULT_MODE: u16 = 0o644;
 const XATTR: &str = "xattr.";
 
-/// One line: a name and what it stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
-    pub path: TreePath,
-    /// Of a file's body the size is known, and no data ranges: the digest stands for what is in it.
-    pub inode: Inode,
-    /// SHA-256 of a file's content, holes read as zeros; `None` for all other kinds.
-    pub sha256: Option<Digest>,
-    /// The first name in order of the same file, when this is a later one.
-    pub hard_link_to: Option<TreePath>,
-}
-
-/// Writes the lines of `tree`, whose file bodies have these `digests`.
-pub fn write(tree: &RootTree, digests: &BodyDigests, out: &mut impl Write) -> io::Result<()> {
+/// Writes a listing.
+pub fn write(listing: &Listing, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{SIGNATURE}\n{DEFAULTS}")?;
-    let links = tree.link_counts();
+    let links = Links::of(listing);
     let mut line = Vec::new();
-    for entry in tree.entries() {
+    for (path, record) in &listing.records {
         line.clear();
-        put_path(&mut line, entry.path);
-        put_attributes(&mut line, &entry, links[RootTree::slot(entry.id)])?;
-        if let Some(digest) = digests.get(entry.id) {
-            line.extend_from_slice(b" sha256digest=");
-            line.extend_from_slice(hex(digest).as_bytes());
-        }
-        for (name, value) in &entry.inode.xattrs {
-            line.extend_from_slice(b" ");
-            line.extend_from_slice(XATTR.as_bytes());
-            escape(&mut line, name);
-            line.push(b'=');
-            line.extend_from_slice(BASE64_STANDARD.encode(value).as_bytes());
-        }
+        put_path(&mut line, path);
+        put_attributes(&mut line, record, links.of_file(path, record))?;
         line.push(b'\n');
         out.write_all(&line)?;
     }
     Ok(())
+}
+
+/// The files of several names.
+struct Links<'a> {
+    /// By the first name of each: its number, counted from 1 in order, and how many names it has.
+    files: BTreeMap<&'a TreePath, (usize, usize)>,
+}
+
+impl<'a> Links<'a> {
+    fn of(listing: &'a Listing) -> Self {
+        let mut files: BTreeMap<&TreePath, (usize, usize)> = BTreeMap::new();
+        for first in listing.records.values().filter_map(|record| record.hard_link_to.as_ref()) {
+            // The first name is no link itself.
+            files.entry(first).or_insert((0, 1)).1 += 1;
+        }
+        for ((number, _), next) in files.values_mut().zip(1..) {
+            *number = next;
+        }
+        Links { files }
+    }
+
+    fn of_file(&self, path: &TreePath, record: &Record) -> Option<(usize, usize)> {
+        self.files.get(record.hard_link_to.as_ref().unwrap_or(path)).copied()
+    }
 }
 
 fn put_path(line: &mut Vec<u8>, path: &TreePath) {
@@ -75,8 +77,8 @@ fn put_path(line: &mut Vec<u8>, path: &TreePath) {
     }
 }
 
-fn put_attributes(line: &mut Vec<u8>, entry: &Entry, links: u32) -> io::Result<()> {
-    let inode = entry.inode;
+fn put_attributes(line: &mut Vec<u8>, record: &Record, links: Option<(usize, usize)>) -> io::Result<()> {
+    let inode = &record.inode;
     let device = |line: &mut Vec<u8>, kind, major, minor| write!(line, " type={kind} device=native,{major},{minor}");
     match &inode.kind {
         Kind::File(_) => {}
@@ -98,12 +100,20 @@ fn put_attributes(line: &mut Vec<u8>, entry: &Entry, links: u32) -> io::Result<(
             write!(line, " {key}={id}")?;
         }
     }
-    if links > 1 && !inode.is_directory() {
-        write!(line, " nlink={links} inode={}", RootTree::slot(entry.id))?;
+    if let Some((number, names)) = links {
+        write!(line, " nlink={names} inode={number}")?;
     }
     write!(line, " time={}.{:09}", inode.mtime.seconds, inode.mtime.nanoseconds)?;
-    if let Kind::File(body) = &inode.kind {
-        write!(line, " size={}", body.size)?;
+    if let Kind::File(Content { size, digest }) = &inode.kind {
+        write!(line, " size={size}")?;
+        if let Some(digest) = digest {
+            write!(line, " sha256digest={}", hex(digest))?;
+        }
+    }
+    for (name, value) in &inode.xattrs {
+        write!(line, " {XATTR}")?;
+        escape(line, name);
+        write!(line, "={}", BASE64_STANDARD.encode(value))?;
     }
     Ok(())
 }
@@ -139,8 +149,8 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Reads what [`write()`] wrote, in its order; an error names the line.
-pub fn parse(text: &str) -> Result<Vec<Item>> {
+/// Reads what [`write()`] wrote. Errors name the line.
+pub fn parse(text: &str) -> Result<Listing> {
     let mut lines = text.lines().zip(1..);
     for expected in [SIGNATURE, DEFAULTS] {
         if lines.next().is_none_or(|(line, _)| line != expected) {
@@ -148,27 +158,27 @@ pub fn parse(text: &str) -> Result<Vec<Item>> {
         }
     }
     let mut first: HashMap<u64, TreePath> = HashMap::new();
-    let mut items = Vec::new();
+    let mut listing = Listing::default();
     for (line, number) in lines {
-        let (mut item, inode) = parse_line(line).with_context(|| format!("line {number}"))?;
+        let (path, mut record, inode) = parse_line(line).with_context(|| format!("line {number}"))?;
         if let Some(inode) = inode {
             match first.get(&inode) {
-                Some(path) => item.hard_link_to = Some(path.clone()),
-                None => drop(first.insert(inode, item.path.clone())),
+                Some(first) => record.hard_link_to = Some(first.clone()),
+                None => drop(first.insert(inode, path.clone())),
             }
         }
-        items.push(item);
+        listing.records.insert(path, record);
     }
-    Ok(items)
+    Ok(listing)
 }
 
-/// An item, and the number by which its file's other names are known.
-fn parse_line(line: &str) -> Result<(Item, Option<u64>)> {
+/// Reads a name, its record, and the number that the names of one file share.
+fn parse_line(line: &str) -> Result<(TreePath, Record, Option<u64>)> {
     let mut words = line.split(' ');
     let path = words.next().and_then(unescape).context("no path")?;
-    let mut inode = Inode::new(Kind::File(Body::default()), DEFAULT_MODE);
+    let mut inode = Inode::new(Kind::Directory, DEFAULT_MODE);
     let (mut kind, mut target, mut device) = ("file", Vec::new(), (0, 0));
-    let (mut size, mut sha256, mut number) = (0, None, None);
+    let (mut size, mut digest, mut number) = (0, None, None);
     for word in words {
         let (key, value) = word.split_once('=').with_context(|| format!("`{word}` has no value"))?;
         let bad = || format!("`{word}` cannot be read");
@@ -187,7 +197,7 @@ fn parse_line(line: &str) -> Result<(Item, Option<u64>)> {
                 let nanoseconds = nanoseconds.parse().with_context(bad)?;
                 inode.mtime = Timestamp { seconds: seconds.parse().with_context(bad)?, nanoseconds };
             }
-            "sha256digest" => sha256 = Some(parse_digest(value).with_context(bad)?),
+            "sha256digest" => digest = Some(parse_digest(value).with_context(bad)?),
             _ => {
                 let name = key.strip_prefix(XATTR).and_then(unescape).with_context(bad)?;
                 inode.xattrs.insert(name.into(), BASE64_STANDARD.decode(value).ok().with_context(bad)?.into());
@@ -196,7 +206,7 @@ fn parse_line(line: &str) -> Result<(Item, Option<u64>)> {
     }
     let (major, minor) = device;
     inode.kind = match kind {
-        "file" => Kind::File(Body { size, ..Body::default() }),
+        "file" => Kind::File(Content { size, digest }),
         "dir" => Kind::Directory,
         "link" => Kind::Symlink(target.into()),
         "char" => Kind::CharacterDevice { major, minor },
@@ -205,7 +215,7 @@ fn parse_line(line: &str) -> Result<(Item, Option<u64>)> {
         "socket" => Kind::Socket,
         other => bail!("unknown type `{other}`"),
     };
-    Ok((Item { path: TreePath::new(path)?, inode, sha256, hard_link_to: None }, number))
+    Ok((TreePath::new(path)?, Record { inode, hard_link_to: None }, number))
 }
 
 fn parse_device(value: &str) -> Option<(u32, u32)> {
@@ -221,6 +231,7 @@ fn parse_digest(value: &str) -> Option<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     #[test]
     fn a_damaged_list_names_the_line() {
         let parse = |lines: &str| format!("{:#}", parse(&format!("{SIGNATURE}\n{DEFAULTS}\n{lines}")).unwrap_err());

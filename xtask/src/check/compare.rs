@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use base16ct::lower::encode_string as hex;
 use serde::Serialize;
-use snug_rootfs::tree::{Timestamp, TreePath};
+use snug_rootfs::listing::{Content, Listing, Record};
+use snug_rootfs::tree::{Inode, Kind, Timestamp, TreePath};
 
 use super::verdict::Finding;
-use crate::manifest::contents::{Contents, Record, What};
 
 /// A part of what stands under a name, that a reader may be unable to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -37,14 +38,14 @@ impl fmt::Display for Aspect {
 }
 
 /// Everything in which `found` differs from `meant`, in order of the names, but for what the reader could not see.
-pub fn differences(meant: &Contents, found: &Contents, unseen: &BTreeSet<Aspect>) -> Vec<Finding> {
+pub fn differences(meant: &Listing, found: &Listing, unseen: &BTreeSet<Aspect>) -> Vec<Finding> {
     let mut differences = Vec::new();
     let names: BTreeSet<&TreePath> = meant.records.keys().chain(found.records.keys()).collect();
     for path in names {
         let mut say = |what: String| differences.push(Finding { place: path.to_string(), what });
         match (meant.records.get(path), found.records.get(path)) {
-            (Some(meant), None) => say(format!("this {} is missing", meant.what.noun())),
-            (None, Some(found)) => say(format!("this {} does not belong here", found.what.noun())),
+            (Some(meant), None) => say(format!("this {} is missing", meant.inode.kind.noun())),
+            (None, Some(found)) => say(format!("this {} does not belong here", found.inode.kind.noun())),
             (Some(meant), Some(found)) => of_records(meant, found, unseen, &mut say),
             (None, None) => {}
         }
@@ -54,7 +55,19 @@ pub fn differences(meant: &Contents, found: &Contents, unseen: &BTreeSet<Aspect>
 
 fn of_records(meant: &Record, found: &Record, unseen: &BTreeSet<Aspect>, say: &mut dyn FnMut(String)) {
     let sees = |aspect| !unseen.contains(&aspect);
-    of_kinds(&meant.what, &found.what, unseen, say);
+    if sees(Aspect::HardLinks) && meant.hard_link_to != found.hard_link_to {
+        let described = |link: &Option<TreePath>| match link {
+            Some(first) => format!("a hard link to {first}"),
+            None => "an inode of its own".to_owned(),
+        };
+        say(format!("{} instead of {}", described(&found.hard_link_to), described(&meant.hard_link_to)));
+    }
+    of_inodes(&meant.inode, &found.inode, unseen, say);
+}
+
+fn of_inodes(meant: &Inode<Content>, found: &Inode<Content>, unseen: &BTreeSet<Aspect>, say: &mut dyn FnMut(String)) {
+    let sees = |aspect| !unseen.contains(&aspect);
+    of_kinds(&meant.kind, &found.kind, unseen, say);
     if sees(Aspect::Modes) && meant.mode != found.mode {
         say(format!("mode {:04o} instead of {:04o}", found.mode, meant.mode));
     }
@@ -64,37 +77,31 @@ fn of_records(meant: &Record, found: &Record, unseen: &BTreeSet<Aspect>, say: &m
     if sees(Aspect::Times) && meant.mtime != found.mtime {
         say(format!("modified at {} instead of {}", seconds(found.mtime), seconds(meant.mtime)));
     }
-    if sees(Aspect::HardLinks) && meant.link_to != found.link_to {
-        let described = |link: &Option<TreePath>| match link {
-            Some(first) => format!("a hard link to {first}"),
-            None => "an inode of its own".to_owned(),
-        };
-        say(format!("{} instead of {}", described(&found.link_to), described(&meant.link_to)));
-    }
     if sees(Aspect::Xattrs) {
         of_xattrs(meant, found, say);
     }
 }
 
-fn of_kinds(meant: &What, found: &What, unseen: &BTreeSet<Aspect>, say: &mut dyn FnMut(String)) {
+fn of_kinds(meant: &Kind<Content>, found: &Kind<Content>, unseen: &BTreeSet<Aspect>, say: &mut dyn FnMut(String)) {
     let sees = |aspect| !unseen.contains(&aspect);
     match (meant, found) {
-        (What::File { size: meant, .. }, What::File { size: found, .. }) if meant != found => {
-            say(format!("{found} bytes instead of {meant}"));
+        (Kind::File(meant), Kind::File(found)) if meant.size != found.size => {
+            say(format!("{} bytes instead of {}", found.size, meant.size));
         }
-        (What::File { digest: Some(meant), .. }, What::File { digest: Some(found), .. }) if meant != found => {
-            say(format!("its content is another: SHA-256 {found} instead of {meant}"));
-        }
-        // Both were to be read, and only what was meant has been: the reader says why.
-        (What::File { digest: Some(_), .. }, What::File { digest: None, .. }) if sees(Aspect::Bodies) => {
-            say("its content cannot be read".to_owned());
-        }
-        (What::File { .. }, What::File { .. }) | (What::Directory, What::Directory) => {}
-        (What::Symlink(meant), What::Symlink(found)) if meant != found => {
+        (Kind::File(meant), Kind::File(found)) => match (meant.digest, found.digest) {
+            (Some(meant), Some(found)) if meant != found => {
+                say(format!("its content is another: SHA-256 {} instead of {}", hex(&found), hex(&meant)));
+            }
+            // Both were to be read, and only what was meant has been: the reader says why.
+            (Some(_), None) if sees(Aspect::Bodies) => say("its content cannot be read".to_owned()),
+            _ => {}
+        },
+        (Kind::Directory, Kind::Directory) => {}
+        (Kind::Symlink(meant), Kind::Symlink(found)) if meant != found => {
             say(format!("it points to {} instead of {}", found.escape_ascii(), meant.escape_ascii()));
         }
-        (What::CharacterDevice { major: meant_major, minor: meant_minor }, What::CharacterDevice { major, minor })
-        | (What::BlockDevice { major: meant_major, minor: meant_minor }, What::BlockDevice { major, minor })
+        (Kind::CharacterDevice { major: meant_major, minor: meant_minor }, Kind::CharacterDevice { major, minor })
+        | (Kind::BlockDevice { major: meant_major, minor: meant_minor }, Kind::BlockDevice { major, minor })
             if sees(Aspect::DeviceNumbers) && (meant_major, meant_minor) != (major, minor) =>
         {
             say(format!("device {major}:{minor} instead of {meant_major}:{meant_minor}"));
@@ -106,7 +113,7 @@ fn of_kinds(meant: &What, found: &What, unseen: &BTreeSet<Aspect>, say: &mut dyn
     }
 }
 
-fn of_xattrs(meant: &Record, found: &Record, say: &mut dyn FnMut(String)) {
+fn of_xattrs(meant: &Inode<Content>, found: &Inode<Content>, say: &mut dyn FnMut(String)) {
     let names: BTreeSet<&Box<[u8]>> = meant.xattrs.keys().chain(found.xattrs.keys()).collect();
     for name in names {
         let shown = name.escape_ascii();
@@ -129,21 +136,20 @@ fn seconds(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::contents::BodyDigest;
 
-    fn contents(records: &[(&str, Record)]) -> Contents {
+    fn listing(records: &[(&str, Record)]) -> Listing {
         let records = records.iter().map(|(path, record)| (TreePath::new(path).unwrap(), record.clone())).collect();
-        Contents { records }
+        Listing { records }
     }
 
     fn file(size: u64, digest: u8) -> Record {
-        Record::new(What::File { size, digest: Some(BodyDigest([digest; 32])) }, 0o644)
+        Record::new(Kind::File(Content { size, digest: Some([digest; 32]) }), 0o644)
     }
 
     #[test]
     fn every_kind_of_difference_is_named() {
-        let symlink = |target: &str| Record::new(What::Symlink(target.as_bytes().into()), 0o777);
-        let device = |minor| Record::new(What::CharacterDevice { major: 1, minor }, 0o600);
+        let symlink = |target: &str| Record::new(Kind::Symlink(target.as_bytes().into()), 0o777);
+        let device = |minor| Record::new(Kind::CharacterDevice { major: 1, minor }, 0o600);
         let with = |change: &dyn Fn(&mut Record)| {
             let mut record = file(1, 1);
             change(&mut record);
@@ -151,9 +157,9 @@ mod tests {
         };
         let xattr = |name: &str, value: &str| {
             let (name, value) = (name.as_bytes().into(), value.as_bytes().into());
-            with(&|record| drop(record.xattrs.insert(Box::clone(&name), Box::clone(&value))))
+            with(&|record| drop(record.inode.xattrs.insert(Box::clone(&name), Box::clone(&value))))
         };
-        let meant = contents(&[
+        let meant = listing(&[
             ("a-content", file(1, 1)),
             ("a-size", file(1, 1)),
             ("gone", symlink("x")),
@@ -161,7 +167,7 @@ mod tests {
             ("kind", file(1, 1)),
             ("link", symlink("x")),
             ("mode", file(1, 1)),
-            ("names", with(&|record| record.link_to = TreePath::new("mode").ok())),
+            ("names", with(&|record| record.hard_link_to = TreePath::new("mode").ok())),
             ("owner", file(1, 1)),
             ("same", file(1, 1)),
             ("time", file(1, 1)),
@@ -169,19 +175,19 @@ mod tests {
             ("xattr", xattr("user.a", "1")),
             ("xattr-value", xattr("user.a", "1")),
         ]);
-        let found = contents(&[
+        let found = listing(&[
             ("a-content", file(1, 2)),
             ("a-size", file(2, 1)),
             ("device", device(4)),
             ("kind", device(3)),
             ("link", symlink("y")),
-            ("mode", with(&|record| record.mode = 0o4755)),
+            ("mode", with(&|record| record.inode.mode = 0o4755)),
             ("names", file(1, 1)),
             ("new", symlink("x")),
-            ("owner", with(&|record| record.gid = 7)),
+            ("owner", with(&|record| record.inode.gid = 7)),
             ("same", file(1, 1)),
-            ("time", with(&|record| record.mtime = Timestamp { seconds: -1, nanoseconds: 5 })),
-            ("unread", with(&|record| record.what = What::File { size: 1, digest: None })),
+            ("time", with(&|record| record.inode.mtime = Timestamp { seconds: -1, nanoseconds: 5 })),
+            ("unread", with(&|record| record.inode.kind = Kind::File(Content { size: 1, digest: None }))),
             ("xattr", xattr("user.b", "1")),
             ("xattr-value", xattr("user.a", "2")),
         ]);

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use snug_rootfs::glob::Glob;
+use snug_rootfs::listing::{Listing, Record};
 use snug_rootfs::tree::TreePath;
 
 use super::verdict::{Check, Finding};
-use crate::manifest::contents::{Contents, Record, What};
 use crate::report::progress::human_bytes;
 
 const QUESTION: &str = "fits";
@@ -40,7 +40,7 @@ pub struct Allowance {
 }
 
 /// Judges what was found in the image; `meant` is what the tree held.
-pub(super) fn check(found: &Contents, meant: Option<&Contents>, placed: &[TreePath], allowance: Allowance) -> Check {
+pub(super) fn check(found: &Listing, meant: Option<&Listing>, placed: &[TreePath], allowance: Allowance) -> Check {
     let started = Instant::now();
     let mut findings = Vec::new();
     let mut say = |place: String, what: String| findings.push(Finding { place, what });
@@ -61,7 +61,7 @@ pub(super) fn check(found: &Contents, meant: Option<&Contents>, placed: &[TreePa
         if path.depth() > 1 && EMPTY.iter().any(|name| name.as_bytes() == top) && !is_placed {
             say(path.to_string(), "nothing may stand here: this folder is filled at boot".into());
         }
-        if matches!(record.what, What::File { size: 1.., .. })
+        if record.size() > 0
             && !is_placed
             && path.as_bytes().strip_suffix(b".pub").is_none()
             && let Some((_, what)) = secrets.iter().find(|(glob, _)| glob.matches(path, false))
@@ -70,7 +70,7 @@ pub(super) fn check(found: &Contents, meant: Option<&Contents>, placed: &[TreePa
         }
     }
     let capabilities = found.capabilities();
-    let meant = meant.map(Contents::capabilities);
+    let meant = meant.map(Listing::capabilities);
     if meant.is_some_and(|meant| meant != capabilities) {
         say("/".into(), format!("{capabilities} files with capabilities instead of {}", meant.unwrap_or_default()));
     }
@@ -83,16 +83,19 @@ pub(super) fn check(found: &Contents, meant: Option<&Contents>, placed: &[TreePa
 
 #[cfg(test)]
 mod tests {
+    use snug_rootfs::listing::Content;
+    use snug_rootfs::tree::Kind;
+
     use super::*;
 
-    fn contents(names: &[(&str, u64)]) -> Contents {
-        let record = |size| Record::new(What::File { size, digest: None }, 0o644);
-        Contents { records: names.iter().map(|(path, size)| (TreePath::new(path).unwrap(), record(*size))).collect() }
+    fn listing(names: &[(&str, u64)]) -> Listing {
+        let record = |size| Record::new(Kind::File(Content { size, digest: None }), 0o644);
+        Listing { records: names.iter().map(|(path, size)| (TreePath::new(path).unwrap(), record(*size))).collect() }
     }
 
     #[test]
     fn keys_secrets_and_identities_are_found() {
-        let found = contents(&[
+        let found = listing(&[
             ("dev/console", 0),
             ("etc/machine-id", 33),
             ("etc/resolv.conf", 0),

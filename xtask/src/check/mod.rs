@@ -19,7 +19,6 @@ pub use readers::Reader;
 pub use report::CheckReport;
 pub use verdict::{Check, Finding, State};
 
-use crate::manifest::contents::{Contents, What};
 use compare::differences;
 use readers::Reading;
 
@@ -28,7 +27,8 @@ use crate::manifest::Manifest;
 use crate::plan::hash_file;
 use crate::report::progress::{Progress, human_bytes};
 use snug_formats::FilesystemKind;
-use snug_rootfs::tree::TreePath;
+use snug_rootfs::listing::Listing;
+use snug_rootfs::tree::{Kind, TreePath};
 use snug_spec::ImageSpec;
 
 /// An image and what it is to be held against.
@@ -36,7 +36,7 @@ pub struct Subject<'a> {
     pub image: &'a Path,
     pub manifest: &'a Manifest,
     /// The tree that the image was made from, as it was read then; or why nobody knows it any more.
-    pub meant: Result<Contents, String>,
+    pub meant: Result<Listing, String>,
     /// Paths that the spec itself puts into the image.
     pub placed: Vec<TreePath>,
     pub max_size: Option<u64>,
@@ -47,7 +47,7 @@ impl<'a> Subject<'a> {
     pub fn new<'spec>(
         image: &'a Path,
         manifest: &'a Manifest,
-        meant: Result<Contents, String>,
+        meant: Result<Listing, String>,
         chain: impl Iterator<Item = &'spec ImageSpec>,
     ) -> Self {
         let mut subject = Subject { image, manifest, meant, placed: Vec::new(), max_size: None };
@@ -86,12 +86,7 @@ pub enum Depth {
 }
 
 /// Asks everything that can be asked without starting the image. Answers what was read of it, too, if it can be read.
-pub fn prove(
-    mut subject: Subject,
-    depth: Depth,
-    reader: Reader,
-    progress: &Progress,
-) -> (Vec<Check>, Option<Contents>) {
+pub fn prove(mut subject: Subject, depth: Depth, reader: Reader, progress: &Progress) -> (Vec<Check>, Option<Listing>) {
     let kind = subject.manifest.filesystem.kind();
     if let Ok(meant) = &mut subject.meant {
         hold_to_format(meant, kind);
@@ -124,8 +119,8 @@ pub fn prove(
         // The read-only types are as large as their content: `max-size` is not theirs (DESIGN 5.1a).
         let max_size = subject.max_size.filter(|_| kind == FilesystemKind::Ext4);
         let allowance = Allowance { size, max_size };
-        checks.push(fits::check(&reading.contents, subject.meant.as_ref().ok(), &subject.placed, allowance));
-        return (checks, Some(reading.contents));
+        checks.push(fits::check(&reading.listing, subject.meant.as_ref().ok(), &subject.placed, allowance));
+        return (checks, Some(reading.listing));
     }
     (checks, None)
 }
@@ -171,7 +166,7 @@ fn tree(
     if !bodies {
         unseen.insert(compare::Aspect::Bodies);
     }
-    let mut findings = differences(meant, &reading.contents, &unseen);
+    let mut findings = differences(meant, &reading.listing, &unseen);
     // Why something cannot be read says more than that it cannot.
     findings.retain(|finding| !reading.unreadable.iter().any(|unreadable| unreadable.place == finding.place));
     findings.append(&mut reading.unreadable);
@@ -188,17 +183,17 @@ fn tree(
 }
 
 /// What a format cannot hold was never meant to be in it: its writer told what is left out.
-fn hold_to_format(meant: &mut Contents, kind: FilesystemKind) {
+fn hold_to_format(meant: &mut Listing, kind: FilesystemKind) {
     if kind == FilesystemKind::Ext4 {
         return;
     }
     // The writers are fed a tar of whole seconds, which has no sockets.
-    meant.records.retain(|_, record| record.what != What::Socket);
-    for record in meant.records.values_mut() {
-        record.mtime.nanoseconds = 0;
-        record.mtime.seconds = record.mtime.seconds.clamp(0, i64::from(u32::MAX));
+    meant.records.retain(|_, record| record.inode.kind != Kind::Socket);
+    for inode in meant.records.values_mut().map(|record| &mut record.inode) {
+        inode.mtime.nanoseconds = 0;
+        inode.mtime.seconds = inode.mtime.seconds.clamp(0, i64::from(u32::MAX));
         if kind == FilesystemKind::Squashfs {
-            record.xattrs.retain(|name, _| !name.starts_with(b"system."));
+            inode.xattrs.retain(|name, _| !name.starts_with(b"system."));
         }
     }
 }

@@ -14,6 +14,7 @@ use nix::sys::time::TimeValLike;
 use serde::Serialize;
 use snug_process::Child;
 use snug_process::program::HostProgram;
+use snug_rootfs::listing::Listing;
 use snug_rootfs::tar;
 use snug_spec::ImageSet;
 
@@ -24,7 +25,6 @@ use crate::engine::OnFailure;
 use crate::engine::choose::Choice;
 use crate::error::{self, Failure};
 use crate::image::{BuildOutcome, Built, ImageType, Order, Target};
-use crate::manifest::contents::Contents;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::table;
 use crate::tree::{Assembly, Refresh};
@@ -109,9 +109,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     // Built once, for all: what is measured is the way from the tree to the image.
     let held = assembly.tree(&first.chain, progress)?;
     let tree = tar::read_file(fs::File::open(held.path())?, &tar::Limits::default(), &mut |_| {})?;
-    let (contents, _) = Contents::of(&tree, false, |_| {});
+    let listing = Listing::of(&tree);
     let machine = &arguments.machine;
-    let machine = match !arguments.no_boot && contents.has("init") {
+    let machine = match !arguments.no_boot && listing.has("init") {
         true => Some(Bootable::get(machine.kernel.as_deref(), machine.accel, true, cache, progress)?),
         false => None,
     };
@@ -120,7 +120,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut rows = Vec::new();
     for (named, order) in arguments.types.iter().zip(orders) {
         let progress = progress.for_image(&format!("{name} as {named}"));
-        let outcome = report.cost(order, contents.has("usr/sbin/sshd"), &progress);
+        let outcome = report.cost(order, listing.has("usr/sbin/sshd"), &progress);
         if let Err(error) = &outcome {
             error::say(error);
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use base16ct::lower::encode_string as hex;
 use serde::Serialize;
+use snug_rootfs::listing::Listing;
 use snug_rootfs::tree::{Kind, RootTree};
 use snug_rootfs::{packages, tar};
 use snug_spec::ImageSpec;
@@ -13,7 +14,6 @@ use snug_spec::ImageSpec;
 use crate::atomic::Partial;
 use crate::check::{self, Subject};
 use crate::filesystem;
-use crate::manifest::contents::Contents;
 use crate::manifest::{Manifest, TreeSummary, contents_beside, manifest_beside, write_contents};
 use crate::plan::BuildPlan;
 use crate::report::progress::Progress;
@@ -87,7 +87,7 @@ impl Order<'_> {
             verity: written.verity,
         };
         if self.check {
-            let (meant, _) = Contents::of(&tree, false, |_| {});
+            let meant = Listing::of(&tree);
             let chain = self.chain.iter().map(|link| link.spec);
             check::guard(Subject::new(written.partial.path(), &manifest, Ok(meant), chain), progress)?;
         }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use snug_formats::FilesystemKind;
+use snug_rootfs::listing::Listing;
 use snug_rootfs::platform::Platform;
 use snug_spec::ImageSet;
 use snug_spec::model::Boot;
@@ -13,7 +14,6 @@ use crate::cache::Cache;
 use crate::check::boot::{self, BootTest, Bootable, Booted, Wanted, mapper};
 use crate::check::{Check, Subject};
 use crate::error::Failure;
-use crate::manifest::contents::Contents;
 use crate::manifest::{MANIFEST_FILE, Manifest, read_contents};
 use crate::plan::hash_file;
 use crate::report::progress::Progress;
@@ -91,7 +91,7 @@ impl Built {
         &self,
         set: &ImageSet,
         cache: &Cache,
-        found: Option<&Contents>,
+        found: Option<&Listing>,
         (kernel, accelerator): (Option<&Path>, Wanted),
         progress: &Progress,
     ) -> Result<(Vec<Check>, Option<Booted>)> {
@@ -133,7 +133,7 @@ impl Built {
     }
 
     /// The tree that the image was made from, as it was listed when the image was written.
-    fn meant(&self) -> Result<Result<Contents, String>> {
+    fn meant(&self) -> Result<Result<Listing, String>> {
         let (contents, name) = (&self.manifest.contents, &self.name);
         let list = self.image.with_file_name(&contents.file);
         if !list.is_file() {
@@ -144,6 +144,6 @@ impl Built {
             "{} was changed: it is not the list that the manifest names\nhint: cargo xtask image {name} --refresh",
             list.display()
         );
-        Ok(Ok(Contents::listed(read_contents(&list)?)))
+        Ok(Ok(read_contents(&list)?))
     }
 }

@@ -9,6 +9,7 @@ use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use snug_rootfs::digest::BodyDigests;
+use snug_rootfs::listing::Listing;
 use snug_rootfs::mtree;
 use snug_rootfs::tree::RootTree;
 
@@ -36,7 +37,8 @@ pub fn write_contents(tree: &RootTree, digests: &BodyDigests, place: &Path) -> R
     let partial = Partial::begin(place)?;
     let file = OpenOptions::new().write(true).open(partial.path())?;
     let mut out = Hashed { inner: BufWriter::new(file), hash: Sha256::new() };
-    let written = mtree::write(tree, digests, &mut out).and_then(|()| out.inner.flush());
+    let listing = Listing::of_hashed(tree, digests);
+    let written = mtree::write(&listing, &mut out).and_then(|()| out.inner.flush());
     written.map_err(|error| partial.explain(error.into())).with_context(|| format!("write {}", place.display()))?;
     let sha256 = hex(&out.hash.finalize());
     let file = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -60,8 +62,8 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-/// Reads a list that [`write_contents`] wrote, in its order.
-pub fn read_contents(place: &Path) -> Result<Vec<mtree::Item>> {
+/// Reads a list that [`write_contents`] wrote.
+pub fn read_contents(place: &Path) -> Result<Listing> {
     let text = fs::read_to_string(place).with_context(|| format!("cannot read {}", place.display()))?;
     mtree::parse(&text).with_context(|| format!("cannot read {}", place.display()))
 }
@@ -71,7 +73,8 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use snug_rootfs::tree::{Body, Kind};
+    use snug_rootfs::listing::Content;
+    use snug_rootfs::tree::Body;
     use snug_tests::have;
     use snug_tests::trees::sample_tree;
 
@@ -84,17 +87,14 @@ mod tests {
         let (partial, about) = write_contents(&tree, &digests, &place).unwrap();
         partial.publish().unwrap();
         assert_eq!(about.sha256, hex(&Sha256::digest(fs::read(&place).unwrap())));
-        let items = read_contents(&place).unwrap();
-        assert_eq!(items.len(), tree.len());
-        for (item, entry) in items.iter().zip(tree.entries()) {
-            assert_eq!(item.path, *entry.path);
-            assert_eq!(item.hard_link_to.as_ref(), entry.hard_link_to);
-            assert_eq!(item.sha256.as_ref(), digests.get(entry.id));
-            let mut inode = entry.inode.clone();
-            if let Kind::File(body) = &mut inode.kind {
-                *body = Body { size: body.size, ..Body::default() };
-            }
-            assert_eq!(item.inode, inode, "{}", item.path);
+        let listing = read_contents(&place).unwrap();
+        assert_eq!(listing, Listing::of_hashed(&tree, &digests));
+        assert_eq!(listing.records.len(), tree.len());
+        for entry in tree.entries() {
+            let record = &listing.records[entry.path];
+            assert_eq!(record.hard_link_to.as_ref(), entry.hard_link_to);
+            let content = |body: &Body| Content { size: body.size, digest: digests.get(entry.id).copied() };
+            assert_eq!(record.inode, entry.inode.map_content(content), "{}", entry.path);
         }
     }
 

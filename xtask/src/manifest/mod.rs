@@ -1,6 +1,5 @@
 //! What an image says of itself: a manifest, which names the list of its contents.
 
-pub mod contents;
 mod list;
 mod manifest;
 

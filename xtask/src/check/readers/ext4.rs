@@ -5,12 +5,13 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use sha2::{Digest, Sha256};
-use snug_rootfs::tree::TreePath;
+use sha2::{Digest as _, Sha256};
+use snug_rootfs::digest::Digest;
+use snug_rootfs::listing::{Content, Listing, Record, Unreadable};
+use snug_rootfs::tree::{Inode, Kind, TreePath};
 
 use super::Reading;
 use super::debugfs::{Debugfs, Stat};
-use crate::manifest::contents::{BodyDigest, Contents, Record, Unreadable, What};
 use crate::report::progress::Stage;
 
 /// Inode of the root directory, and of lost+found, which is ext4's own.
@@ -29,31 +30,29 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading>
     let targets = targets(&debugfs, &stats)?;
     let xattrs = xattrs(&debugfs, &stats)?;
 
-    let mut contents = Contents::default();
+    let mut listing = Listing::default();
     let mut first_names: HashMap<u32, TreePath> = HashMap::new();
     for (path, inode) in names {
         let stat = &stats[&inode];
-        let what = what(stat, targets.get(&inode)).with_context(|| path.to_string())?;
-        let is_directory = what == What::Directory;
-        let record = Record {
-            what,
+        let found = Inode {
+            kind: kind(stat, targets.get(&inode)).with_context(|| path.to_string())?,
             mode: stat.mode,
             uid: stat.uid,
             gid: stat.gid,
             mtime: stat.mtime,
             xattrs: xattrs.get(&inode).cloned().unwrap_or_default(),
-            link_to: first_names.get(&inode).filter(|_| !is_directory).cloned(),
         };
+        let hard_link_to = first_names.get(&inode).filter(|_| !found.is_directory()).cloned();
         first_names.entry(inode).or_insert_with(|| path.clone());
-        contents.records.insert(path, record);
+        listing.records.insert(path, Record { inode: found, hard_link_to });
     }
     let mut judge = Debugfs::name()?;
     let mut unreadable = Vec::new();
     if bodies {
-        unreadable = read_bodies(image, &mut contents, stage)?;
+        unreadable = read_bodies(image, &mut listing, stage)?;
         judge = format!("ext4-view, {judge}");
     }
-    Ok(Reading::new(contents, unreadable, judge))
+    Ok(Reading::new(listing, unreadable, judge))
 }
 
 /// Every name with its inode, level by level.
@@ -81,22 +80,22 @@ fn names(debugfs: &Debugfs) -> Result<BTreeMap<TreePath, u32>> {
     Ok(names)
 }
 
-fn what(stat: &Stat, target: Option<&Vec<u8>>) -> Result<What> {
+fn kind(stat: &Stat, target: Option<&Vec<u8>>) -> Result<Kind<Content>> {
     let device = || stat.device.context("a device without a number");
     Ok(match stat.kind.as_str() {
-        "directory" => What::Directory,
-        "regular" => What::File { size: stat.size, digest: None },
-        "symlink" => What::Symlink(target.context("a symlink without a target")?.clone().into()),
+        "directory" => Kind::Directory,
+        "regular" => Kind::File(Content { size: stat.size, digest: None }),
+        "symlink" => Kind::Symlink(target.context("a symlink without a target")?.clone().into()),
         "character special" => {
             let (major, minor) = device()?;
-            What::CharacterDevice { major, minor }
+            Kind::CharacterDevice { major, minor }
         }
         "block special" => {
             let (major, minor) = device()?;
-            What::BlockDevice { major, minor }
+            Kind::BlockDevice { major, minor }
         }
-        "FIFO" => What::Fifo,
-        "socket" => What::Socket,
+        "FIFO" => Kind::Fifo,
+        "socket" => Kind::Socket,
         other => bail!("an inode of the type {other:?}"),
     })
 }
@@ -126,21 +125,21 @@ fn xattrs(debugfs: &Debugfs, stats: &HashMap<u32, Stat>) -> Result<HashMap<u32, 
     Ok(xattrs)
 }
 
-/// Puts the digests of all bodies in; what cannot be read is answered.
-fn read_bodies(image: &Path, contents: &mut Contents, stage: &Stage) -> Result<Vec<Unreadable>> {
+/// Adds the digests of all files. Returns the files that cannot be read.
+fn read_bodies(image: &Path, listing: &mut Listing, stage: &Stage) -> Result<Vec<Unreadable>> {
     let filesystem = ext4_view::Ext4::load_from_path(image)
         .map_err(|error| anyhow!("ext4-view cannot open {}: {error}", image.display()))?;
     let mut unreadable = Vec::new();
-    let mut digests: HashMap<TreePath, BodyDigest> = HashMap::new();
+    let mut digests: HashMap<TreePath, Digest> = HashMap::new();
     let mut buffer = vec![0; BUFFER];
-    for (path, record) in &mut contents.records {
-        let What::File { size, digest } = &mut record.what else { continue };
-        *digest = match &record.link_to {
+    for (path, record) in &mut listing.records {
+        let Kind::File(Content { size, digest }) = &mut record.inode.kind else { continue };
+        *digest = match &record.hard_link_to {
             Some(first) => digests.get(first).copied(),
             None => match hash(&filesystem, path, &mut buffer) {
                 Ok(found) => Some(found),
                 Err(error) => {
-                    unreadable.push((path.clone(), error));
+                    unreadable.push(Unreadable { path: path.clone(), error });
                     None
                 }
             },
@@ -153,7 +152,7 @@ fn read_bodies(image: &Path, contents: &mut Contents, stage: &Stage) -> Result<V
     Ok(unreadable)
 }
 
-fn hash(filesystem: &ext4_view::Ext4, path: &TreePath, buffer: &mut [u8]) -> io::Result<BodyDigest> {
+fn hash(filesystem: &ext4_view::Ext4, path: &TreePath, buffer: &mut [u8]) -> io::Result<Digest> {
     let absolute = [b"/", path.as_bytes()].concat();
     let refused = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
     let absolute = ext4_view::Path::try_from(absolute.as_slice()).map_err(|error| refused(&error))?;
@@ -161,7 +160,7 @@ fn hash(filesystem: &ext4_view::Ext4, path: &TreePath, buffer: &mut [u8]) -> io:
     let mut hash = Sha256::new();
     loop {
         match file.read_bytes(buffer).map_err(|error| refused(&error))? {
-            0 => return Ok(BodyDigest(hash.finalize().into())),
+            0 => return Ok(hash.finalize().into()),
             length => hash.update(&buffer[..length]),
         }
     }

@@ -11,10 +11,10 @@ use snug_formats::FilesystemKind;
 use snug_process::child;
 use snug_process::program::HostProgram;
 use snug_rootfs::disk::{self, StandIns};
+use snug_rootfs::listing::Listing;
 use snug_rootfs::tree::TreePath;
 
 use super::Reading;
-use crate::manifest::contents::Contents;
 use crate::report::progress::Stage;
 
 const MOUNT: HostProgram = HostProgram { name: "mount", package: "mount" };
@@ -42,8 +42,11 @@ fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -
         // ext4's own.
         tree.remove(&TreePath::new("lost+found")?);
     }
-    let (contents, unreadable) = Contents::of(&tree, bodies, |bytes| stage.advance(bytes));
-    Ok(Reading::new(contents, unreadable, name()?))
+    let (listing, unreadable) = match bodies {
+        true => Listing::read(&tree, |bytes| stage.advance(bytes)),
+        false => (Listing::of(&tree), Vec::new()),
+    };
+    Ok(Reading::new(listing, unreadable, name()?))
 }
 
 /// Mounts the image for this thread alone.

@@ -14,10 +14,10 @@ use std::str::FromStr;
 use anyhow::Result;
 use snug_formats::FilesystemKind;
 use snug_process::program::HostProgram;
+use snug_rootfs::listing::{Listing, Unreadable};
 
 use super::compare::Aspect;
 use super::verdict::Finding;
-use crate::manifest::contents::{Contents, Unreadable};
 use crate::report::progress::Stage;
 
 /// Who reads.
@@ -48,7 +48,7 @@ impl FromStr for Reader {
 /// What a reader saw of an image.
 #[derive(Debug)]
 pub struct Reading {
-    pub contents: Contents,
+    pub listing: Listing,
     /// The reader, with its version.
     pub judge: String,
     /// What it cannot see, with the reason.
@@ -60,13 +60,13 @@ pub struct Reading {
 }
 
 impl Reading {
-    fn new(contents: Contents, unreadable: Vec<Unreadable>, judge: String) -> Self {
-        let said = |(path, error): Unreadable| Finding {
+    fn new(listing: Listing, unreadable: Vec<Unreadable>, judge: String) -> Self {
+        let said = |Unreadable { path, error }| Finding {
             place: path.to_string(),
             what: format!("its content cannot be read: {error}"),
         };
         let unreadable = unreadable.into_iter().map(said).collect();
-        Reading { contents, judge, unseen: Vec::new(), unreadable, notes: Vec::new() }
+        Reading { listing, judge, unseen: Vec::new(), unreadable, notes: Vec::new() }
     }
 
     pub fn unseen_aspects(&self) -> BTreeSet<Aspect> {

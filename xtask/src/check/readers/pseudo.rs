@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read};
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
-use snug_rootfs::tree::{Timestamp, TreePath};
-
-use crate::manifest::contents::{BodyDigest, Contents, Record, What};
+use sha2::{Digest as _, Sha256};
+use snug_rootfs::digest::Digest;
+use snug_rootfs::listing::{Content, Listing, Record};
+use snug_rootfs::tree::{Kind, Timestamp, TreePath};
 
 /// The three lines between names and bytes.
 const DATA_MARK: [&[u8]; 3] = [b"#", b"# START OF DATA - DO NOT MODIFY", b"#"];
@@ -22,7 +22,7 @@ type Place = (u64, u64);
 
 /// Reads the names and, with `bodies`, all the rest of the stream, of which every byte is hashed; `advance` is told the
 /// bytes that went by.
-pub(super) fn read(input: &mut dyn BufRead, bodies: bool, mut advance: impl FnMut(u64)) -> Result<Contents> {
+pub(super) fn read(input: &mut dyn BufRead, bodies: bool, mut advance: impl FnMut(u64)) -> Result<Listing> {
     let mut records: BTreeMap<TreePath, Record> = BTreeMap::new();
     let mut links: Vec<(TreePath, TreePath)> = Vec::new();
     let mut places: BTreeMap<TreePath, Place> = BTreeMap::new();
@@ -49,13 +49,13 @@ pub(super) fn read(input: &mut dyn BufRead, bodies: bool, mut advance: impl FnMu
     if bodies {
         let digests = hash(input, places.values().copied(), &mut advance)?;
         for (path, place) in &places {
-            if let Some(Record { what: What::File { digest, .. }, .. }) = records.get_mut(path) {
-                *digest = digests.get(place).copied();
+            if let Some(Kind::File(content)) = records.get_mut(path).map(|record| &mut record.inode.kind) {
+                content.digest = digests.get(place).copied();
             }
         }
     }
     linked(&mut records, links)?;
-    Ok(Contents { records })
+    Ok(Listing { records })
 }
 
 /// Gives every hard link the record of its inode, and says of each but the first in order that it is one.
@@ -70,8 +70,8 @@ fn linked(records: &mut BTreeMap<TreePath, Record>, links: Vec<(TreePath, TreePa
         names.sort();
         let first = names[0].clone();
         for name in names {
-            let link_to = (name != first).then(|| first.clone());
-            records.insert(name, Record { link_to, ..record.clone() });
+            let hard_link_to = (name != first).then(|| first.clone());
+            records.insert(name, Record { hard_link_to, ..record.clone() });
         }
     }
     Ok(())
@@ -122,7 +122,7 @@ fn unescaped(raw: &[u8]) -> Vec<u8> {
 fn record(rest: &[u8]) -> Result<(Record, Option<Place>)> {
     let mut fields = rest.splitn(6, |&byte| byte == b' ');
     let mut field = || fields.next().context("a line is too short");
-    let kind = field()?;
+    let letter = field()?;
     let number = |field: &[u8]| -> Result<u64> { Ok(std::str::from_utf8(field)?.parse()?) };
     let seconds: i64 = std::str::from_utf8(field()?)?.parse().context("a time")?;
     let mode = u16::from_str_radix(std::str::from_utf8(field()?)?, 8).context("a mode")?;
@@ -130,29 +130,29 @@ fn record(rest: &[u8]) -> Result<(Record, Option<Place>)> {
     let more = fields.next().unwrap_or_default();
     let numbers = || more.split(|&byte| byte == b' ').map(number).collect::<Result<Vec<u64>>>();
     let mut place = None;
-    let what = match kind {
-        b"D" => What::Directory,
+    let kind = match letter {
+        b"D" => Kind::Directory,
         b"R" => {
             let [size, offset, ..] = numbers()?[..] else { bail!("a file without a place") };
             place = Some((offset, size));
-            What::File { size, digest: None }
+            Kind::File(Content { size, digest: None })
         }
-        b"S" => What::Symlink(more.into()),
+        b"S" => Kind::Symlink(more.into()),
         b"C" | b"B" => {
             let [major, minor] = numbers()?[..] else { bail!("a device without numbers") };
             let (major, minor) = (u32::try_from(major)?, u32::try_from(minor)?);
-            match kind {
-                b"C" => What::CharacterDevice { major, minor },
-                _ => What::BlockDevice { major, minor },
+            match letter {
+                b"C" => Kind::CharacterDevice { major, minor },
+                _ => Kind::BlockDevice { major, minor },
             }
         }
-        b"I" if more == b"s" => What::Socket,
-        b"I" => What::Fifo,
+        b"I" if more == b"s" => Kind::Socket,
+        b"I" => Kind::Fifo,
         other => bail!("the type {:?}", other.escape_ascii().to_string()),
     };
-    let mut record = Record::new(what, mode & 0o7777);
-    record.mtime = Timestamp::from_seconds(seconds);
-    (record.uid, record.gid) = (u32::try_from(uid)?, u32::try_from(gid)?);
+    let mut record = Record::new(kind, mode & 0o7777);
+    record.inode.mtime = Timestamp::from_seconds(seconds);
+    (record.inode.uid, record.inode.gid) = (u32::try_from(uid)?, u32::try_from(gid)?);
     Ok((record, place))
 }
 
@@ -161,8 +161,8 @@ fn hash(
     input: &mut dyn BufRead,
     places: impl Iterator<Item = Place>,
     advance: &mut dyn FnMut(u64),
-) -> Result<BTreeMap<Place, BodyDigest>> {
-    let mut digests: BTreeMap<Place, Option<BodyDigest>> = places.map(|place| (place, None)).collect();
+) -> Result<BTreeMap<Place, Digest>> {
+    let mut digests: BTreeMap<Place, Option<Digest>> = places.map(|place| (place, None)).collect();
     let mut buffer = vec![0; BUFFER];
     let mut position = 0;
     for ((offset, size), digest) in &mut digests {
@@ -181,7 +181,7 @@ fn hash(
         }
         position += *size;
         advance(*size);
-        *digest = Some(BodyDigest(hash.finalize().into()));
+        *digest = Some(hash.finalize().into());
     }
     io::copy(input, &mut io::sink())?;
     Ok(digests.into_iter().filter_map(|(place, digest)| Some((place, digest?))).collect())
@@ -202,20 +202,20 @@ mod tests {
             p I 0 644 0 0 f\n\
             sp\\ ace\\\"q\\\\ R 0 644 0 0 7 3\n\
             #\n# START OF DATA - DO NOT MODIFY\n#\nhi\nsp ace\n"[..];
-        let contents = read(&mut stream, true, |_| {}).unwrap();
-        let of = |path: &str| &contents.records[&TreePath::new(path).unwrap()];
+        let listing = read(&mut stream, true, |_| {}).unwrap();
+        let of = |path: &str| &listing.records[&TreePath::new(path).unwrap()];
         let body = |bytes: &[u8]| {
-            let digest = Some(BodyDigest(Sha256::digest(bytes).into()));
-            What::File { size: bytes.len() as u64, digest }
+            let digest = Some(Sha256::digest(bytes).into());
+            Kind::File(Content { size: bytes.len() as u64, digest })
         };
-        assert_eq!((&of("a").what, &of("a").link_to), (&body(b"hi\n"), &None));
-        assert_eq!(of("z").link_to, TreePath::new("a").ok());
-        assert_eq!((of("z").mode, of("z").uid, of("z").gid), (0o4644, 5, 6));
-        assert_eq!(of("sp ace\"q\\").what, body(b"sp ace\n"));
-        assert_eq!(of("d/l").what, What::Symlink(b"x y".as_slice().into()));
-        assert_eq!(of("n").what, What::CharacterDevice { major: 1, minor: 3 });
-        assert_eq!(of("p").what, What::Fifo);
-        assert_eq!(of("").mtime.seconds, 1_795_591_121);
+        assert_eq!((&of("a").inode.kind, &of("a").hard_link_to), (&body(b"hi\n"), &None));
+        assert_eq!(of("z").hard_link_to, TreePath::new("a").ok());
+        assert_eq!((of("z").inode.mode, of("z").inode.uid, of("z").inode.gid), (0o4644, 5, 6));
+        assert_eq!(of("sp ace\"q\\").inode.kind, body(b"sp ace\n"));
+        assert_eq!(of("d/l").inode.kind, Kind::Symlink(b"x y".as_slice().into()));
+        assert_eq!(of("n").inode.kind, Kind::CharacterDevice { major: 1, minor: 3 });
+        assert_eq!(of("p").inode.kind, Kind::Fifo);
+        assert_eq!(of("").inode.mtime.seconds, 1_795_591_121);
         assert!(read(&mut &b"/ D 0 755 0 0\n"[..], true, |_| {}).is_err());
     }
 }

@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use snug_process::program::HostProgram;
 use snug_process::{Child, child};
+use snug_rootfs::listing::Listing;
 use snug_rootfs::tar;
 
 use super::{Reading, pseudo};
 use crate::check::compare::Aspect;
-use crate::manifest::contents::Contents;
 use crate::report::progress::Stage;
 
 pub(super) const UNSQUASHFS: HostProgram = HostProgram { name: "unsquashfs", package: "squashfs-tools" };
@@ -29,7 +29,7 @@ const NO_TABLE: u64 = u64::MAX;
 pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
     let mut command = UNSQUASHFS.command()?;
     command.args(["-no-progress", "-quiet", "-pf", "/dev/stdout"]).arg(image);
-    let mut contents = streamed(command, bodies, |stream| {
+    let mut listing = streamed(command, bodies, |stream| {
         pseudo::read(&mut BufReader::new(stream), bodies, |bytes| stage.advance(bytes))
     })?;
     let mut judge = unsquashfs_name()?;
@@ -37,13 +37,13 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading>
     if has_xattrs(image)? {
         match SQFS2TAR.find() {
             Some(_) => {
-                read_xattrs(image, &mut contents)?;
+                read_xattrs(image, &mut listing)?;
                 judge += ", sqfs2tar";
             }
             None => unseen.push((Aspect::Xattrs, SQFS2TAR.missing().in_a_line())),
         }
     }
-    Ok(Reading { unseen, ..Reading::new(contents, Vec::new(), judge) })
+    Ok(Reading { unseen, ..Reading::new(listing, Vec::new(), judge) })
 }
 
 /// Runs a program whose standard output `consume` reads: to its end, or as far as it likes.
@@ -83,7 +83,7 @@ fn has_xattrs(image: &Path) -> Result<bool> {
     Ok(u64::from_le_bytes(table) != NO_TABLE)
 }
 
-fn read_xattrs(image: &Path, contents: &mut Contents) -> Result<()> {
+fn read_xattrs(image: &Path, listing: &mut Listing) -> Result<()> {
     let mut command = SQFS2TAR.command()?;
     command.args(["--root-becomes", "."]).arg(image);
     // Bodies are no matter here.
@@ -92,8 +92,8 @@ fn read_xattrs(image: &Path, contents: &mut Contents) -> Result<()> {
         tar::read_stream(stream, nowhere, &tar::Limits::default(), &mut |_| {}).context("the stream of sqfs2tar")
     })?;
     let mut xattrs: BTreeMap<_, _> = tree.entries().map(|entry| (entry.path.clone(), &entry.inode.xattrs)).collect();
-    for (path, record) in &mut contents.records {
-        record.xattrs = xattrs.remove(path).cloned().unwrap_or_default();
+    for (path, record) in &mut listing.records {
+        record.inode.xattrs = xattrs.remove(path).cloned().unwrap_or_default();
     }
     Ok(())
 }
