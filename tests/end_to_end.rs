@@ -12,6 +12,7 @@ mod conformance;
 mod containers;
 mod determinism;
 mod digests;
+mod documents;
 mod edges;
 mod engines;
 mod faults;
