@@ -20,7 +20,8 @@ fn it_measures_what_is_installed_and_leaves_nothing() {
     command.args(["bench", "--rounds", "2", "--json"]).arg(&tar).env("XDG_CACHE_HOME", &cache);
     let about: Value = serde_json::from_slice(&succeed(&mut command).stdout).expect("JSON");
 
-    assert_eq!(about["tar"]["bytes"], fs::metadata(&tar).expect("the tar").len());
+    assert_eq!(about["schema"], 1);
+    assert_eq!(about["tar"]["size-bytes"], fs::metadata(&tar).expect("the tar").len());
     assert!(about["sha256"]["bytes-per-second"].as_u64().expect("a number") > 0);
     let rows = about["candidates"].as_array().expect("rows");
     let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();
@@ -45,14 +46,22 @@ fn it_measures_what_is_installed_and_leaves_nothing() {
         known.into_iter().filter(|name| (is_root || *name != "loop") && (erofs || *name != "mkfs.erofs")).collect();
     assert_eq!(names, expected);
     for row in rows {
-        for number in ["cpu", "wall", "to-disk", "cpu-to-cp", "wall-to-cp", "to-disk-to-cp", "peak-memory"] {
+        for number in [
+            "cpu-seconds",
+            "wall-seconds",
+            "to-disk-seconds",
+            "cpu-to-cp",
+            "wall-to-cp",
+            "to-disk-to-cp",
+            "peak-memory-bytes",
+        ] {
             assert!(row[number].as_f64().expect("a number") > 0.0, "{number} of {row}");
         }
         let compresses = row["name"].as_str().expect("a name").ends_with("sqfs") || row["name"] == "mksquashfs";
         assert_eq!(row["rounds"], if compresses { 1 } else { 2 });
     }
     let bytes = |name: &str| rows.iter().find(|row| row["name"] == name).expect("a row")["output-bytes"].clone();
-    assert_eq!(bytes("cp"), about["tar"]["bytes"]);
+    assert_eq!(bytes("cp"), about["tar"]["size-bytes"]);
     assert_eq!(bytes("snug"), bytes("snug-pipe"));
     assert_eq!(bytes("snug"), bytes("snug-digest"));
     assert_eq!(bytes("snug"), bytes("snug-digests"));

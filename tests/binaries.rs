@@ -69,8 +69,8 @@ fn build(folder: &Path) -> Output {
 }
 
 fn state(output: &Output) -> String {
-    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    rows[0]["state"].as_str().expect("a state").to_owned()
+    let about: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    about["images"][0]["state"].as_str().expect("a state").to_owned()
 }
 
 #[test]

@@ -41,8 +41,9 @@ fn a_broken_spec_stops_a_build_with_its_error_and_exit_code_2() {
 fn a_list_shows_what_can_be_read_and_says_what_cannot() {
     let output = xtask().args(["list", "--json", "--images", BROKEN_IMAGES]).output().expect("xtask runs");
     assert_eq!(output.status.code(), Some(2));
-    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output, errors or not");
-    let listed: Vec<&str> = rows.as_array().expect("rows").iter().filter_map(|row| row["name"].as_str()).collect();
+    let about: Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output, errors or not");
+    let rows = about["images"].as_array().expect("rows");
+    let listed: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
     let said = String::from_utf8_lossy(&output.stderr);
     for name in names() {
         let is_said = said.contains(&format!("--> {BROKEN_IMAGES}/{name}/image.toml"));

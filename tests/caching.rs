@@ -10,8 +10,8 @@ use snug_tests::{Workshop, have, succeed};
 /// The state that `list` gives, with its reason.
 fn listed(workshop: &Workshop, name: &str) -> (String, String) {
     let output = succeed(&mut workshop.xtask(&["list", "--json"]));
-    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let row = rows.as_array().expect("rows").iter().find(|row| row["name"] == name).expect("the image");
+    let about: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let row = about["images"].as_array().expect("rows").iter().find(|row| row["name"] == name).expect("the image");
     let word = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
     (word("state"), word("reason"))
 }
@@ -20,8 +20,8 @@ fn listed(workshop: &Workshop, name: &str) -> (String, String) {
 #[track_caller]
 fn built(workshop: &Workshop, options: &[&str]) -> String {
     let output = succeed(workshop.xtask(&["image", "made", "--json"]).args(options));
-    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    rows[0]["state"].as_str().expect("a state").to_owned()
+    let about: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    about["images"][0]["state"].as_str().expect("a state").to_owned()
 }
 
 #[test]

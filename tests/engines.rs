@@ -160,7 +160,7 @@ fn an_engine_is_chosen_in_order_and_one_that_cannot_work_is_an_error_with_its_re
         let mut command = prepare(folder.path(), "image", spec);
         command.args(["--dry-run", "--json"]).args(words).env("SNUG_ENGINE", variable).env("DOCKER_HOST", &nowhere);
         let output = succeed(&mut command);
-        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")[0].take()
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")["images"][0].take()
     };
     assert_eq!(plan("", "", &[])["engine"]["name"], "builtin");
     assert_eq!(plan("", "", &[])["engine"]["reason"], "the default");

@@ -74,8 +74,8 @@ pub fn image(name: &str) -> Option<PathBuf> {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let image = built.entry(name.to_owned()).or_insert_with(|| {
         let output = succeed(xtask().args(["image", name, "--json"]));
-        let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
-        PathBuf::from(rows[0]["image"].as_str().expect("the image's path"))
+        let about: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
+        PathBuf::from(about["images"][0]["image"].as_str().expect("the image's path"))
     });
     Some(image.clone())
 }

@@ -34,7 +34,7 @@ pub(crate) fn peaks(tar: &Path, cache: &Path) -> Vec<(String, u64)> {
     let peaks: Vec<(String, u64)> = rows
         .map(|row| {
             let name = row["name"].as_str().expect("a name").to_owned();
-            (name, row["peak-memory"].as_u64().expect("bytes"))
+            (name, row["peak-memory-bytes"].as_u64().expect("bytes"))
         })
         .collect();
     assert_eq!(peaks.len(), 3, "{about}");

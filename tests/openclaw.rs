@@ -81,8 +81,8 @@ fn an_image_that_is_up_to_date_is_left_alone() {
     let modified = || std::fs::metadata(&image).and_then(|about| about.modified()).expect("the image");
     let before = modified();
     let output = succeed(xtask().args(["image", "openclaw", "--json"]));
-    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(rows[0]["state"], "up-to-date");
+    let about: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(about["images"][0]["state"], "up-to-date");
     assert_eq!(modified(), before);
 }
 

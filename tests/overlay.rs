@@ -245,7 +245,7 @@ fn debian_passes_its_checks_under_debians_kernel_and_under_a_microvms_without_an
         };
         assert!(log.contains(&first_stage), "{log}");
         assert_eq!(log.contains("initramfs: modules"), !own_kernel, "{log}");
-        let checks = reports[0]["checks"].as_array().expect("checks");
+        let checks = reports["images"][0]["checks"].as_array().expect("checks");
         let state = checks.iter().find(|check| check["question"] == "state").expect("the last of the checks");
         let said = state["said"].as_str().expect("words");
         assert!(said.contains("what is removed stays away") && said.contains("have their own host keys"), "{said}");
@@ -280,6 +280,6 @@ kernel = "6.1"
     let fine = text.replace("zstd:15", "lz4hc:12");
     fs::write(spec.join("image.toml"), fine).expect("a spec");
     let output = succeed(xtask().args(["image", "young", "--dry-run", "--json", "--images"]).arg(folder.path()));
-    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(rows[0]["filesystem"]["type"], "erofs");
+    let about: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(about["images"][0]["filesystem"]["type"], "erofs");
 }

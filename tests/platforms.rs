@@ -39,10 +39,10 @@ fn an_arm64_debian_is_built_on_amd64() {
             .arg(&out)
             .env("XDG_CACHE_HOME", folder.path().join("cache")),
     );
-    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let about: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let image = out.join("foreign/linux-arm64/rootfs.ext4");
-    assert_eq!(Path::new(rows[0]["image"].as_str().expect("the image's path")), image);
-    assert_eq!(rows[0]["manifest"]["platform"], "linux/arm64");
+    assert_eq!(Path::new(about["images"][0]["image"].as_str().expect("the image's path")), image);
+    assert_eq!(about["images"][0]["manifest"]["platform"], "linux/arm64");
 
     succeed(Command::new("e2fsck").arg("-fn").arg(&image));
     let mounted = Mounted::read_only(&image);

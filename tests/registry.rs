@@ -207,15 +207,15 @@ fn an_image_is_built_by_tag_and_by_digest_and_a_moved_tag_is_noticed_when_asked(
     // The plan knows the digest, and the manifest keeps it.
     let plan = succeed(desk.image(&registry, "tagged", &base).args(["--dry-run", "--json"]));
     let plan: Value = serde_json::from_slice(&plan.stdout).expect("JSON");
-    assert_eq!(plan[0]["oci"]["index"], index.as_str());
+    assert_eq!(plan["images"][0]["oci"]["index"], index.as_str());
     succeed(&mut desk.image(&registry, "tagged", &base));
-    assert_eq!(desk.manifest("tagged")["oci"], plan[0]["oci"]);
+    assert_eq!(desk.manifest("tagged")["oci"], plan["images"][0]["oci"]);
     assert_eq!(desk.manifest("tagged")["oci"]["platform"], "linux/amd64");
     assert_eq!(desk.cat("tagged", "/etc/hidden"), "back again");
     succeed(Command::new("e2fsck").arg("-fn").arg(desk.path("out/tagged/rootfs.ext4")));
 
     // The same by digest of the index, with and without the tag, and of the one platform's manifest.
-    let manifest = plan[0]["oci"]["manifest"].as_str().expect("a digest");
+    let manifest = plan["images"][0]["oci"]["manifest"].as_str().expect("a digest");
     let repository = format!("{}/a/image", registry.host());
     for (name, pinned) in [
         ("by-index", format!("{repository}@{index}")),
@@ -350,7 +350,7 @@ fn a_flipped_byte_is_refused_by_name_wherever_it_is() {
     let base = format!("{}/a/image:1", registry.host());
     let plan = succeed(desk.image(&registry, "damaged", &base).args(["--dry-run", "--json"]));
     let plan: Value = serde_json::from_slice(&plan.stdout).expect("JSON");
-    let manifest = registry.blob(plan[0]["oci"]["manifest"].as_str().expect("a digest"));
+    let manifest = registry.blob(plan["images"][0]["oci"]["manifest"].as_str().expect("a digest"));
     let manifest: Value = serde_json::from_slice(&fs::read(manifest).expect("the manifest")).expect("JSON");
     let layer = |at: usize| manifest["layers"][at]["digest"].as_str().expect("a digest").to_owned();
 

@@ -6,9 +6,28 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use snug_tests::{Workshop, have, succeed, workspace, xtask};
 
+/// The object that a verb printed: `schema` first, and kebab-case keys.
 fn json(output: &std::process::Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+    assert!(output.stdout.starts_with(b"{\n  \"schema\": 1,\n"), "{output:?}");
+    let about = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    assert_kebab_case(&about);
+    about
+}
+
+fn assert_kebab_case(value: &Value) {
+    match value {
+        // A manifest is a file of its own schema, and has the filesystem's options as the spec's model names them.
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(key, _)| !["manifest", "filesystem"].contains(&key.as_str()))
+            .for_each(|(key, value)| {
+                assert!(!key.contains(|c: char| c == '_' || c.is_ascii_uppercase()), "{key}");
+                assert_kebab_case(value);
+            }),
+        Value::Array(values) => values.iter().for_each(assert_kebab_case),
+        _ => {}
+    }
 }
 
 #[test]
@@ -43,7 +62,7 @@ fn all_builds_what_can_be_built_here_and_names_why_for_the_rest() {
     let output = everything(&workshop).output().expect("xtask runs");
     let rows = json(&output);
     let state = |name: &str| {
-        let row = rows.as_array().expect("rows").iter().find(|row| row["name"] == name).expect("the image");
+        let row = rows["images"].as_array().expect("rows").iter().find(|row| row["name"] == name).expect("the image");
         row["state"].as_str().expect("a state").to_owned()
     };
     assert_eq!(state("fine"), "built");
@@ -52,9 +71,9 @@ fn all_builds_what_can_be_built_here_and_names_why_for_the_rest() {
         .iter()
         .any(|path| fs::metadata(path).is_ok())
     {
-        assert_eq!(state("packed"), "cannot-be-built-here", "{rows:#}");
+        assert_eq!(state("packed"), "cannot-build", "{rows:#}");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("packed cannot be built here") && said.contains("squashfs-tools-ng"), "{said}");
+        assert!(said.contains("cannot build packed on this host") && said.contains("squashfs-tools-ng"), "{said}");
         assert_eq!(output.status.code(), Some(0), "what is none of this host's business fails nothing: {said}");
     }
 
@@ -63,7 +82,7 @@ fn all_builds_what_can_be_built_here_and_names_why_for_the_rest() {
     let output = everything(&workshop).output().expect("xtask runs");
     assert_eq!(output.status.code(), Some(1));
     let rows = json(&output);
-    let states: Vec<&str> = rows
+    let states: Vec<&str> = rows["images"]
         .as_array()
         .expect("rows")
         .iter()
@@ -93,13 +112,14 @@ fn a_kept_tree_outlives_the_next_run_and_goes_with_clean() {
         command.arg("clean").args(words).arg("--json").arg("--output").arg(workshop.path("out"));
         json(&succeed(command.env("XDG_CACHE_HOME", workshop.path("cache"))))
     };
-    let state = |rows: &Value, room: &str| {
-        let row = rows.as_array().expect("rows").iter().find(|row| row["room"] == room).expect("the room");
-        (row["state"].as_str().expect("a state").to_owned(), row["freed"].as_u64().expect("bytes") > 0)
+    let state = |about: &Value, cache: &str| {
+        let row =
+            about["caches"].as_array().expect("rows").iter().find(|row| row["cache"] == cache).expect("the cache");
+        (row["state"].as_str().expect("a state").to_owned(), row["freed-bytes"].as_u64().expect("bytes") > 0)
     };
     let rows = clean(&["--dry-run"]);
-    assert_eq!(state(&rows, "kept"), ("would-go".into(), false));
-    assert_eq!(state(&rows, "trees"), ("stays".into(), false));
+    assert_eq!(state(&rows, "kept"), ("would-be-removed".into(), false));
+    assert_eq!(state(&rows, "trees"), ("kept".into(), false));
     assert!(kept.exists());
     let rows = clean(&[]);
     assert_eq!(state(&rows, "kept"), ("removed".into(), true));
@@ -177,14 +197,14 @@ fn a_new_spec_is_sound_and_never_written_over_another() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(images.join(words[0]).join("image.toml").is_file());
     }
-    assert_eq!(plan("fresh")[0]["trees"][0]["base"], "Debian trixie, minbase");
+    assert_eq!(plan("fresh")["images"][0]["trees"][0]["base"], "Debian trixie, minbase");
     // A copy has the files of its own, and the same steps.
     assert!(images.join("copy/files/device-approver").is_file());
-    let steps = |name: &str| plan(name)[0]["trees"][1]["steps"].as_array().expect("steps").len();
+    let steps = |name: &str| plan(name)["images"][0]["trees"][1]["steps"].as_array().expect("steps").len();
     assert_eq!(steps("copy"), steps("openclaw"));
     assert!(fs::read_to_string(images.join("copy/image.toml")).expect("a spec").contains("hostname = \"copy\""));
     // A base is built on.
-    assert_eq!(plan("on-node")[0]["trees"][1]["base"], "image node-24");
+    assert_eq!(plan("on-node")["images"][0]["trees"][1]["base"], "image node-24");
 
     let before = fs::read_to_string(images.join("openclaw/image.toml")).expect("a spec");
     for (words, says) in [
@@ -209,7 +229,7 @@ fn doctor_proves_what_the_host_can_do_and_names_what_mends_the_rest() {
     command.args(["doctor", "--json"]).env("XDG_CACHE_HOME", workshop.path());
     let findings = json(&command.output().expect("xtask runs"));
     let finding = |what: &str| {
-        let rows = findings.as_array().expect("findings");
+        let rows = findings["findings"].as_array().expect("findings");
         rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("{what} in {findings:#}")).clone()
     };
     assert_eq!(finding("filesystem ext4")["can"], true);
@@ -226,12 +246,17 @@ fn doctor_proves_what_the_host_can_do_and_names_what_mends_the_rest() {
     std::os::unix::fs::symlink(cargo.trim_end(), programs.join("cargo")).expect("a link");
     let output = bare.env("PATH", &programs).output().expect("xtask runs");
     let findings = json(&output);
-    let base =
-        findings.as_array().expect("findings").iter().find(|row| row["what"] == "base debian").expect("a row").clone();
+    let base = findings["findings"]
+        .as_array()
+        .expect("findings")
+        .iter()
+        .find(|row| row["what"] == "base debian")
+        .expect("a row")
+        .clone();
     if !["/usr/local/sbin/mmdebstrap", "/usr/sbin/mmdebstrap"].iter().any(|path| fs::metadata(path).is_ok()) {
         assert_eq!(base["can"], false, "{base:#}");
         assert!(
-            base["mend"]
+            base["fix"]
                 .as_str()
                 .expect("a command")
                 .starts_with("sudo apt-get install --no-install-recommends mmdebstrap")

@@ -25,10 +25,10 @@ pub struct Row {
     pub name: &'static str,
     pub title: &'static str,
     pub rounds: usize,
-    pub cpu: f64,
-    pub wall: f64,
+    pub cpu_seconds: f64,
+    pub wall_seconds: f64,
     /// Until the result was on the disk.
-    pub to_disk: f64,
+    pub to_disk_seconds: f64,
     /// Median of the rounds' ratios to `cp` in the same round.
     pub cpu_to_cp: f64,
     pub wall_to_cp: f64,
@@ -37,8 +37,8 @@ pub struct Row {
     pub cpu_to_cp_range: [f64; 2],
     pub wall_to_cp_range: [f64; 2],
     pub to_disk_to_cp_range: [f64; 2],
-    /// Largest resident set of any round, in bytes.
-    pub peak_memory: u64,
+    /// Largest resident set of any round.
+    pub peak_memory_bytes: u64,
     pub output_bytes: Option<u64>,
 }
 
@@ -60,16 +60,16 @@ fn row(rounds: &Rounds, copies: &[Measured]) -> Row {
         name: rounds.candidate.name(),
         title: rounds.candidate.title(),
         rounds: rounds.measured.len(),
-        cpu: seconds(|one| one.cpu),
-        wall: seconds(|one| one.wall),
-        to_disk: seconds(|one| one.to_disk),
+        cpu_seconds: seconds(|one| one.cpu),
+        wall_seconds: seconds(|one| one.wall),
+        to_disk_seconds: seconds(|one| one.to_disk),
         cpu_to_cp: median(cpu.iter().copied()),
         wall_to_cp: median(wall.iter().copied()),
         to_disk_to_cp: median(to_disk.iter().copied()),
         cpu_to_cp_range: range(&cpu),
         wall_to_cp_range: range(&wall),
         to_disk_to_cp_range: range(&to_disk),
-        peak_memory: rounds.measured.iter().map(|one| one.peak_memory).max().unwrap_or(0),
+        peak_memory_bytes: rounds.measured.iter().map(|one| one.peak_memory).max().unwrap_or(0),
         output_bytes: rounds.output_bytes,
     }
 }
@@ -97,13 +97,13 @@ pub fn table(rows: &[Row]) -> String {
         .map(|row| {
             [
                 row.title.to_owned(),
-                format!("{:.2} s", row.cpu),
-                format!("{:.2} s", row.wall),
-                format!("{:.2} s", row.to_disk),
+                format!("{:.2} s", row.cpu_seconds),
+                format!("{:.2} s", row.wall_seconds),
+                format!("{:.2} s", row.to_disk_seconds),
                 ratio(row.cpu_to_cp, row.cpu_to_cp_range),
                 ratio(row.wall_to_cp, row.wall_to_cp_range),
                 ratio(row.to_disk_to_cp, row.to_disk_to_cp_range),
-                human_bytes(row.peak_memory),
+                human_bytes(row.peak_memory_bytes),
                 row.output_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
                 row.rounds.to_string(),
             ]

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::Args;
 use snug_rootfs::platform::Platform;
 use snug_spec::model::EngineKind;
 
 use crate::check::boot::Wanted;
+use crate::report::render::{self, Render};
 
 /// `--images`
 #[derive(Debug, Args)]
@@ -38,6 +40,21 @@ pub struct OnePlatform {
     /// Platform of the image [default: the spec's first, else this machine's]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<Platform>,
+}
+
+/// `--json`
+#[derive(Debug, Args)]
+pub struct Format {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Format {
+    /// Writes the result of the verb to standard output, as text or as JSON.
+    pub fn print(&self, result: &impl Render) -> Result<()> {
+        render::print(result, self.json)
+    }
 }
 
 /// `--accel` and `--kernel`

@@ -11,36 +11,37 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
-use serde_json::json;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use snug_process::{Child, child};
 
+use super::arguments;
 use super::run::Run;
 use crate::bench::candidates::{Bench, Candidate};
 use crate::bench::{self, measure, settle, summary};
 use crate::error::Failure;
 use crate::report::progress::{Progress, human_bytes};
+use crate::report::render::Render;
 
 /// Bytes that tell how fast SHA-256 is here.
 const HASHED: usize = 64 << 20;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Tar of a root filesystem [default: one that is made up, a gigabyte in 53,000 names]
+    /// Tar of a root filesystem [default: a generated one of a gigabyte in 53,000 names]
     #[arg(value_name = "TAR")]
     tar: Option<PathBuf>,
-    /// Rounds through all candidates; what is shown are medians
+    /// Rounds through all candidates; the results are medians
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=99))]
     rounds: u16,
-    /// Measure these only, `cp` always among them [default: all that are installed]
+    /// Measure only these, and `cp` [default: all that are installed]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// Write the made-up tar to this file and measure nothing
+    /// Write the generated tar to this file and measure nothing
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tar", "rounds", "only", "json"])]
     sample: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: arguments::Format,
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -70,28 +71,58 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     (bench.image_bytes, bench.inodes) = size(&bench)?;
     let all = rounds(&bench, &candidates, usize::from(arguments.rounds), progress)?;
     let rows = summary::rows(&all);
-    let (sha_ni, sha_rate) = sha256();
-    if arguments.json {
-        let about = json!({
-            "tar": { "bytes": tar_bytes, "made-up": arguments.tar.is_none() },
-            "sha256": { "instructions": sha_ni, "bytes-per-second": sha_rate as u64 },
-            "candidates": rows,
-        });
-        println!("{}", serde_json::to_string_pretty(&about)?);
-    } else {
-        print!("{}", summary::table(&rows));
-        let how = if sha_ni { "by the processor's SHA instructions" } else { "without SHA instructions" };
-        let alone = bench.image_bytes as f64 / sha_rate;
-        println!(
-            "\nSHA-256 {how}: {}/s a thread, {alone:.2} s for this image alone, whoever takes it",
-            human_bytes(sha_rate as u64)
-        );
-        println!(
-            "the tar: {tar_bytes} bytes, in the page cache; `wall` waits for no disk, `to disk` until fsync returns; \
-             only `syncing ahead` waits for it itself; medians, and (smallest..largest)"
-        );
-    }
+    let (instructions, rate) = sha256();
+    arguments.format.print(&Measurements {
+        tar: TarInput { size_bytes: tar_bytes, generated: arguments.tar.is_none() },
+        sha256: Sha256Speed { instructions, bytes_per_second: rate as u64 },
+        image_bytes: bench.image_bytes,
+        candidates: rows,
+    })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was measured, and with what.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Measurements {
+    tar: TarInput,
+    sha256: Sha256Speed,
+    /// Size of our ext4 image of the tar, without headroom and journal.
+    image_bytes: u64,
+    candidates: Vec<summary::Row>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct TarInput {
+    size_bytes: u64,
+    /// Whether it is the generated sample.
+    generated: bool,
+}
+
+/// How fast one thread hashes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Sha256Speed {
+    /// Whether the processor has SHA instructions.
+    instructions: bool,
+    bytes_per_second: u64,
+}
+
+impl Render for Measurements {
+    fn text(&self) -> String {
+        let how = if self.sha256.instructions { "by SHA instructions" } else { "without SHA instructions" };
+        let rate = self.sha256.bytes_per_second;
+        let alone = self.image_bytes as f64 / rate as f64;
+        format!(
+            "{}\nSHA-256 {how}: {}/s a thread, {alone:.2} s for this image\n\
+             the tar: {} bytes, in the page cache; `wall` waits for no disk, `to disk` ends when fsync returns; \
+             only `syncing ahead` waits for the disk itself; medians (smallest..largest)\n",
+            summary::table(&self.candidates),
+            human_bytes(rate),
+            self.tar.size_bytes,
+        )
+    }
 }
 
 /// Those that were asked for and can run here, `cp` first.

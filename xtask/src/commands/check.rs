@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 
 use super::arguments;
 use super::run::Run;
 use crate::check::{CheckReport, Depth, Reader, prove};
 use crate::error;
 use crate::image::Built;
+use crate::report::render::Render;
 
 #[derive(Debug, Args)]
 #[command(mut_arg("accel", |accel| accel.requires("boot")), mut_arg("kernel", |kernel| kernel.requires("boot")))]
@@ -37,9 +39,8 @@ pub struct Arguments {
     results: arguments::Results,
     #[command(flatten)]
     images: arguments::Images,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: arguments::Format,
 }
 
 /// Checks one image after the other; all of them, whatever becomes of the first.
@@ -70,14 +71,24 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let report = CheckReport::new(name, built.image, built.manifest.filesystem.kind(), checks);
         reports.push(CheckReport { boot: booted, ..report });
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&reports)?);
-    } else {
-        for report in &reports {
-            println!("{}: {} {}", report.name, report.image.display(), if report.passed { "passes" } else { "FAILS" });
-            print!("{}", report.as_text());
-        }
-    }
-    let passed = reports.iter().all(|report| report.passed);
+    let checked = Checked { images: reports };
+    arguments.format.print(&checked)?;
+    let passed = checked.images.iter().all(|report| report.passed);
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(error::CHECK_FAILED) })
+}
+
+/// Everything that was checked, image by image.
+#[derive(Debug, Serialize)]
+struct Checked {
+    images: Vec<CheckReport>,
+}
+
+impl Render for Checked {
+    fn text(&self) -> String {
+        let text = |report: &CheckReport| {
+            let verdict = if report.passed { "passes" } else { "FAILS" };
+            format!("{}: {} {verdict}\n{}", report.name, report.image.display(), report.as_text())
+        };
+        self.images.iter().map(text).collect()
+    }
 }

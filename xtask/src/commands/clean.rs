@@ -1,4 +1,4 @@
-//! `clean`: what the tool keeps beside the images, and its removal.
+//! `clean`: removes caches, and what failed and killed runs left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,48 +15,62 @@ use crate::atomic::Partial;
 use crate::cache::{self, Cache};
 use crate::error::Failure;
 use crate::report::progress::human_bytes;
+use crate::report::render::Render;
 use crate::report::table;
 
-/// The finished images of the workspace, among the rooms of the cache.
+/// The name of the folder of results among the caches.
 const RESULTS: &str = "results";
+/// What killed runs left.
+const LEFTOVERS: &str = "leftovers";
+/// What `--keep` left.
+const KEPT: &str = "kept";
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Rooms to empty, as the table names them: trees, downloads, results and others; without any, only what killed runs
-    /// and --keep left
-    #[arg(value_name = "ROOM", conflicts_with = "all")]
-    rooms: Vec<String>,
-    /// Empty every room, finished images included
+    /// Caches to empty, as the table names them: trees, downloads, results and others [default: only what killed runs and
+    /// --keep left]
+    #[arg(value_name = "CACHE", conflicts_with = "all")]
+    caches: Vec<String>,
+    /// Empty every cache, finished images included
     #[arg(long)]
     all: bool,
-    /// Say what would go, and remove nothing
+    /// Show what would be removed, and remove nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     results: arguments::Results,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: arguments::Format,
 }
 
-/// A room and what becomes of it.
+/// What was removed, cache by cache.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Cleaned {
+    /// On disk, of all caches together.
+    freed_bytes: u64,
+    caches: Vec<Row>,
+}
+
+/// A cache and what becomes of it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Row {
-    room: String,
-    /// What it held before, in bytes on disk.
-    bytes: u64,
-    freed: u64,
+    cache: String,
+    /// Size on disk before anything was removed.
+    size_bytes: u64,
+    freed_bytes: u64,
     state: State,
-    what: &'static str,
+    /// What the cache is for.
+    holds: &'static str,
     folder: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum State {
-    Stays,
-    WouldGo,
+    Kept,
+    WouldBeRemoved,
     Removed,
     /// Some of it is used by another run.
     InUse,
@@ -65,8 +79,8 @@ enum State {
 impl State {
     fn as_str(self) -> &'static str {
         match self {
-            State::Stays => "stays",
-            State::WouldGo => "would go",
+            State::Kept => "kept",
+            State::WouldBeRemoved => "would be removed",
             State::Removed => "removed",
             State::InUse => "in use by another run",
         }
@@ -76,75 +90,74 @@ impl State {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::start().and_results(&arguments.results);
     let cache = run.cache()?;
-    // Leftovers are never asked for by name.
-    let mut rooms = vec![("leftovers".to_owned(), cache.root().join("work"))];
-    rooms.extend(cache.rooms()?);
-    rooms.push((RESULTS.to_owned(), run.results()?));
-    if let Some(unknown) = arguments.rooms.iter().find(|name| !rooms.iter().any(|(room, _)| room == *name)) {
-        let names: Vec<&str> = rooms.iter().map(|(room, _)| room.as_str()).collect();
-        bail!(Failure::Usage(format!("there is no room `{unknown}`\nhint: the rooms are {}", names.join(", "))));
+    // Leftovers are removed without being named.
+    let mut folders = vec![(LEFTOVERS.to_owned(), cache.root().join("work"))];
+    folders.extend(cache.rooms()?);
+    folders.push((RESULTS.to_owned(), run.results()?));
+    if let Some(unknown) = arguments.caches.iter().find(|name| !folders.iter().any(|(known, _)| known == *name)) {
+        let names: Vec<&str> = folders.iter().map(|(name, _)| name.as_str()).collect();
+        bail!(Failure::Usage(format!("there is no cache `{unknown}`\nhint: the caches are {}", names.join(", "))));
     }
     let alone = arguments.dry_run || cache.take_alone();
     let mut rows = Vec::new();
-    for (room, folder) in rooms {
-        let wanted = arguments.all || room == "leftovers" || room == "kept" || arguments.rooms.contains(&room);
-        let bytes = held(cache, &room, &folder)?;
+    for (name, folder) in folders {
+        let wanted = arguments.all || name == LEFTOVERS || name == KEPT || arguments.caches.contains(&name);
+        let size_bytes = size(cache, &name, &folder)?;
         let state = match (wanted, arguments.dry_run) {
-            (false, _) => State::Stays,
-            (true, true) => State::WouldGo,
-            (true, false) if empty(cache, &room, &folder, alone)? => State::Removed,
+            (false, _) => State::Kept,
+            (true, true) => State::WouldBeRemoved,
+            (true, false) if empty(cache, &name, &folder, alone)? => State::Removed,
             (true, false) => State::InUse,
         };
-        let left = held(cache, &room, &folder)?;
-        let what = what_is_in(&room);
-        rows.push(Row { room, bytes, freed: bytes.saturating_sub(left), state, what, folder });
+        let freed_bytes = size_bytes.saturating_sub(size(cache, &name, &folder)?);
+        rows.push(Row { holds: purpose(&name), cache: name, size_bytes, freed_bytes, state, folder });
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let cells: Vec<[String; 4]> = rows
-        .iter()
-        .map(|row| [row.room.clone(), human_bytes(row.bytes), row.state.as_str().into(), row.what.into()])
-        .collect();
-    print!("{}", table::columns(["room", "size", "state", "what it holds"], &cells));
-    eprintln!("freed {}", human_bytes(rows.iter().map(|row| row.freed).sum()));
-    let stays: u64 = rows.iter().filter(|row| row.state == State::Stays).map(|row| row.bytes).sum();
-    if stays > 0 {
-        eprintln!(
-            "hint: name rooms to empty them, or give --all; everything but results is made again when it is needed"
-        );
+    let cleaned = Cleaned { freed_bytes: rows.iter().map(|row| row.freed_bytes).sum(), caches: rows };
+    arguments.format.print(&cleaned)?;
+    eprintln!("freed {}", human_bytes(cleaned.freed_bytes));
+    if cleaned.caches.iter().any(|row| row.state == State::Kept && row.size_bytes > 0) {
+        eprintln!("hint: name caches to empty them, or give --all; builds refill all of them but results");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Bytes on disk of all that is in a room.
-fn held(cache: &Cache, room: &str, folder: &Path) -> Result<u64> {
-    Ok(match room {
-        "leftovers" => cache.abandoned()?.iter().map(|path| on_disk(path)).sum(),
+impl Render for Cleaned {
+    fn text(&self) -> String {
+        let cells =
+            |row: &Row| [row.cache.clone(), human_bytes(row.size_bytes), row.state.as_str().into(), row.holds.into()];
+        let rows: Vec<[String; 4]> = self.caches.iter().map(cells).collect();
+        table::columns(["cache", "size", "state", "holds"], &rows)
+    }
+}
+
+/// Size of a cache, in bytes on disk.
+fn size(cache: &Cache, name: &str, folder: &Path) -> Result<u64> {
+    Ok(match name {
+        LEFTOVERS => cache.abandoned()?.iter().map(|path| on_disk(path)).sum(),
         _ => on_disk(folder),
     })
 }
 
-fn what_is_in(room: &str) -> &'static str {
-    match room {
-        "leftovers" => "work of runs that were killed",
-        "kept" => "trees of failed steps, left by --keep",
+/// What a cache is for.
+fn purpose(name: &str) -> &'static str {
+    match name {
+        LEFTOVERS => "work of runs that were killed",
+        KEPT => "trees of failed steps, left by --keep",
         "trees" => "finished trees of bases and images",
         "downloads" => "packages of apt, npm and pip",
         "kernels" => "kernels to boot images with",
-        "tools" => "programs of other suites",
+        "tools" => "programs of other Debian suites",
         RESULTS => "finished images",
         _ => "",
     }
 }
 
-/// Empties one room. Answers `false` where another run uses some of it, which then stays.
-fn empty(cache: &Cache, room: &str, folder: &Path, alone: bool) -> Result<bool> {
+/// Empties one cache. Returns whether all of it is gone: what another run uses is kept.
+fn empty(cache: &Cache, name: &str, folder: &Path, alone: bool) -> Result<bool> {
     let mut all_gone = true;
-    match room {
-        "leftovers" => cache.sweep()?,
-        // Each file is locked by who uses it.
+    match name {
+        LEFTOVERS => cache.sweep()?,
+        // A build locks each tree that it uses.
         "trees" => {
             for path in entries(folder)? {
                 all_gone &= cache::remove_unless_held(&path)?;
@@ -156,7 +169,7 @@ fn empty(cache: &Cache, room: &str, folder: &Path, alone: bool) -> Result<bool> 
                 for path in entries(&image)? {
                     all_gone &= cache::remove_unless_held(&path)?;
                 }
-                // Not empty where an image is in the making.
+                // Fails where an image is being written.
                 let _ = fs::remove_dir(&image);
             }
         }
@@ -176,7 +189,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Bytes that a file or folder takes on disk, as far as it can be read; each inode once.
+/// Size of a file or folder in bytes on disk, each inode counted once. What cannot be read does not count.
 pub fn on_disk(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let mut seen = std::collections::HashSet::new();

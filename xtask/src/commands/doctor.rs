@@ -1,4 +1,4 @@
-//! `doctor`: what this host can do, proved by doing it, and the one command that mends each lack.
+//! `doctor`: what this host can do, probed by doing it, and for what it cannot the command that changes that.
 
 use std::num::NonZeroUsize;
 use std::process::{Command, ExitCode};
@@ -26,21 +26,21 @@ use crate::host::requirements::{self, Task};
 use crate::image::{Order, Providers, Target};
 use crate::jobs;
 use crate::report::progress::Progress;
+use crate::report::render::Render;
 use crate::report::table;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
     images: arguments::Images,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: arguments::Format,
 }
 
 /// Most of a probe is waiting for a program to start.
 const AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).expect("4 is not 0");
 
-/// Tries something, and answers by what it can be done.
+/// Probes a capability; returns the program that provides it.
 type Probe<'a> = Box<dyn Fn() -> Result<String> + Sync + 'a>;
 
 /// One thing that a host may be able to do.
@@ -51,30 +51,34 @@ struct Finding {
     can: bool,
     /// By which program it can, or why it cannot.
     detail: String,
-    /// The command that mends it.
+    /// The command that makes it possible.
     #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<String>,
+    fix: Option<String>,
+}
+
+/// All findings.
+#[derive(Debug, Serialize)]
+struct Diagnosis {
+    /// Whether every image of the workspace can be built here.
+    ready: bool,
+    findings: Vec<Finding>,
 }
 
 impl Finding {
     fn of(what: impl Into<String>, result: Result<String>) -> Self {
         let what = what.into();
         match result {
-            Ok(detail) => Finding { what, can: true, detail, mend: None },
+            Ok(detail) => Finding { what, can: true, detail, fix: None },
             Err(error) => {
                 let (said, hints) = error::parts(&error);
-                Finding {
-                    what,
-                    can: false,
-                    detail: said.join(": ").replace('\n', "; "),
-                    mend: hints.into_iter().next(),
-                }
+                Finding { what, can: false, detail: said.join(": ").replace('\n', "; "), fix: hints.into_iter().next() }
             }
         }
     }
 }
 
-/// Exit code 1 where an image of the workspace cannot be built here; what no image asks for may well be missing.
+/// Probes every capability. The exit code is 1 if an image of the workspace cannot be built here; what no image needs may be
+/// missing.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images);
     let (set, cache, providers) = (run.images()?, run.cache()?, run.cached_providers()?);
@@ -100,19 +104,19 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let findings = jobs::run(&probes, AT_ONCE, |(what, probe)| Finding::of(what.as_str(), probe()));
     let ready = findings[first_image..].iter().all(|image| image.can);
 
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
-    } else {
-        let rows: Vec<[String; 3]> = findings
-            .iter()
-            .map(|finding| {
-                let mend = finding.mend.as_ref().map(|mend| format!(" → {mend}")).unwrap_or_default();
-                [finding.what.clone(), if finding.can { "yes" } else { "no" }.into(), finding.detail.clone() + &mend]
-            })
-            .collect();
-        print!("{}", table::columns(["what", "here", "by, or why not"], &rows));
-    }
+    arguments.format.print(&Diagnosis { ready, findings })?;
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Render for Diagnosis {
+    fn text(&self) -> String {
+        let cells = |finding: &Finding| {
+            let fix = finding.fix.as_ref().map(|fix| format!(" → {fix}")).unwrap_or_default();
+            [finding.what.clone(), if finding.can { "yes" } else { "no" }.into(), finding.detail.clone() + &fix]
+        };
+        let rows: Vec<[String; 3]> = self.findings.iter().map(cells).collect();
+        table::columns(["capability", "here", "by, or why not"], &rows)
+    }
 }
 
 fn filesystems() -> Vec<(String, Filesystem)> {
@@ -122,7 +126,7 @@ fn filesystems() -> Vec<(String, Filesystem)> {
     own.into_iter().chain(others.map(|(name, writer)| (format!("filesystem ext4 by {name}"), by(writer)))).collect()
 }
 
-/// Writes an image of an empty tree, and answers what wrote it.
+/// Writes an image of an empty tree; returns the program that wrote it.
 fn write_a_sample(filesystem: &Filesystem) -> Result<String> {
     can_be_written(filesystem)?;
     if filesystem.kind() == FilesystemKind::Erofs && ErofsUtils::must_be_fetched() {
@@ -141,14 +145,14 @@ fn write_by(writer: &dyn FilesystemWriter) -> Result<String> {
     Ok(census.writer)
 }
 
-/// What writes squashfs where tar2sqfs is missing.
+/// Probes the program that writes squashfs where tar2sqfs is missing.
 fn mksquashfs() -> Result<String> {
     Program::Mksquashfs.probe()?;
     let writer = SquashfsWriter::with_program(&SquashfsOptions::default(), Program::Mksquashfs)?;
     Ok(format!("{}, which loses the root directory's attributes", write_by(&writer)?))
 }
 
-/// Checks the options, and that there is a program or a way to it: looking is no reason to download.
+/// Checks the options, and that a program is there or can be fetched, without fetching it.
 fn can_be_written(filesystem: &Filesystem) -> Result<()> {
     match filesystem.kind() == FilesystemKind::Erofs && ErofsUtils::must_be_fetched() {
         true => Ok(requirements::require(&[Task::Erofs])?),
@@ -156,7 +160,7 @@ fn can_be_written(filesystem: &Filesystem) -> Result<()> {
     }
 }
 
-/// The first line of what a program says of its version.
+/// The first line of a program's version text.
 fn version(program: &str, argument: &str) -> Result<String> {
     let path = snug_process::program::find(program).ok_or_else(|| anyhow!("there is no {program}"))?;
     let output = child::output(Command::new(path).arg(argument).env("LC_ALL", "C"))?;
@@ -186,7 +190,7 @@ fn can_be_built(set: &snug_spec::ImageSet, name: &str, providers: &Providers) ->
         // What a tag means is asked by builds: all that such a base needs is who asks.
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
             requirements::require(&[Task::OciBase])?;
-            return Ok("an OCI base that no build has asked for yet".to_owned());
+            return Ok("OCI base, not fetched yet".to_owned());
         }
         order => order?,
     };

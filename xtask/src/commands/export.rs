@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::RootTree;
 
@@ -18,6 +18,7 @@ use crate::engine::OnFailure;
 use crate::engine::choose::Choice;
 use crate::image::{self, Order, Target};
 use crate::report::progress::human_bytes;
+use crate::report::render::Render;
 use crate::tree::{Assembly, Refresh};
 
 #[derive(Debug, Args)]
@@ -34,9 +35,8 @@ pub struct Arguments {
     images: arguments::Images,
     #[command(flatten)]
     engine: arguments::Engine,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: arguments::Format,
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -54,13 +54,23 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             .context("cannot write to standard output")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let bytes = write(&tree, &arguments.output)?;
-    if arguments.json {
-        println!("{}", json!({ "tar": arguments.output, "bytes": bytes }));
-    } else {
-        println!("{}: {}", arguments.output.display(), human_bytes(bytes));
-    }
+    let size_bytes = write(&tree, &arguments.output)?;
+    arguments.format.print(&Exported { tar: arguments.output, size_bytes })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The tar that was written.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Exported {
+    tar: PathBuf,
+    size_bytes: u64,
+}
+
+impl Render for Exported {
+    fn text(&self) -> String {
+        format!("{}: {}\n", self.tar.display(), human_bytes(self.size_bytes))
+    }
 }
 
 fn write(tree: &RootTree, output: &Path) -> Result<u64> {

@@ -1,4 +1,6 @@
-//! `image`: specs in, image files out.
+//! `image`: builds images from their specs.
+
+mod dry_run;
 
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
@@ -9,16 +11,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 use snug_ext4::size::Rule;
 use snug_rootfs::platform::Platform;
 use snug_spec::ImageSet;
-use snug_spec::model::Base;
+use snug_spec::model::{Base, EngineKind};
 
+use self::dry_run::Plans;
 use super::arguments;
 use super::run::Run;
 use crate::engine::OnFailure;
-use crate::engine::choose::{Choice, Engines};
+use crate::engine::choose::Choice;
 use crate::error;
 use crate::error::Failure;
 use crate::host::requirements::Task;
@@ -26,6 +29,7 @@ use crate::host::setup;
 use crate::image::{BuildOutcome, ImageType, Order, Providers, Target};
 use crate::jobs;
 use crate::report::progress::{human_bytes, human_duration};
+use crate::report::render::{Render, seconds};
 use crate::report::table;
 use crate::tree::{Assembly, Refresh};
 
@@ -52,9 +56,8 @@ pub struct Arguments {
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: arguments::Format,
     /// Make everything anew, bases and up-to-date images included
     #[arg(long)]
     refresh: bool,
@@ -121,7 +124,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let output = run.results()?;
     let engines = run.engines()?;
     if arguments.dry_run {
-        return describe(&names, &orders, engines, &output, &arguments);
+        let plans = Plans::new(&names, &orders, engines, &arguments.engine, &output)?;
+        for error in orders.iter().filter_map(|order| order.as_ref().err()) {
+            error::say(error);
+        }
+        arguments.format.print(&plans)?;
+        let failed = orders.iter().find_map(|order| order.as_ref().err());
+        return Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code));
     }
     if arguments.setup {
         let mut tasks: Vec<Task> = orders.iter().flatten().flat_map(Order::tasks).collect();
@@ -149,19 +158,15 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let beyond = outcome.as_ref().is_err_and(error::is_beyond_this_host);
         let left_out = beyond && arguments.all && !arguments.setup;
         match &outcome {
-            Err(error) if left_out => progress.note(format!("{name} cannot be built here\n{}", error::describe(error))),
+            Err(error) if left_out => {
+                progress.note(format!("cannot build {name} on this host\n{}", error::describe(error)))
+            }
             Err(error) => progress.note(error::describe(error)),
             Ok(_) => {}
         }
         Fared { name, outcome, choice, time: started.elapsed(), left_out }
     });
-    if arguments.json {
-        let rows: Vec<Value> = results.iter().map(Fared::as_json).collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        let rows: Vec<_> = results.iter().map(Fared::as_row).collect();
-        print!("{}", table::columns(["image", "state", "size", "on disk", "rule", "time", "file"], &rows));
-    }
+    arguments.format.print(&Results { images: results.iter().map(Fared::row).collect() })?;
     let failed = results.iter().filter(|fared| !fared.left_out).find_map(|fared| fared.outcome.as_ref().err());
     Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code))
 }
@@ -209,45 +214,100 @@ fn orders<'set>(
     }
 }
 
-impl Fared<'_> {
-    fn as_json(&self) -> Value {
-        let mut row = match &self.outcome {
-            Ok(outcome) => serde_json::to_value(outcome).unwrap_or_default(),
-            Err(error) => {
-                let state = if self.left_out { "cannot-be-built-here" } else { "failed" };
-                json!({ "state": state, "error": format!("{error:#}") })
-            }
+impl<'a> Fared<'a> {
+    fn row(&'a self) -> Row<'a> {
+        let became = match &self.outcome {
+            Ok(outcome) => Became::Done(outcome),
+            Err(error) => Became::Not {
+                state: if self.left_out { FailedState::CannotBuild } else { FailedState::Failed },
+                error: format!("{error:#}"),
+                summary: error::in_short(error),
+            },
         };
-        row["name"] = self.name.into();
-        if let Some(Choice { engine, reason }) = &self.choice {
-            row["engine"] = json!({ "name": engine.kind(), "reason": reason });
-        }
-        row["seconds"] = ((self.time.as_secs_f64() * 10.0).round() / 10.0).into();
-        row
+        let engine = self.choice.as_ref();
+        let engine = engine.map(|choice| RunBy { name: choice.engine.kind(), reason: &choice.reason });
+        Row { name: self.name, became, engine, seconds: seconds(self.time) }
     }
+}
 
-    fn as_row(&self) -> [String; 7] {
-        let row = |state: &str, size: String, disk: String, rule: String, file: String| {
-            [self.name.into(), state.into(), size, disk, rule, human_duration(self.time), file]
+/// How all images fared.
+#[derive(Debug, Serialize)]
+struct Results<'a> {
+    images: Vec<Row<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    became: Became<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<RunBy<'a>>,
+    seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Became<'a> {
+    Done(&'a BuildOutcome),
+    Not {
+        state: FailedState,
+        error: String,
+        /// The error in one line, for the table.
+        #[serde(skip)]
+        summary: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum FailedState {
+    Failed,
+    CannotBuild,
+}
+
+/// The engine that ran the steps.
+#[derive(Debug, Serialize)]
+struct RunBy<'a> {
+    name: EngineKind,
+    reason: &'a str,
+}
+
+impl Render for Results<'_> {
+    fn text(&self) -> String {
+        let rows: Vec<[String; 7]> = self.images.iter().map(Row::cells).collect();
+        table::columns(["image", "state", "size", "on disk", "rule", "time", "file"], &rows)
+    }
+}
+
+impl Row<'_> {
+    fn cells(&self) -> [String; 7] {
+        let time = human_duration(Duration::from_secs_f64(self.seconds));
+        let row = |state: &str, [size, disk, rule]: [String; 3], file: String| {
+            [self.name.into(), state.into(), size, disk, rule, time, file]
         };
         let shown = |file: &Path| {
             let here = std::env::current_dir().unwrap_or_default();
             file.strip_prefix(here).unwrap_or(file).display().to_string()
         };
-        match &self.outcome {
-            Ok(BuildOutcome::Base { tree }) => row("base", String::new(), String::new(), String::new(), shown(tree)),
-            Ok(BuildOutcome::Built { image, manifest } | BuildOutcome::UpToDate { image, manifest }) => {
-                let state = if matches!(self.outcome, Ok(BuildOutcome::Built { .. })) { "built" } else { "up to date" };
+        match &self.became {
+            Became::Done(BuildOutcome::Base { tree }) => row("base", Default::default(), shown(tree)),
+            Became::Done(
+                outcome @ (BuildOutcome::Built { image, manifest } | BuildOutcome::UpToDate { image, manifest }),
+            ) => {
+                let state = if matches!(outcome, BuildOutcome::Built { .. }) { "built" } else { "up to date" };
                 let rule = match manifest.census.decision.as_ref().map(|decision| decision.rule) {
                     Some(Rule::Content) => "content",
                     Some(Rule::MinSize) => "min-size",
                     None => "compressed",
                 };
-                row(state, human_bytes(manifest.census.size), allocated(image), rule.into(), shown(image))
+                row(state, [human_bytes(manifest.census.size), allocated(image), rule.into()], shown(image))
             }
-            Err(error) => {
-                let state = if self.left_out { "not here" } else { "failed" };
-                row(state, String::new(), String::new(), String::new(), error::in_short(error))
+            Became::Not { state: FailedState::Failed, summary, .. } => {
+                row("failed", Default::default(), summary.clone())
+            }
+            Became::Not { state: FailedState::CannotBuild, summary, .. } => {
+                row("cannot build", Default::default(), summary.clone())
             }
         }
     }
@@ -258,82 +318,4 @@ fn allocated(image: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
     // `st_blocks` counts 512-byte units whatever the block size.
     std::fs::metadata(image).map(|about| human_bytes(about.blocks() * 512)).unwrap_or_default()
-}
-
-/// `--dry-run`: the plan, for a person or a program.
-fn describe(
-    names: &[String],
-    orders: &[Result<Order>],
-    engines: &Engines,
-    output: &Path,
-    arguments: &Arguments,
-) -> Result<ExitCode> {
-    let mut rows = Vec::new();
-    let mut text = String::new();
-    for (name, order) in names.iter().zip(orders) {
-        let order = match order {
-            Ok(order) => order,
-            Err(error) => {
-                error::say(error);
-                rows.push(json!({ "name": name, "error": format!("{error:#}") }));
-                continue;
-            }
-        };
-        let image = order.image(output);
-        let file = image.as_ref().map(|path| path.display().to_string());
-        text += &format!("{name}: {}\n", file.as_deref().unwrap_or("a base without an image of its own"));
-        let choice = engines.choose(arguments.engine.kind, order.spec.engine);
-        let engine = match &choice {
-            Ok(Choice { engine, reason }) => json!({ "name": engine.kind(), "reason": reason }),
-            Err(error) => json!({ "error": format!("{error:#}") }),
-        };
-        text += &match &choice {
-            Ok(Choice { engine, reason }) => format!("  engine {}, {reason}\n", engine.kind()),
-            Err(error) => format!("  engine: {error:#}\n"),
-        };
-        let mut trees = Vec::new();
-        for link in &order.chain {
-            let plan = &link.plan;
-            text += &format!("  {} from {}\n", plan.name, plan.base.describe());
-            for step in &plan.steps {
-                text += &format!("    {}  ({})\n", step.describe(), step.place);
-            }
-            let script = choice.as_ref().ok().and_then(|choice| choice.engine.script(plan));
-            for line in script.iter().flat_map(|script| script.lines()) {
-                text += &format!("      | {line}\n");
-            }
-            trees.push(json!({
-                "name": plan.name,
-                "base": plan.base.describe(),
-                "fingerprint": plan.fingerprint,
-                "dockerfile": script,
-                "steps": plan.steps.iter().map(|step| json!({ "step": step.describe(), "place": step.place })).collect::<Vec<_>>(),
-            }));
-        }
-        if let Some(filesystem) = &order.filesystem {
-            text +=
-                &format!("  as {}{}\n", filesystem.kind(), if order.verity { ", sealed with dm-verity" } else { "" });
-        }
-        for note in &order.notes {
-            text += &format!("  {note}\n");
-        }
-        rows.push(json!({
-            "name": name,
-            "image": file,
-            "engine": engine,
-            "oci": order.oci(),
-            "filesystem": order.filesystem,
-            "verity": order.verity,
-            "sizing": order.sizing,
-            "fingerprint": order.fingerprint()?,
-            "trees": trees,
-        }));
-    }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        print!("{text}");
-    }
-    let failed = orders.iter().find_map(|order| order.as_ref().err());
-    Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code))
 }

@@ -15,6 +15,7 @@ use crate::error;
 use crate::host::requirements::{self, Task};
 use crate::image::{ImageState, Order, Providers, Target};
 use crate::report::progress::human_bytes;
+use crate::report::render::Render;
 use crate::report::table;
 
 #[derive(Debug, Args)]
@@ -23,13 +24,19 @@ pub struct Arguments {
     images: arguments::Images,
     #[command(flatten)]
     results: arguments::Results,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: arguments::Format,
+}
+
+/// The images of a folder.
+#[derive(Debug, Serialize)]
+struct List<'set> {
+    images: Vec<Row<'set>>,
 }
 
 /// An image as it is listed.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Row<'set> {
     name: &'set str,
     filesystem: Option<&'static str>,
@@ -39,8 +46,8 @@ struct Row<'set> {
     reason: Option<String>,
     /// Bytes of the image that is there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    size: Option<u64>,
-    min_size: u64,
+    size_bytes: Option<u64>,
+    min_size_bytes: u64,
     description: Option<&'set str>,
 }
 
@@ -50,7 +57,8 @@ enum State {
     UpToDate,
     Stale,
     NeverBuilt,
-    CannotBeBuiltHere,
+    /// A program is missing, or the spec asks for what this version cannot do.
+    CannotBuild,
     /// It is there for other images and has none of its own.
     Base,
 }
@@ -61,7 +69,7 @@ impl State {
             State::UpToDate => "up to date",
             State::Stale => "stale",
             State::NeverBuilt => "never built",
-            State::CannotBeBuiltHere => "not here",
+            State::CannotBuild => "cannot build",
             State::Base => "base",
         }
     }
@@ -71,29 +79,28 @@ impl State {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images).and_results(&arguments.results);
     let (set, providers, results) = (run.images()?, run.cached_providers()?, run.results()?);
-    let rows: Vec<Row> =
-        set.iter().filter_map(|(name, spec)| Some(row(set, name, spec.ok()?, &providers, &results))).collect();
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        let cells: Vec<[String; 5]> = rows
-            .iter()
-            .map(|row| {
-                // Why an image is not what it should be is of more interest than what it is for.
-                let about = row.reason.as_deref().or(row.description).unwrap_or_default();
-                [
-                    row.name.to_owned(),
-                    row.filesystem.unwrap_or_default().to_owned(),
-                    row.size.map(human_bytes).unwrap_or_default(),
-                    row.state.as_str().to_owned(),
-                    about.to_owned(),
-                ]
-            })
-            .collect();
-        print!("{}", table::columns(["image", "type", "size", "state", "what, or why"], &cells));
-    }
+    let images = set.iter().filter_map(|(name, spec)| Some(row(set, name, spec.ok()?, &providers, &results))).collect();
+    arguments.format.print(&List { images })?;
     let errors = set.errors();
     if errors.0.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(errors.into()) }
+}
+
+impl Render for List<'_> {
+    fn text(&self) -> String {
+        let cells = |row: &Row| {
+            // The reason for a state tells more than the description.
+            let about = row.reason.as_deref().or(row.description).unwrap_or_default();
+            [
+                row.name.to_owned(),
+                row.filesystem.unwrap_or_default().to_owned(),
+                row.size_bytes.map(human_bytes).unwrap_or_default(),
+                row.state.as_str().to_owned(),
+                about.to_owned(),
+            ]
+        };
+        let rows: Vec<[String; 5]> = self.images.iter().map(cells).collect();
+        table::columns(["image", "type", "size", "state", "description or reason"], &rows)
+    }
 }
 
 fn row<'set>(
@@ -103,14 +110,14 @@ fn row<'set>(
     providers: &Providers,
     results: &Path,
 ) -> Row<'set> {
-    let (state, reason, size) = standing(set, name, spec, providers, results);
+    let (state, reason, size_bytes) = standing(set, name, spec, providers, results);
     Row {
         name,
         filesystem: spec.filesystem.as_ref().map(|filesystem| filesystem.kind().as_str()),
         state,
         reason,
-        size,
-        min_size: spec.sizing.min_size,
+        size_bytes,
+        min_size_bytes: spec.sizing.min_size,
         description: spec.description.as_deref(),
     }
 }
@@ -129,14 +136,14 @@ fn standing(
         Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
             return match requirements::require(&[Task::OciBase]) {
                 Ok(()) => (State::NeverBuilt, None, None),
-                Err(lacking) => (State::CannotBeBuiltHere, Some(error::in_short(&lacking.into())), None),
+                Err(lacking) => (State::CannotBuild, Some(error::in_short(&lacking.into())), None),
             };
         }
-        Err(error) => return (State::CannotBeBuiltHere, Some(error::in_short(&error)), None),
+        Err(error) => return (State::CannotBuild, Some(error::in_short(&error)), None),
     };
     let freshness = match order.freshness(results) {
         Ok(freshness) => freshness,
-        Err(error) => return (State::CannotBeBuiltHere, Some(error::in_short(&error)), None),
+        Err(error) => return (State::CannotBuild, Some(error::in_short(&error)), None),
     };
     let (state, reason, size) = match freshness {
         ImageState::UpToDate(manifest) => return (State::UpToDate, None, Some(manifest.census.size)),
@@ -146,6 +153,6 @@ fn standing(
     };
     match requirements::require(&order.tasks()) {
         Ok(()) => (state, reason, size),
-        Err(lacking) => (State::CannotBeBuiltHere, Some(error::in_short(&lacking.into())), size),
+        Err(lacking) => (State::CannotBuild, Some(error::in_short(&lacking.into())), size),
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use base16ct::lower::encode_string as hex;
 use clap::Args;
 use nix::fcntl::{FcntlArg, fcntl};
-use serde_json::json;
+use serde::Serialize;
 use snug_ext4::Census;
 use snug_ext4::size::{Headroom, SizePolicy};
 use snug_formats::{Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
@@ -19,13 +19,16 @@ use snug_rootfs::tar;
 use snug_rootfs::tree::{RootTree, Timestamp};
 use snug_spec::values;
 
+use super::arguments;
 use super::run::Run;
 use crate::atomic::Partial;
 use crate::error::Failure;
+use crate::filesystem::verity::Verity;
 use crate::filesystem::{self};
 use crate::image::{self, Digests, ImageType};
 use crate::manifest::write_contents;
 use crate::report::progress::{Progress, human_bytes};
+use crate::report::render::Render;
 use crate::report::table;
 
 /// As large as a pipe may be made by anyone (`/proc/sys/fs/pipe-max-size`).
@@ -60,7 +63,7 @@ pub struct Arguments {
     /// Have ext4 written by another program, to compare with: mke2fs, or the kernel through a loop mount, for root
     #[arg(long, value_name = "WRITER")]
     writer: Option<Ext4Writer>,
-    /// Put right what container engines leave behind, as `image` does
+    /// Normalise what container engines leave behind, as `image` does
     #[arg(long, visible_alias = "normalise")]
     normalize: bool,
     /// Write a list of all entries with their digests (mtree)
@@ -72,9 +75,8 @@ pub struct Arguments {
     /// Do not wait until the disk has the image, as `cp` does not
     #[arg(long)]
     no_sync: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: arguments::Format,
 }
 
 /// A size as specs write it.
@@ -116,29 +118,41 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         partial = partial.sync_ahead()?;
     }
     let written = image::write(&tree, &*writer, verity, &sizing, partial, digests, progress)?;
-    let (census, verity) = (&written.census, &written.verity);
     if let Some((list, bodies)) = arguments.contents.as_ref().zip(written.bodies.as_ref()) {
         write_contents(&tree, bodies, list)?.0.publish()?;
     }
     let image = if arguments.no_sync { written.partial.publish_unsynced()? } else { written.partial.publish()? };
     let sha256 = written.sha256.map(|digest| hex(&digest));
-    if arguments.json {
-        let mut about = json!({ "image": image, "filesystem": filesystem, "sha256": sha256, "census": census });
-        if let Some(verity) = verity {
-            about["verity"] = serde_json::to_value(verity)?;
-        }
-        println!("{}", serde_json::to_string_pretty(&about)?);
-    } else {
-        println!("{}: {}, {} bytes, by {}", image.display(), filesystem.kind(), census.size, census.writer);
-        if let Some(sha256) = sha256 {
-            println!("sha256 {sha256}");
-        }
-        print!("{}", parts(census));
-        if let Some(verity) = verity {
-            print!("{}", verity.lines());
-        }
-    }
+    let (census, verity) = (written.census, written.verity);
+    arguments.format.print(&Packed { image, filesystem, sha256, census, verity })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The image that was written.
+#[derive(Debug, Serialize)]
+struct Packed {
+    image: PathBuf,
+    filesystem: Filesystem,
+    /// `None` after `--no-digest`.
+    sha256: Option<String>,
+    census: Census,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verity: Option<Verity>,
+}
+
+impl Render for Packed {
+    fn text(&self) -> String {
+        let (image, kind, census) = (self.image.display(), self.filesystem.kind(), &self.census);
+        let mut text = format!("{image}: {kind}, {} bytes, by {}\n", census.size, census.writer);
+        if let Some(sha256) = &self.sha256 {
+            text += &format!("sha256 {sha256}\n");
+        }
+        text += &parts(census);
+        if let Some(verity) = &self.verity {
+            text += &verity.lines();
+        }
+        text
+    }
 }
 
 /// What the image is for, as a table.

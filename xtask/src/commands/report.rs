@@ -1,4 +1,4 @@
-//! `report`: one spec as every type of image, side by side, in what people choose a type by.
+//! `report`: builds one spec as every type of image and compares their costs.
 
 use std::fs;
 use std::io::{self, Read};
@@ -26,11 +26,12 @@ use crate::engine::choose::Choice;
 use crate::error::{self, Failure};
 use crate::image::{BuildOutcome, Built, ImageType, Order, Target};
 use crate::report::progress::{Progress, human_bytes, human_duration};
+use crate::report::render::{Render, seconds};
 use crate::report::table;
 use crate::tree::{Assembly, Refresh};
 
 const ZSTD: HostProgram = HostProgram { name: "zstd", package: "zstd" };
-/// As images are published: quick, with a window of 128 MiB, in which a root repeats itself.
+/// As images are published: level 3, with a window of 128 MiB (DESIGN 5.5).
 const ZSTD_ARGUMENTS: [&str; 4] = ["-3", "--long=27", "-q", "-c"];
 
 #[derive(Debug, Args)]
@@ -54,9 +55,16 @@ pub struct Arguments {
     machine: arguments::Machine,
     #[command(flatten)]
     images: arguments::Images,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: arguments::Format,
+}
+
+/// What each type costs.
+#[derive(Debug, Serialize)]
+struct Costs {
+    /// The image's name.
+    name: String,
+    types: Vec<Row>,
 }
 
 /// What one type costs.
@@ -79,15 +87,14 @@ enum Found {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Cost {
-    /// Bytes of the file.
-    size: u64,
-    /// Bytes that the file takes on this disk, holes not counted.
-    allocated: u64,
-    /// Bytes behind `zstd -3 --long=27`.
-    wire: u64,
-    /// Seconds of user and system time, from the finished tree to the image; of all programs together.
-    build_cpu: f64,
-    build_wall: f64,
+    size_bytes: u64,
+    /// On this disk, holes not counted.
+    allocated_bytes: u64,
+    /// After `zstd -3 --long=27`.
+    compressed_bytes: u64,
+    /// User and system time from the finished tree to the image, of all programs together.
+    cpu_seconds: f64,
+    wall_seconds: f64,
     writer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<Booted>,
@@ -130,13 +137,16 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         };
         rows.push(Row { named: named.to_string(), found });
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        let cells: Vec<[String; 7]> = rows.iter().map(Row::cells).collect();
-        print!("{}", table::columns(["type", "size", "on disk", "zstd -3", "build CPU", "to ssh", "writer"], &cells));
+    let all_built = rows.iter().all(|row| matches!(row.found, Found::Cost(_)));
+    arguments.format.print(&Costs { name: name.clone(), types: rows })?;
+    Ok(if all_built { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Render for Costs {
+    fn text(&self) -> String {
+        let rows: Vec<[String; 7]> = self.types.iter().map(Row::cells).collect();
+        table::columns(["type", "size", "on disk", "zstd -3", "build CPU", "to ssh", "writer"], &rows)
     }
-    Ok(if rows.iter().all(|row| matches!(row.found, Found::Cost(_))) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 struct Report<'a> {
@@ -158,8 +168,8 @@ impl Report<'_> {
         let (build_cpu, build_wall) = (cpu_time()?.saturating_sub(before), started.elapsed());
         let about = fs::metadata(&image)?;
         let stage = progress.stage("zstd");
-        let wire = packed_bytes(&image)?;
-        stage.finish(&human_bytes(wire));
+        let compressed_bytes = compressed_bytes(&image)?;
+        stage.finish(&human_bytes(compressed_bytes));
         let built = Built { name, target, image, manifest: *manifest };
         let boot = match self.machine {
             Some(machine) => {
@@ -174,14 +184,13 @@ impl Report<'_> {
             None => None,
         };
         fs::remove_file(&built.image)?;
-        let rounded = |time: Duration| (time.as_secs_f64() * 100.0).round() / 100.0;
         Ok(Cost {
-            size: about.len(),
+            size_bytes: about.len(),
             // `st_blocks` counts 512-byte units whatever the block size.
-            allocated: about.blocks() * 512,
-            wire,
-            build_cpu: rounded(build_cpu),
-            build_wall: rounded(build_wall),
+            allocated_bytes: about.blocks() * 512,
+            compressed_bytes,
+            cpu_seconds: seconds(build_cpu),
+            wall_seconds: seconds(build_wall),
             writer: built.manifest.census.writer.clone(),
             boot,
         })
@@ -194,14 +203,14 @@ impl Row {
         let Found::Cost(cost) = &self.found else {
             return [kind, "failed".into(), String::new(), String::new(), String::new(), String::new(), String::new()];
         };
-        let seconds = |seconds: f64| human_duration(Duration::from_secs_f64(seconds));
-        let to_ssh = cost.boot.as_ref().and_then(|boot| boot.to_ssh).map(seconds).unwrap_or_default();
+        let time = |seconds: f64| human_duration(Duration::from_secs_f64(seconds));
+        let to_ssh = cost.boot.as_ref().and_then(|boot| boot.to_ssh).map(time).unwrap_or_default();
         [
             kind,
-            human_bytes(cost.size),
-            human_bytes(cost.allocated),
-            human_bytes(cost.wire),
-            seconds(cost.build_cpu),
+            human_bytes(cost.size_bytes),
+            human_bytes(cost.allocated_bytes),
+            human_bytes(cost.compressed_bytes),
+            time(cost.cpu_seconds),
             to_ssh,
             cost.writer.clone(),
         ]
@@ -220,8 +229,8 @@ fn cpu_time() -> Result<Duration> {
     Ok(total)
 }
 
-/// Length of the image once it is packed as it is published.
-fn packed_bytes(image: &Path) -> Result<u64> {
+/// Size of the image compressed as it is published.
+fn compressed_bytes(image: &Path) -> Result<u64> {
     let mut command = ZSTD.command()?;
     command.args(ZSTD_ARGUMENTS).stdin(fs::File::open(image)?).stdout(Stdio::piped());
     let mut child = Child::start(&mut command)?;
@@ -241,11 +250,11 @@ mod tests {
     #[test]
     fn a_row_says_what_a_type_costs_or_why_it_failed() {
         let cost = Cost {
-            size: 4096,
-            allocated: 4096,
-            wire: 100,
-            build_cpu: 1.5,
-            build_wall: 2.0,
+            size_bytes: 4096,
+            allocated_bytes: 4096,
+            compressed_bytes: 100,
+            cpu_seconds: 1.5,
+            wall_seconds: 2.0,
             writer: "tar2sqfs".into(),
             boot: None,
         };
@@ -253,6 +262,6 @@ mod tests {
             Row { named: "squashfs+verity".into(), found: Found::Cost(cost.into()) },
             Row { named: "erofs".into(), found: Found::Failure { error: "no mkfs.erofs".into() } },
         ];
-        insta::assert_snapshot!(serde_json::to_string(&rows).unwrap(), @r#"[{"type":"squashfs+verity","size":4096,"allocated":4096,"wire":100,"build-cpu":1.5,"build-wall":2.0,"writer":"tar2sqfs"},{"type":"erofs","error":"no mkfs.erofs"}]"#);
+        insta::assert_snapshot!(serde_json::to_string(&rows).unwrap(), @r#"[{"type":"squashfs+verity","size-bytes":4096,"allocated-bytes":4096,"compressed-bytes":100,"cpu-seconds":1.5,"wall-seconds":2.0,"writer":"tar2sqfs"},{"type":"erofs","error":"no mkfs.erofs"}]"#);
     }
 }

@@ -1,4 +1,5 @@
-//! What people see: live progress and plain tables.
+//! What people and programs are shown: progress, results as text or JSON, plain tables.
 
 pub mod progress;
+pub mod render;
 pub mod table;

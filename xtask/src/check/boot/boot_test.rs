@@ -73,8 +73,11 @@ pub struct Booted {
     pub why: String,
     pub kernel: String,
     /// Seconds from QEMU's start to `/init`, to the network, to the SSH server's first line.
+    #[serde(rename = "to-init-seconds")]
     pub to_init: Option<f64>,
+    #[serde(rename = "to-network-seconds")]
     pub to_network: Option<f64>,
+    #[serde(rename = "to-ssh-seconds")]
     pub to_ssh: Option<f64>,
     pub banner: Option<String>,
     /// The serial consoles, one a boot.
