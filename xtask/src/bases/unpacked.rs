@@ -95,12 +95,6 @@ impl Tools {
         std::env::join_paths(folders.filter(|folder| folder.is_dir())).unwrap_or_default()
     }
 
-    /// The folders of programs, for `PATH`.
-    pub fn program_path(&self) -> OsString {
-        let folders = PROGRAM_FOLDERS.map(|folder| self.root.join(folder));
-        std::env::join_paths(folders.iter().filter(|folder| folder.is_dir())).unwrap_or_default()
-    }
-
     /// glibc's dynamic loader, as the ABI of each architecture names it.
     fn loader(&self) -> Result<PathBuf> {
         let names = match std::env::consts::ARCH {
