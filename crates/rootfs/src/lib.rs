@@ -1,5 +1,6 @@
 //! A root filesystem as data: read once and safely from a tar stream, changed as a tree, written back as a tar.
 
+pub mod accounts;
 mod body;
 pub mod buffer_pool;
 pub mod capabilities;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{SpecError, SpecErrors};
 use super::image::read_image;
-use super::model::{Base, Boot, ImageSpec, Located, SourcePath};
+use super::model::{Base, Boot, ImageSpec};
 use super::{SPEC_FILE, nearest, sources};
 
 /// Every image of a folder, read; those with errors, too, so that one broken spec hides no other image.
@@ -22,8 +22,6 @@ pub struct Resolved<'set> {
     pub spec: &'set ImageSpec,
     /// The images it is based on, nearest first; the last one has a base that is no image.
     pub ancestors: Vec<&'set ImageSpec>,
-    /// The file that becomes `/init`: the image's own, else its nearest ancestor's that has one.
-    pub init: Option<&'set Located<SourcePath>>,
     /// The image's own `[boot]` as a whole, else its nearest ancestor's.
     pub boot: Boot,
 }
@@ -36,13 +34,6 @@ enum Broken<'set> {
     Cycle { members: Vec<&'set str>, error: SpecError },
     /// It leads to an image whose spec has errors.
     Parent { error: SpecError, errors: Vec<SpecError> },
-}
-
-impl Resolved<'_> {
-    /// The base under the whole chain, which is no image of this workspace.
-    pub fn foundation(&self) -> &Located<Base> {
-        &self.ancestors.last().unwrap_or(&self.spec).base
-    }
 }
 
 impl ImageSet {
@@ -101,9 +92,8 @@ impl ImageSet {
             Broken::Link(error) | Broken::Cycle { error, .. } => SpecErrors::from(error),
             Broken::Parent { error, errors } => SpecErrors([error].into_iter().chain(errors).collect()),
         })?;
-        let init = line.iter().find_map(|image| image.init.as_ref());
         let boot = line.iter().find_map(|image| image.boot.clone()).unwrap_or_default();
-        Ok(Resolved { spec, init, boot, ancestors: line.into_iter().skip(1).collect() })
+        Ok(Resolved { spec, boot, ancestors: line.into_iter().skip(1).collect() })
     }
 
     /// The image called `name`, what it is based on, what that is based on, and so on.

@@ -15,6 +15,7 @@ use base16ct::lower::encode_string as hex;
 use serde::{Serialize, Serializer};
 use snug_ext4::size::SizePolicy;
 use snug_formats::Filesystem;
+use snug_rootfs::accounts::Owner;
 use snug_rootfs::capabilities::Capabilities;
 use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::TreePath;
@@ -194,32 +195,6 @@ pub enum FileSource {
     /// A file or folder beside the spec or in the shared folder; it existed when the spec was read.
     From(SourcePath),
     Content(String),
-}
-
-/// User and group of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Owner {
-    pub user: Account,
-    pub group: Account,
-}
-
-impl Owner {
-    /// Both numbers, where neither has to be looked up in the image.
-    pub fn ids(&self) -> Option<(u32, u32)> {
-        match (&self.user, &self.group) {
-            (Account::Id(uid), Account::Id(gid)) => Some((*uid, *gid)),
-            _ => None,
-        }
-    }
-}
-
-/// A user or a group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Account {
-    Id(u32),
-    /// To be looked up in the image's `/etc/passwd` or `/etc/group`.
-    Name(String),
 }
 
 /// A device node, put into the tree and never made on the host.

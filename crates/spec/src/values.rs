@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use snug_ext4::size::Headroom;
+use snug_rootfs::accounts::{Account, Owner};
 
-use super::model::{Account, KernelVersion, Owner, Tolerance};
+use super::model::{KernelVersion, Tolerance};
 use super::reader::{Node, Problem};
 
 /// Units of a size and their bytes.

@@ -10,8 +10,6 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
 use snug_process::{Child, child};
 use snug_rootfs::platform::Platform;
-use snug_spec::ImageSpec;
-use snug_spec::model::{BinarySpec, FileSource, FileSpec, Located, SourcePath};
 
 use crate::report::progress::{Progress, Stage};
 use crate::steps::LAST_LINES;
@@ -24,61 +22,44 @@ const C_LIBRARIES: [&str; 2] = ["musl", "gnu"];
 /// network. All others describe this tool's own build and would change that of the program.
 const KEPT: [&str; 4] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR"];
 
-/// How to come by the programs of a spec.
+/// A program of a Cargo package.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    pub package: &'a str,
+    /// Name of the binary target.
+    pub bin: &'a str,
+    /// The `Cargo.toml` of the package where it is not in the workspace of this tool.
+    pub manifest: Option<&'a Path>,
+    pub features: &'a [String],
+    pub platform: Platform,
+}
+
+/// Where programs of Cargo packages come from.
 #[derive(Clone, Copy)]
 pub enum Binaries<'a> {
-    /// Has cargo build them, which is quick where nothing changed.
+    /// cargo builds them, which is quick where nothing changed.
     Build(&'a Workspace, &'a Progress),
-    /// Takes what an earlier build left, for plans that only tell; what is not there is left out.
+    /// An earlier build left them; for plans that are only shown.
     AsBuilt(&'a Workspace),
 }
 
 impl Binaries<'_> {
-    /// The programs of `spec` for `platform`, as files to be placed in the tree.
-    pub fn files(&self, spec: &ImageSpec, platform: Platform) -> Result<Vec<Located<FileSpec>>> {
-        let mut files = Vec::new();
-        for binary in &spec.binaries {
-            let path = self
-                .path(binary, platform)
-                .with_context(|| format!("{}:{}: `[[binary]]`", spec.document.path.display(), binary.line))?;
-            files.extend(path.map(|path| as_file(binary, path)));
-        }
-        Ok(files)
-    }
-
-    fn path(&self, binary: &Located<BinarySpec>, platform: Platform) -> Result<Option<PathBuf>> {
+    /// Returns the path of `program`; `None` where it is to be as built and no build left it.
+    pub fn get(&self, program: &Program) -> Result<Option<PathBuf>> {
         let (Binaries::Build(workspace, _) | Binaries::AsBuilt(workspace)) = self;
-        let place = Place::new(binary, workspace);
+        let place = Place::new(program, workspace);
         match self {
             Binaries::Build(_, progress) => {
-                let stage = progress.stage(format!("cargo build {} for {platform}", binary.bin));
-                let program = place.build(binary, platform, &stage)?;
+                let stage = progress.stage(format!("cargo build {} for {}", program.bin, program.platform));
+                let path = place.build(program, &stage)?;
                 stage.finish("");
-                Ok(Some(program))
+                Ok(Some(path))
             }
             Binaries::AsBuilt(_) => Ok(C_LIBRARIES
                 .iter()
-                .map(|library| place.target.join(triple(platform, library)).join("release").join(&binary.bin))
+                .map(|library| place.target.join(triple(program.platform, library)).join("release").join(program.bin))
                 .find(|path| path.is_file())),
         }
-    }
-}
-
-/// A program as a file of the spec: named in fingerprints by what it is, and not by where it was built.
-fn as_file(binary: &Located<BinarySpec>, path: PathBuf) -> Located<FileSpec> {
-    let written = format!("{}:{}", binary.package, binary.bin);
-    Located {
-        value: FileSpec {
-            source: FileSource::From(SourcePath { written, path }),
-            to: binary.to.clone(),
-            mode: Some(binary.mode),
-            owner: binary.owner.clone(),
-            xattrs: Default::default(),
-            capabilities: None,
-        },
-        line: binary.line,
-        column: binary.column,
-        span: binary.span.clone(),
     }
 }
 
@@ -90,37 +71,37 @@ struct Place {
 }
 
 impl Place {
-    fn new(binary: &BinarySpec, workspace: &Workspace) -> Self {
+    fn new(program: &Program, workspace: &Workspace) -> Self {
         let target = workspace.target.join("binaries");
-        match &binary.manifest_path {
+        match program.manifest {
             None => Place { folder: workspace.root.clone(), target },
             Some(manifest) => Place {
-                folder: manifest.path.parent().unwrap_or(Path::new("/")).to_path_buf(),
-                target: target.join(&binary.package),
+                folder: manifest.parent().unwrap_or(Path::new("/")).to_path_buf(),
+                target: target.join(program.package),
             },
         }
     }
 
-    fn build(&self, binary: &BinarySpec, platform: Platform, stage: &Stage) -> Result<PathBuf> {
-        let target = target(platform)?;
+    fn build(&self, program: &Program, stage: &Stage) -> Result<PathBuf> {
+        let target = target(program.platform)?;
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         scrub(&mut command);
         command.current_dir(&self.folder);
         command.args(["build", "--release", "--message-format", "json-render-diagnostics"]);
-        command.args(["--package", &binary.package, "--bin", &binary.bin, "--target", &target]);
+        command.args(["--package", program.package, "--bin", program.bin, "--target", &target]);
         command.arg("--target-dir").arg(&self.target);
-        if let Some(manifest) = &binary.manifest_path {
-            command.arg("--manifest-path").arg(&manifest.path);
+        if let Some(manifest) = program.manifest {
+            command.arg("--manifest-path").arg(manifest);
         }
-        if !binary.features.is_empty() {
-            command.args(["--features", &binary.features.join(",")]);
+        if !program.features.is_empty() {
+            command.args(["--features", &program.features.join(",")]);
         }
         // For this target alone: given to all, they would reach build scripts and procedural macros, which cannot be
         // static.
         let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
         command.env(flags, "-C target-feature=+crt-static");
-        let executable = run(command, binary, stage)?;
-        executable.with_context(|| format!("cargo built no program `{}` in {}", binary.bin, binary.package))
+        let executable = run(command, program, stage)?;
+        executable.with_context(|| format!("cargo built no program `{}` in {}", program.bin, program.package))
     }
 }
 
@@ -156,7 +137,7 @@ fn scrub(command: &mut Command) {
 }
 
 /// Runs cargo; what it says is shown, and the program that it names is the answer.
-fn run(mut command: Command, binary: &BinarySpec, stage: &Stage) -> Result<Option<PathBuf>> {
+fn run(mut command: Command, program: &Program, stage: &Stage) -> Result<Option<PathBuf>> {
     let mut cargo = Child::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let messages = BufReader::new(cargo.stdout.take().context("cargo has no output")?);
     let said = BufReader::new(cargo.stderr.take().context("cargo has no error output")?);
@@ -165,7 +146,7 @@ fn run(mut command: Command, binary: &BinarySpec, stage: &Stage) -> Result<Optio
             let mut executable = None;
             for message in Message::parse_stream(messages).map_while(Result::ok) {
                 if let Message::CompilerArtifact(artifact) = message
-                    && artifact.target.name == binary.bin
+                    && artifact.target.name == program.bin
                     && let Some(path) = artifact.executable
                 {
                     executable = Some(path.into_std_path_buf());
@@ -186,7 +167,7 @@ fn run(mut command: Command, binary: &BinarySpec, stage: &Stage) -> Result<Optio
     let status = cargo.wait()?;
     if !status.success() {
         let shown: String = tail.iter().map(|line| format!("\n  | {line}")).collect();
-        bail!("cargo cannot build {}:{} ({status}){shown}", binary.package, binary.bin);
+        bail!("cargo cannot build {}:{} ({status}){shown}", program.package, program.bin);
     }
     Ok(executable)
 }

@@ -29,7 +29,6 @@ use crate::report::progress::{Progress, human_bytes};
 use snug_formats::FilesystemKind;
 use snug_rootfs::listing::Listing;
 use snug_rootfs::tree::{Kind, TreePath};
-use snug_spec::ImageSpec;
 
 /// An image and what it is to be held against.
 pub struct Subject<'a> {
@@ -37,30 +36,10 @@ pub struct Subject<'a> {
     pub manifest: &'a Manifest,
     /// The tree that the image was made from, as it was read then; or why nobody knows it any more.
     pub meant: Result<Listing, String>,
-    /// Paths that the spec itself puts into the image.
+    /// Paths that specs put into the image by name: what is there is meant to be.
     pub placed: Vec<TreePath>,
+    /// The largest size of an ext4 that the spec allows, in bytes.
     pub max_size: Option<u64>,
-}
-
-impl<'a> Subject<'a> {
-    /// `chain` is the image's spec and those it is based on.
-    pub fn new<'spec>(
-        image: &'a Path,
-        manifest: &'a Manifest,
-        meant: Result<Listing, String>,
-        chain: impl Iterator<Item = &'spec ImageSpec>,
-    ) -> Self {
-        let mut subject = Subject { image, manifest, meant, placed: Vec::new(), max_size: None };
-        for spec in chain {
-            subject.placed.extend(spec.files.iter().map(|file| file.to.clone()));
-            subject.placed.extend(spec.binaries.iter().map(|binary| binary.to.clone()));
-            subject.placed.extend(spec.devices.iter().map(|device| device.path.clone()));
-            if spec.name == manifest.name {
-                subject.max_size = spec.sizing.max_size;
-            }
-        }
-        subject
-    }
 }
 
 /// Asks an image that is about to be published what is asked quickly.

@@ -7,13 +7,12 @@ use anyhow::{Context, Result};
 use snug_rootfs::tar::{self, TarOptions};
 use snug_sandbox::emulator;
 use snug_sandbox::{Action, Enter, Job, Program, Terminal};
-use snug_spec::model::EngineKind;
 
 use super::install::install_command;
 use super::secrets;
 use super::{Engine, OnFailure, environment, file_tree};
 use crate::cache::Cache;
-use crate::plan::{BuildPlan, StepAction};
+use crate::plan::{BuildPlan, EngineKind, PlannedFile, StepAction};
 use crate::report::progress::Progress;
 use crate::steps::secret::Secret;
 use crate::steps::watched::{self, Title};
@@ -79,7 +78,7 @@ impl Builtin {
         let trust = ca_bundle.is_some();
         let mut actions = vec![Action::Materialise { tar: base.to_path_buf(), root: root.clone() }];
         let mut titles =
-            vec![Some(Title { text: format!("unpack {}", plan.base.describe()), place: "the spec's `base`".into() })];
+            vec![Some(Title { text: format!("unpack {}", plan.base.describe()), place: plan.base_place.clone() })];
         let caches = environment::CACHED_MANAGERS
             .into_iter()
             .map(|manager| Ok((manager.as_str().to_owned(), self.cache.downloads(manager.as_str())?)))
@@ -98,8 +97,7 @@ impl Builtin {
         }));
         titles.push(None);
         if shell {
-            let of_spec = plan.steps.first().map(|step| step.environment.as_slice()).unwrap_or_default();
-            let mut environment = environment::of_step(of_spec, trust, false);
+            let mut environment = environment::of_step(&plan.environment, trust, false);
             environment.extend(std::env::var("TERM").map(|term| ("TERM".to_owned(), term)));
             actions.push(Action::ShellOnFailure(Program {
                 command: ["/bin/sh", "-c", SHELL].map(Into::into).into(),
@@ -118,12 +116,12 @@ impl Builtin {
             actions.push(match &step.action {
                 StepAction::Install { manager, packages } => Action::Run(Program {
                     command: install_command(*manager, packages),
-                    environment: environment::of_step(&step.environment, trust, true),
+                    environment: environment::of_step(&plan.environment, trust, true),
                     directory: None,
                 }),
                 StepAction::Shell(command) => Action::Run(Program {
                     command: vec!["/bin/sh".into(), "-e".into(), "-c".into(), command.clone()],
-                    environment: environment::of_step(&step.environment, trust, false),
+                    environment: environment::of_step(&plan.environment, trust, false),
                     directory: None,
                 }),
                 StepAction::Files(files) => Action::Place { tar: write_files(files, work, index)? },
@@ -136,7 +134,7 @@ impl Builtin {
     }
 }
 
-fn write_files(files: &[snug_spec::Located<snug_spec::model::FileSpec>], work: &Path, index: usize) -> Result<PathBuf> {
+fn write_files(files: &[PlannedFile], work: &Path, index: usize) -> Result<PathBuf> {
     let path = work.join(format!("files-{index}.tar"));
     let mut file = std::fs::File::create_new(&path).context("cannot write the files of the spec")?;
     tar::write(&file_tree(files)?, &mut file, TarOptions::FAITHFUL, &mut |_| {})?;

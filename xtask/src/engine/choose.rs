@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
-use snug_spec::model::EngineKind;
 
 use super::Engine;
 use super::builtin::Builtin;
 use super::container::Container;
 use crate::cache::Cache;
 use crate::error::Failure;
+use crate::plan::EngineKind;
 
 /// Names an engine for every image that the command line does not.
 const VARIABLE: &str = "SNUG_ENGINE";

@@ -22,7 +22,6 @@ use snug_rootfs::platform::Platform;
 use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::{Body, Inode, Kind, RootTree, TreePath};
 use snug_sandbox::POLICY_PATH;
-use snug_spec::model::EngineKind;
 
 use self::cleanup::Cleanup;
 use self::cli::Cli;
@@ -31,7 +30,7 @@ use self::output::{Builder, Watch};
 use super::{Engine, OnFailure, environment, secrets};
 use crate::cache::Cache;
 use crate::error::Failure;
-use crate::plan::BuildPlan;
+use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::{Progress, human_bytes};
 
 /// What the commands' tar readers are sure to know: times as they are, holes as zeros.

@@ -1,31 +1,27 @@
-//! The `[[file]]` and `[[device]]` entries of a spec as a tree, and their attributes put back after the steps.
+//! The files and devices of a plan as a tree, and their attributes, which are applied once more after the steps.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use snug_rootfs::accounts::{Accounts, Owner};
 use snug_rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
-use snug_spec::model::{Account, DeviceKind, DeviceSpec, FileSource, FileSpec, Located, Owner};
 
-/// The attribute that holds file capabilities (capabilities(7)).
-const CAPABILITY_XATTR: &[u8] = b"security.capability";
+use crate::plan::{self, DeviceKind, FileSource, PlannedDevice, PlannedFile, SourceContent, SourceEntry};
 
-/// A tree of nothing but the files, and the folders they stand in.
+/// Returns a tree of nothing but the files, and the folders that they are in.
 ///
-/// Only the executable bit is taken from a checkout, whose other bits depend on the umask it was made under, and no
-/// times: they would differ with every clone. Owners that the image has yet to name become root until
+/// Of a checkout's modes only the executable bit is taken, as the others depend on the umask it was made under, and no
+/// times: they would differ with every clone. Owners that only the image can resolve become root until
 /// [`apply_attributes`].
-pub fn file_tree(files: &[Located<FileSpec>]) -> Result<RootTree> {
+pub fn file_tree(files: &[PlannedFile]) -> Result<RootTree> {
     let mut spool = Spool { file: tempfile::tempfile().context("cannot make a temporary file")?, end: 0 };
     let mut found: Vec<(TreePath, Inode)> = Vec::new();
     for file in files {
-        let spec = &file.value;
-        for source in sources(spec)? {
-            let kind = match &source.content {
+        for entry in entries(file)? {
+            let kind = match &entry.content {
                 Content::Directory => Kind::Directory,
                 Content::Symlink(target) => Kind::Symlink(target.clone()),
                 Content::Text(text) => Kind::File(spool.add(&mut text.as_bytes())?),
@@ -34,13 +30,13 @@ pub fn file_tree(files: &[Located<FileSpec>]) -> Result<RootTree> {
                     Kind::File(spool.add(&mut file)?)
                 }
             };
-            let mut inode = Inode::new(kind, source.mode);
-            (inode.uid, inode.gid) = spec.owner.as_ref().and_then(Owner::ids).unwrap_or_default();
+            let mut inode = Inode::new(kind, entry.mode);
+            (inode.uid, inode.gid) = file.owner.as_ref().and_then(Owner::ids).unwrap_or_default();
             inode.mtime = Timestamp::from_seconds(build_time());
-            if !source.below {
-                give_xattrs(&mut inode, spec);
+            if !entry.below {
+                set_xattrs(&mut inode, file);
             }
-            found.push((source.path, inode));
+            found.push((entry.path, inode));
         }
     }
     let mut tree = RootTree::new(BodySource::new(spool.file));
@@ -50,12 +46,12 @@ pub fn file_tree(files: &[Located<FileSpec>]) -> Result<RootTree> {
     Ok(tree)
 }
 
-/// What one entry of a spec puts at one path.
-struct Source {
+/// What one file of a plan puts at one path.
+struct Entry {
     path: TreePath,
     content: Content,
     mode: u16,
-    /// Is it something in a folder that the entry names, and not what the entry itself is about?
+    /// Whether it is inside the folder that the plan names.
     below: bool,
 }
 
@@ -66,55 +62,40 @@ enum Content {
     File(PathBuf),
 }
 
-/// Everything that one entry of a spec puts into the image, folders before what is in them.
-fn sources(spec: &FileSpec) -> Result<Vec<Source>> {
-    let from = match &spec.source {
-        FileSource::Content(text) => {
-            let mode = spec.mode.unwrap_or(FileSpec::DEFAULT_MODE);
-            return Ok(vec![Source {
-                path: spec.to.clone(),
-                content: Content::Text(text.clone()),
-                mode,
-                below: false,
-            }]);
+/// Returns everything that `file` puts into the image, folders before what is in them.
+fn entries(file: &PlannedFile) -> Result<Vec<Entry>> {
+    let top = match &file.source {
+        FileSource::Text(text) => {
+            let mode = file.mode.unwrap_or(PlannedFile::DEFAULT_MODE);
+            let content = Content::Text(text.clone());
+            return Ok(vec![Entry { path: file.to.clone(), content, mode, below: false }]);
         }
-        FileSource::From(from) => from,
+        FileSource::Host(top) => top,
     };
-    let mut found = Vec::new();
-    // The entry's own path may be a link to the file; what is below a folder is taken as it is.
-    let mut pending = vec![(fs::canonicalize(from).with_context(|| format!("cannot find {from}"))?, spec.to.clone())];
-    while let Some((host, path)) = pending.pop() {
-        let about = fs::symlink_metadata(&host).with_context(|| format!("cannot read {}", host.display()))?;
-        let below = path != spec.to;
-        let executable = about.permissions().mode() & 0o100 != 0;
-        let mode = if about.is_dir() || executable { 0o755 } else { FileSpec::DEFAULT_MODE };
-        let mode = spec.mode.filter(|_| !below).unwrap_or(mode);
-        let content = if about.is_dir() {
-            let mut names = fs::read_dir(&host)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
-            names.sort();
-            for name in names.iter().rev() {
-                let inside = [path.as_bytes(), b"/", name.as_bytes()].concat();
-                pending.push((host.join(name), TreePath::new(inside)?));
-            }
-            Content::Directory
-        } else if about.is_symlink() {
-            Content::Symlink(fs::read_link(&host)?.as_os_str().as_bytes().into())
-        } else if about.is_file() {
-            Content::File(host)
-        } else {
-            bail!("{} is neither a file nor a folder nor a symlink", host.display());
+    let entry = |SourceEntry { below, path, content }: SourceEntry| {
+        let is_below = !below.as_os_str().is_empty();
+        let at = match is_below {
+            true => TreePath::new([file.to.as_bytes(), b"/", below.as_os_str().as_bytes()].concat())?,
+            false => file.to.clone(),
         };
-        found.push(Source { path, content, mode, below });
-    }
-    Ok(found)
+        let (content, mode) = match content {
+            SourceContent::Directory => (Content::Directory, 0o755),
+            SourceContent::File { executable: true } => (Content::File(path), 0o755),
+            SourceContent::File { executable: false } => (Content::File(path), PlannedFile::DEFAULT_MODE),
+            SourceContent::Symlink(target) => (Content::Symlink(target), 0o755),
+        };
+        let mode = file.mode.filter(|_| !is_below).unwrap_or(mode);
+        Ok(Entry { path: at, content, mode, below: is_below })
+    };
+    plan::entries(top)?.into_iter().map(entry).collect()
 }
 
-/// The time that files of a spec carry: SOURCE_DATE_EPOCH where it is set, else the epoch.
+/// Returns the time of the files, in seconds: SOURCE_DATE_EPOCH where it is set, else 0.
 fn build_time() -> i64 {
     Timestamp::source_date_epoch().unwrap_or(0)
 }
 
-/// Bodies, one after the other in a temporary file.
+/// File bodies, one after the other in a temporary file.
 struct Spool {
     file: File,
     end: u64,
@@ -129,91 +110,49 @@ impl Spool {
     }
 }
 
-fn give_xattrs(inode: &mut Inode, spec: &FileSpec) {
-    for (name, value) in &spec.xattrs {
+fn set_xattrs(inode: &mut Inode, file: &PlannedFile) {
+    for (name, value) in &file.xattrs {
         inode.xattrs.insert(name.as_bytes().into(), value.as_slice().into());
-    }
-    if let Some(capabilities) = &spec.capabilities {
-        inode.xattrs.insert(CAPABILITY_XATTR.into(), capabilities.to_xattr().as_slice().into());
     }
 }
 
-/// Gives the files that still exist their mode, owner, attributes and capabilities once more (an engine or a step may
-/// have lost them), resolves owners by the image's own accounts, and adds the devices.
-pub fn apply_attributes(
-    tree: &mut RootTree,
-    files: &[Located<FileSpec>],
-    devices: &[Located<DeviceSpec>],
-) -> Result<()> {
-    let accounts = Accounts::read(tree)?;
+/// Applies mode, owner and attributes of the files that still exist once more, as an engine or a step may have lost them;
+/// resolves owners by the image's own accounts; and adds the devices. Errors name the place in the spec.
+pub fn apply_attributes(tree: &mut RootTree, files: &[PlannedFile], devices: &[PlannedDevice]) -> Result<()> {
+    let accounts = Accounts::read(tree).context("cannot read the accounts of the image")?;
+    let ids = |owner: Option<&Owner>, place: &str| match owner {
+        None => Ok((0, 0)),
+        Some(owner) => accounts.ids(owner).with_context(|| place.to_owned()),
+    };
     for file in files {
-        let spec = &file.value;
-        let owner =
-            accounts.resolve(spec.owner.as_ref()).with_context(|| format!("`[[file]]` in line {}", file.line))?;
-        for source in sources(spec)? {
-            let path = tree.resolve(&source.path);
+        let owner = ids(file.owner.as_ref(), &file.place)?;
+        for entry in entries(file)? {
+            let path = tree.resolve(&entry.path);
             let Some(inode) = path.and_then(|path| tree.get_mut(&path)) else { continue };
             let folder = inode.is_directory();
             // A folder that the image has anyway stays as it is unless the spec says how it should be.
-            if !folder || spec.owner.is_some() {
+            if !folder || file.owner.is_some() {
                 (inode.uid, inode.gid) = owner;
             }
-            if !folder || (spec.mode.is_some() && !source.below) {
-                inode.mode = source.mode;
+            if !folder || (file.mode.is_some() && !entry.below) {
+                inode.mode = entry.mode;
             }
-            if !source.below {
-                give_xattrs(inode, spec);
+            if !entry.below {
+                set_xattrs(inode, file);
             }
         }
     }
     for device in devices {
-        let spec = &device.value;
-        let (major, minor) = (spec.major, spec.minor);
-        let kind = match spec.kind {
-            DeviceKind::Char => Kind::CharacterDevice { major, minor },
+        let (major, minor) = (device.major, device.minor);
+        let kind = match device.kind {
+            DeviceKind::Character => Kind::CharacterDevice { major, minor },
             DeviceKind::Block => Kind::BlockDevice { major, minor },
         };
-        let mut inode = Inode::new(kind, spec.mode);
-        (inode.uid, inode.gid) =
-            accounts.resolve(spec.owner.as_ref()).with_context(|| format!("`[[device]]` in line {}", device.line))?;
+        let mut inode = Inode::new(kind, device.mode);
+        (inode.uid, inode.gid) = ids(device.owner.as_ref(), &device.place)?;
         inode.mtime = Timestamp::from_seconds(build_time());
-        let path = tree.resolve_parent(&spec.path);
-        tree.insert(path, inode).with_context(|| format!("`[[device]]` in line {}", device.line))?;
+        let path = tree.resolve_parent(&device.path);
+        tree.insert(path, inode).with_context(|| device.place.clone())?;
     }
     Ok(())
-}
-
-/// Users and groups by name, as the image's `/etc/passwd` and `/etc/group` have them.
-struct Accounts {
-    users: BTreeMap<String, u32>,
-    groups: BTreeMap<String, u32>,
-}
-
-impl Accounts {
-    fn read(tree: &RootTree) -> Result<Self> {
-        let read = |path: &str| -> Result<BTreeMap<String, u32>> {
-            let Some(Kind::File(body)) = tree.get(&TreePath::new(path)?).map(|inode| &inode.kind) else {
-                return Ok(BTreeMap::new());
-            };
-            let text = tree.bodies().read_to_vec(body)?;
-            let text = String::from_utf8_lossy(&text);
-            let ids = text.lines().filter_map(|line| {
-                let mut fields = line.split(':');
-                Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
-            });
-            Ok(ids.collect())
-        };
-        Ok(Accounts { users: read("etc/passwd")?, groups: read("etc/group")? })
-    }
-
-    fn resolve(&self, owner: Option<&Owner>) -> Result<(u32, u32)> {
-        let find = |account: &Account, names: &BTreeMap<String, u32>, what: &str| match account {
-            Account::Id(id) => Ok(*id),
-            Account::Name(name) => {
-                names.get(name).copied().with_context(|| format!("the image has no {what} `{name}`"))
-            }
-        };
-        let Some(owner) = owner else { return Ok((0, 0)) };
-        Ok((find(&owner.user, &self.users, "user")?, find(&owner.group, &self.groups, "group")?))
-    }
 }

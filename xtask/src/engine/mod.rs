@@ -13,9 +13,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use snug_rootfs::tree::RootTree;
-use snug_spec::model::EngineKind;
 
-use crate::plan::BuildPlan;
+use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::Progress;
 
 pub use files::{apply_attributes, file_tree};

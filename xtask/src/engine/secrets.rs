@@ -7,32 +7,33 @@ use anyhow::{Context, Result, bail};
 use memchr::memmem::Finder;
 use snug_rootfs::tree::{Kind, RootTree};
 use snug_sandbox::SECRETS;
-use snug_spec::model::{Located, SecretSource, SecretSpec};
 
+use crate::plan::{PlannedSecret, SecretSource};
 use crate::steps::secret::{SHORTEST, Secret};
 
 /// Bytes of a body that are looked through at a time.
 const WINDOW: usize = 1 << 20;
 
-/// Reads the secrets that a spec names, from the caller's environment and files.
-pub fn read(specs: &[Located<SecretSpec>]) -> Result<Vec<Secret>> {
-    specs.iter().map(|spec| read_one(spec).with_context(|| format!("`[[secret]]` in line {}", spec.line))).collect()
+/// Reads the secrets of a plan from the caller's environment and files. Errors name the place in the spec.
+pub fn read(secrets: &[PlannedSecret]) -> Result<Vec<Secret>> {
+    secrets.iter().map(|secret| read_one(secret).with_context(|| secret.place.clone())).collect()
 }
 
-fn read_one(spec: &SecretSpec) -> Result<Secret> {
-    let value = match &spec.source {
+fn read_one(secret: &PlannedSecret) -> Result<Secret> {
+    let value = match &secret.source {
         SecretSource::Environment(name) => std::env::var_os(name)
-            .with_context(|| format!("the secret `{}` is to come from ${name}, which is not set", spec.id))?
+            .with_context(|| format!("the secret `{}` is to come from ${name}, which is not set", secret.id))?
             .into_encoded_bytes(),
-        SecretSource::File(source) => {
-            let path = match source.written.strip_prefix("~/") {
+        SecretSource::File { written, path } => {
+            let path = match written.strip_prefix("~/") {
                 Some(rest) => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(rest),
-                None => source.path.clone(),
+                None => path.clone(),
             };
-            fs::read(&path).with_context(|| format!("cannot read the secret `{}` from {}", spec.id, path.display()))?
+            fs::read(&path)
+                .with_context(|| format!("cannot read the secret `{}` from {}", secret.id, path.display()))?
         }
     };
-    let secret = Secret { id: spec.id.clone(), value };
+    let secret = Secret { id: secret.id.clone(), value };
     if secret.core().len() < SHORTEST {
         bail!(
             "the secret `{}` has {} bytes, and below {SHORTEST} it could not be told apart from other text",

@@ -87,9 +87,14 @@ impl Order<'_> {
             verity: written.verity,
         };
         if self.check {
-            let meant = Listing::of(&tree);
-            let chain = self.chain.iter().map(|link| link.spec);
-            check::guard(Subject::new(written.partial.path(), &manifest, Ok(meant), chain), progress)?;
+            let subject = Subject {
+                image: written.partial.path(),
+                manifest: &manifest,
+                meant: Ok(Listing::of(&tree)),
+                placed: self.placed.clone(),
+                max_size: self.sizing.max_size,
+            };
+            check::guard(subject, progress)?;
         }
         // Between the steps the old manifest would speak of the new files.
         let place = manifest_beside(&image);

@@ -6,21 +6,26 @@ use anyhow::{Context, Result, bail, ensure};
 use snug_formats::FilesystemKind;
 use snug_rootfs::listing::Listing;
 use snug_rootfs::platform::Platform;
-use snug_spec::ImageSet;
-use snug_spec::model::Boot;
+use snug_spec::model::{Boot, BootCheck};
+use snug_spec::{ImageSet, Located};
 
-use super::order::{ImageType, Order, Providers, Target};
+use super::order::{ImageType, Order, Target, placed};
 use crate::cache::Cache;
-use crate::check::boot::{self, BootTest, Bootable, Booted, Wanted, mapper};
+use crate::check::boot::{self, BootTest, Bootable, Booted, GuestCommand, Wanted, mapper};
 use crate::check::{Check, Subject};
 use crate::error::Failure;
 use crate::manifest::{MANIFEST_FILE, Manifest, read_contents};
-use crate::plan::hash_file;
+use crate::plan::{Providers, hash_file};
 use crate::report::progress::Progress;
 
 /// What was built: for the platform that is named, else the first of the spec.
 fn target(set: &ImageSet, name: &str, platform: Option<Platform>) -> Result<Target> {
     Ok(Target::all(set.get(name)?, platform.as_slice())?[0])
+}
+
+fn guest_command(check: &Located<BootCheck>) -> GuestCommand {
+    let BootCheck { run, prints, within } = &check.value;
+    GuestCommand { run: run.clone(), prints: prints.clone(), within: *within }
 }
 
 /// Where an image's own init may stand, with `/sbin` and `/bin` as they are after Debian's usrmerge, too.
@@ -82,8 +87,13 @@ impl Built {
     /// The image with what it is held against.
     pub fn subject(&self, set: &ImageSet) -> Result<Subject<'_>> {
         let resolved = set.resolve(&self.name)?;
-        let chain = resolved.ancestors.iter().copied().chain([resolved.spec]);
-        Ok(Subject::new(&self.image, &self.manifest, self.meant()?, chain))
+        Ok(Subject {
+            image: &self.image,
+            manifest: &self.manifest,
+            meant: self.meant()?,
+            placed: placed(&resolved),
+            max_size: resolved.spec.sizing.max_size,
+        })
     }
 
     /// Starts the image and tries it. `found` is what was read of it.
@@ -125,7 +135,7 @@ impl Built {
             accelerator: machine.accelerator,
             why: machine.why.clone(),
             arguments,
-            checks: &boot.checks,
+            commands: boot.checks.iter().map(guest_command).collect(),
             has_sshd,
             read_only: self.is_read_only(),
             logs,

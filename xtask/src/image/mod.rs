@@ -8,5 +8,7 @@ mod write;
 
 pub use build::{BuildOutcome, finished_tree};
 pub use built::Built;
-pub use order::{ImageState, ImageType, Order, Providers, Target};
+pub use order::{ImageState, ImageType, Order, Target};
+
+pub use crate::plan::Providers;
 pub use write::{Digests, Written, write};

@@ -13,16 +13,15 @@ use snug_formats::Ext4Writer;
 use snug_formats::kernel::missed;
 use snug_formats::{Filesystem, FilesystemKind};
 use snug_rootfs::platform::Platform;
+use snug_rootfs::tree::TreePath;
 use snug_spec::model::KernelVersion;
-use snug_spec::{ImageSet, ImageSpec};
+use snug_spec::{ImageSet, ImageSpec, Resolved};
 
-use crate::bases::cargo::Binaries;
-use crate::bases::oci::{Resolution, Resolver};
+use crate::bases::oci::Resolution;
 use crate::error::Failure;
 use crate::host::requirements::Task;
 use crate::manifest::{Manifest, manifest_beside};
-use crate::plan::{self, BuildPlan, PlannedBase};
-use crate::tree::Link;
+use crate::plan::{self, BuildPlan, PlannedBase, Providers};
 use crate::tree::first_stage;
 
 /// Part of every image's fingerprint: raised when the same tree would come out as other bytes than before.
@@ -43,15 +42,6 @@ impl FromStr for ImageType {
         let (kind, verity) = text.strip_suffix("+verity").map_or((text, false), |kind| (kind, true));
         kind.parse().map(|kind| ImageType { kind, verity })
     }
-}
-
-/// What provides the inputs that specs only refer to: images of registries and programs of Cargo packages.
-#[derive(Clone, Copy)]
-pub struct Providers<'a> {
-    /// Resolves references to images of registries to digests.
-    pub resolver: &'a Resolver,
-    /// Builds the programs of Cargo packages.
-    pub binaries: Binaries<'a>,
 }
 
 /// The platform that an image is built for.
@@ -98,8 +88,10 @@ impl fmt::Display for ImageType {
 #[derive(Debug, Clone)]
 pub struct Order<'set> {
     pub spec: &'set ImageSpec,
-    /// From the foundation to the image itself.
-    pub chain: Vec<Link<'set>>,
+    /// The plans of the images it is based on and, last, its own; each is the base of the next.
+    pub chain: Vec<BuildPlan>,
+    /// Paths that the specs of the chain put into the image by name.
+    pub placed: Vec<TreePath>,
     /// `None`: a base; its tree is made and no image.
     pub filesystem: Option<Filesystem>,
     /// Seal the image with dm-verity.
@@ -135,13 +127,11 @@ impl<'set> Order<'set> {
         providers: &Providers,
     ) -> Result<Self> {
         let resolved = set.resolve(name)?;
-        let mut chain: Vec<Link> = Vec::new();
+        let mut chain: Vec<BuildPlan> = Vec::new();
         for spec in resolved.ancestors.iter().rev().copied().chain([resolved.spec]) {
-            let binaries = providers.binaries.files(spec, target.platform)?;
-            let parent = chain.last().map(|link| &link.plan);
-            let plan = plan::plan(spec, parent, target.platform, binaries, providers.resolver)?;
-            chain.push(Link { spec, plan });
+            chain.push(plan::plan(spec, chain.last(), target.platform, providers)?);
         }
+        let placed = placed(&resolved);
         let spec = resolved.spec;
         let mut notes = Vec::new();
         let filesystem = choose_filesystem(spec, named.map(|named| named.kind), &mut notes)?;
@@ -152,16 +142,17 @@ impl<'set> Order<'set> {
         if let (Some(filesystem), Some(kernel)) = (&filesystem, resolved.boot.kernel) {
             refuse_for_kernel(name, filesystem, verity, kernel)?;
         }
-        Ok(Order { spec, chain, filesystem, verity, sizing: spec.sizing.clone(), target, check: true, notes })
+        let sizing = spec.sizing.clone();
+        Ok(Order { spec, chain, placed, filesystem, verity, sizing, target, check: true, notes })
     }
 
     pub fn plan(&self) -> &BuildPlan {
-        &self.chain.last().expect("a chain ends with its image").plan
+        self.chain.last().expect("a chain ends with its image")
     }
 
     /// The image of a registry that everything stands on, where it does.
     pub fn oci(&self) -> Option<&Resolution> {
-        match &self.chain.first()?.plan.base {
+        match &self.chain.first()?.base {
             PlannedBase::Oci(resolution) => Some(resolution),
             _ => None,
         }
@@ -213,10 +204,10 @@ impl<'set> Order<'set> {
     /// Returns the tasks of building the image, whose requirements the host has to meet.
     pub fn tasks(&self) -> Vec<Task> {
         let mut tasks = vec![Task::Builtin];
-        if self.chain.iter().any(|link| matches!(link.plan.base, PlannedBase::Debian { .. })) {
+        if self.chain.iter().any(|plan| matches!(plan.base, PlannedBase::Debian { .. })) {
             tasks.push(Task::DebianBase);
         }
-        if self.chain.iter().any(|link| matches!(link.plan.base, PlannedBase::Oci(_))) {
+        if self.chain.iter().any(|plan| matches!(plan.base, PlannedBase::Oci(_))) {
             tasks.push(Task::OciBase);
         }
         if Some(self.target.platform) != Platform::host() {
@@ -225,6 +216,17 @@ impl<'set> Order<'set> {
         tasks.extend(self.filesystem.as_ref().map(task_of));
         tasks
     }
+}
+
+/// Returns the paths that an image's spec and those it is based on put into it by name.
+pub(super) fn placed(resolved: &Resolved) -> Vec<TreePath> {
+    let mut placed = Vec::new();
+    for spec in resolved.ancestors.iter().copied().chain([resolved.spec]) {
+        placed.extend(spec.files.iter().map(|file| file.to.clone()));
+        placed.extend(spec.binaries.iter().map(|binary| binary.to.clone()));
+        placed.extend(spec.devices.iter().map(|device| device.path.clone()));
+    }
+    placed
 }
 
 /// Returns the task of writing a filesystem.

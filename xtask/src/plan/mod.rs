@@ -1,25 +1,40 @@
 //! What has to be done for an image, in which order, and the fingerprint of every input.
 //!
-//! A plan is all an engine sees: steps with the places of the spec they come from, and nothing of TOML.
+//! A plan is all that engines and the tree see of a spec: plain values, each with the place (`path:line`) that errors name.
 
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+mod inputs;
+mod sources;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use base16ct::lower::encode_string as hex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
+use snug_rootfs::accounts::Owner;
 use snug_rootfs::digest;
+use snug_rootfs::glob::Glob;
 use snug_rootfs::platform::Platform;
-use snug_rootfs::tree::Timestamp;
-use snug_spec::model::{Base, FileSource, FileSpec, ImageSpec, Located, SecretSpec, SourcePath};
+use snug_rootfs::tree::TreePath;
+use snug_spec::model::{self, Base, DeviceSpec, FileSpec, ImageSpec, Located, SecretSpec};
 
+use self::inputs::TreeInputs;
+use crate::bases::cargo::{Binaries, Program};
 use crate::bases::oci::{Resolution, Resolver};
 
-/// Part of every fingerprint: raised when a tree of the same spec would come out otherwise than before.
-const TREE_FORMAT: u32 = 1;
+pub use self::inputs::Inputs;
+pub use self::sources::{SourceContent, SourceEntry, entries};
+pub use snug_spec::model::EngineKind;
+
+/// The mode of an `/init`.
+const INIT_MODE: u16 = 0o755;
+
+/// The attribute that holds file capabilities (capabilities(7)).
+const CAPABILITY_XATTR: &str = "security.capability";
+
+/// Part of the fingerprint of every Debian base: raised when the same suite would be bootstrapped otherwise than before.
+const DEBIAN_FORMAT: u32 = 1;
 
 /// mmdebstrap's package set where the spec names none: the smallest that apt works in.
 const DEFAULT_VARIANT: &str = "minbase";
@@ -31,42 +46,24 @@ pub struct BuildPlan {
     /// What the tree runs on.
     pub platform: Platform,
     pub base: PlannedBase,
+    /// `path:line` of the spec that names the base.
+    pub base_place: String,
     /// What installs system packages.
     pub system: PackageManager,
     pub steps: Vec<Step>,
-    /// What the spec puts into the tree, programs included.
-    pub files: Vec<Located<FileSpec>>,
+    /// Environment that the spec gives to the steps.
+    pub environment: Vec<(String, String)>,
+    /// What the spec puts into the tree: its init first, its programs last.
+    pub files: Vec<PlannedFile>,
+    pub devices: Vec<PlannedDevice>,
+    /// What is removed from the tree after the steps.
+    pub exclude: Vec<PlannedExclude>,
     pub hostname: Option<String>,
     /// What steps may read and the tree must not keep.
-    pub secrets: Vec<Located<SecretSpec>>,
+    pub secrets: Vec<PlannedSecret>,
     /// SHA-256 over every input of the tree, the base's included, as hex.
     pub fingerprint: String,
     pub inputs: Inputs,
-}
-
-/// SHA-256 of the inputs of a tree, kind by kind, to tell which of them changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Inputs {
-    pub base: String,
-    pub spec: String,
-    pub files: String,
-}
-
-impl Inputs {
-    /// In words, what is other than in the inputs of an image that was built before.
-    pub fn difference(&self, before: &Inputs) -> String {
-        let kinds = [
-            ("the base", &self.base, &before.base),
-            ("the spec", &self.spec, &before.spec),
-            ("the files", &self.files, &before.files),
-        ];
-        let changed: Vec<&str> =
-            kinds.into_iter().filter(|(_, now, then)| now != then).map(|(kind, ..)| kind).collect();
-        match changed[..] {
-            [] => "the filesystem, the sizing or the tool changed".to_owned(),
-            _ => format!("{} changed", changed.join(" and ")),
-        }
-    }
 }
 
 /// What the tree starts from.
@@ -110,14 +107,91 @@ impl PlannedBase {
     }
 }
 
+/// A file, or a folder with everything in it, that the spec puts into the tree.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedFile {
+    /// `path:line` of the spec.
+    pub place: String,
+    pub source: FileSource,
+    pub to: TreePath,
+    /// `None`: [`PlannedFile::DEFAULT_MODE`] for a file, what is there for a folder. On a folder it is the mode of the folder
+    /// itself, not of what is in it.
+    pub mode: Option<u16>,
+    /// `None`: root. On a folder it holds for all that is in it, too.
+    pub owner: Option<Owner>,
+    /// Extended attributes by full name, capabilities included.
+    pub xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+impl PlannedFile {
+    /// The mode of a file that is not executable.
+    pub const DEFAULT_MODE: u16 = FileSpec::DEFAULT_MODE;
+}
+
+/// Where the content of a [`PlannedFile`] comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FileSource {
+    /// A file or folder of the host.
+    Host(PathBuf),
+    Text(String),
+}
+
+/// A device node that the spec puts into the tree.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedDevice {
+    /// `path:line` of the spec.
+    pub place: String,
+    pub path: TreePath,
+    pub kind: DeviceKind,
+    pub major: u32,
+    pub minor: u32,
+    pub mode: u16,
+    /// `None`: root.
+    pub owner: Option<Owner>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum DeviceKind {
+    Character,
+    Block,
+}
+
+/// A secret that steps may read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedSecret {
+    /// `path:line` of the spec.
+    pub place: String,
+    pub id: String,
+    pub source: SecretSource,
+}
+
+/// Where the value of a secret is read from when a build begins.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SecretSource {
+    File {
+        /// As in the spec; `~/` is the home of who builds.
+        written: String,
+        /// Where it is, unless it is in the home.
+        path: PathBuf,
+    },
+    /// A variable of the caller's environment.
+    Environment(String),
+}
+
+/// Paths that are removed from the tree.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedExclude {
+    /// `path:line` of the spec.
+    pub place: String,
+    pub glob: Glob,
+}
+
 /// One step of a build, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     pub action: StepAction,
-    /// `path:line` of the spec that asks for it.
+    /// `path:line` of the spec.
     pub place: String,
-    /// Environment of the spec for this step.
-    pub environment: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -127,7 +201,7 @@ pub enum StepAction {
         packages: Vec<String>,
     },
     /// Puts the files into the image.
-    Files(Vec<Located<FileSpec>>),
+    Files(Vec<PlannedFile>),
     Shell(String),
 }
 
@@ -179,62 +253,65 @@ fn in_short(text: &str) -> String {
     }
 }
 
-/// Plans the tree of `spec` for `platform`; `parent` is the plan of the image it is based on, where it is, and `binaries`
-/// are the programs that were built for it (see [`Binaries`](crate::bases::cargo::Binaries)). `resolver` says what references
-/// to registries mean.
+/// What provides the inputs that specs only refer to: images of registries and programs of Cargo packages.
+#[derive(Clone, Copy)]
+pub struct Providers<'a> {
+    /// Resolves references to images of registries to digests.
+    pub resolver: &'a Resolver,
+    /// Builds the programs of Cargo packages.
+    pub binaries: Binaries<'a>,
+}
+
+/// Plans the tree of `spec` for `platform`; `parent` is the plan of the image that it is based on, if it is based on one.
 pub fn plan(
     spec: &ImageSpec,
     parent: Option<&BuildPlan>,
     platform: Platform,
-    binaries: Vec<Located<FileSpec>>,
-    resolver: &Resolver,
+    providers: &Providers,
 ) -> Result<BuildPlan> {
-    let mut files = all_files(spec);
-    files.extend(binaries);
-    let base = plan_base(spec, parent, platform, resolver)?;
+    let places = Places(&spec.document.path);
+    let files = plan_files(spec, platform, providers)?;
+    let base = plan_base(spec, parent, platform, providers.resolver)?;
     let system = match &base {
         PlannedBase::Debian { .. } => PackageManager::Apt,
         PlannedBase::Oci(_) | PlannedBase::Tar { .. } => PackageManager::System,
         PlannedBase::Image { .. } => parent.map_or(PackageManager::System, |parent| parent.system),
     };
-    let steps = plan_steps(spec, system, &files);
-    let mut hash = Sha256::new();
-    // The name and the filesystem do not change the tree.
-    let mut tree_inputs = spec.clone();
-    tree_inputs.name.clear();
-    tree_inputs.filesystem = None;
-    tree_inputs.sizing = Default::default();
-    tree_inputs.tolerance = None;
-    tree_inputs.engine = None;
-    tree_inputs.platforms.clear();
-    tree_inputs.boot = None;
-    tree_inputs.verity = false;
-    hash.update(format!("tree {TREE_FORMAT} {} {}\n", platform.machine(), base.fingerprint()));
-    let spec_inputs = serde_json::to_vec(&tree_inputs)?;
-    hash.update(&spec_inputs);
-    hash.update(format!("\nepoch {:?}\n", Timestamp::source_date_epoch()));
-    let mut file_inputs = Sha256::new();
-    for source in sources(&files) {
-        hash_source(&mut hash, source)?;
-        hash_source(&mut file_inputs, source)?;
-    }
-    let inputs = Inputs {
-        base: base.fingerprint().to_owned(),
-        spec: hex(&Sha256::digest(&spec_inputs)),
-        files: hex(&file_inputs.finalize()),
+    let exclude = |pattern: &Located<String>| {
+        let place = places.of(pattern);
+        Ok(PlannedExclude { glob: Glob::new(pattern).with_context(|| place.clone())?, place })
     };
-    Ok(BuildPlan {
+    let mut plan = BuildPlan {
         name: spec.name.clone(),
         platform,
-        base,
+        base_place: places.of(&spec.base),
         system,
-        steps,
+        steps: plan_steps(spec, system, &files),
+        environment: spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         files,
+        devices: spec.devices.iter().map(|device| planned_device(device, places.of(device))).collect(),
+        exclude: spec.exclude.iter().map(exclude).collect::<Result<_>>()?,
         hostname: spec.hostname.clone(),
-        secrets: spec.secrets.clone(),
-        fingerprint: hex(&hash.finalize()),
-        inputs,
-    })
+        secrets: spec.secrets.iter().map(|secret| planned_secret(secret, places.of(secret))).collect(),
+        fingerprint: String::new(),
+        inputs: Inputs::default(),
+        base,
+    };
+    let base = plan.base.fingerprint();
+    let inputs = TreeInputs::of(&plan, &base)?;
+    let (fingerprint, summary) = (inputs.fingerprint()?, inputs.summary()?);
+    (plan.fingerprint, plan.inputs) = (fingerprint, summary);
+    Ok(plan)
+}
+
+/// Places in a spec, as errors name them.
+#[derive(Clone, Copy)]
+struct Places<'a>(&'a Path);
+
+impl Places<'_> {
+    fn of<T>(self, located: &Located<T>) -> String {
+        format!("{}:{}", self.0.display(), located.line)
+    }
 }
 
 fn plan_base(
@@ -246,7 +323,7 @@ fn plan_base(
     Ok(match &spec.base.value {
         Base::Debian { suite, variant, snapshot } => {
             let variant = variant.clone().unwrap_or_else(|| DEFAULT_VARIANT.to_owned());
-            let inputs = format!("debian {TREE_FORMAT} {} {suite} {variant}", platform.machine());
+            let inputs = format!("debian {DEBIAN_FORMAT} {} {suite} {variant}", platform.machine());
             let inputs = snapshot.iter().fold(inputs, |inputs, moment| format!("{inputs} as of {moment}"));
             let fingerprint = hex(&Sha256::digest(inputs));
             PlannedBase::Debian { suite: suite.clone(), variant, snapshot: snapshot.clone(), fingerprint }
@@ -279,13 +356,8 @@ fn plan_base(
     })
 }
 
-fn plan_steps(spec: &ImageSpec, system: PackageManager, files: &[Located<FileSpec>]) -> Vec<Step> {
-    let environment: Vec<_> = spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    let step = |action, line: usize| Step {
-        action,
-        place: format!("{}:{line}", spec.document.path.display()),
-        environment: environment.clone(),
-    };
+fn plan_steps(spec: &ImageSpec, system: PackageManager, files: &[PlannedFile]) -> Vec<Step> {
+    let places = Places(&spec.document.path);
     let managers = [
         (system, &spec.packages.system),
         (PackageManager::Npm, &spec.packages.npm),
@@ -295,68 +367,79 @@ fn plan_steps(spec: &ImageSpec, system: PackageManager, files: &[Located<FileSpe
     for (manager, packages) in managers {
         if let Some(first) = packages.first() {
             let packages = packages.iter().map(|package| package.value.clone()).collect();
-            steps.push(step(StepAction::Install { manager, packages }, first.line));
+            steps.push(Step { action: StepAction::Install { manager, packages }, place: places.of(first) });
         }
     }
     if let Some(first) = files.first() {
-        steps.push(step(StepAction::Files(files.to_vec()), first.line));
+        steps.push(Step { action: StepAction::Files(files.to_vec()), place: first.place.clone() });
     }
     for command in &spec.run {
-        steps.push(step(StepAction::Shell(command.value.clone()), command.line));
+        steps.push(Step { action: StepAction::Shell(command.value.clone()), place: places.of(command) });
     }
     steps
 }
 
-/// The files of a spec, with the one that becomes `/init` first.
-fn all_files(spec: &ImageSpec) -> Vec<Located<FileSpec>> {
-    let init = spec.init.iter().map(|init| Located {
-        value: FileSpec {
-            source: FileSource::From(init.value.clone()),
-            to: snug_rootfs::tree::TreePath::new("init").expect("a constant"),
-            mode: Some(0o755),
-            owner: None,
-            xattrs: Default::default(),
-            capabilities: None,
-        },
-        line: init.line,
-        column: init.column,
-        span: init.span.clone(),
-    });
-    init.chain(spec.files.iter().cloned()).collect()
-}
-
-fn sources(files: &[Located<FileSpec>]) -> Vec<&SourcePath> {
-    files
-        .iter()
-        .filter_map(|file| match &file.value.source {
-            FileSource::From(path) => Some(path),
-            FileSource::Content(_) => None,
-        })
-        .collect()
-}
-
-/// Hashes what a build takes of a file or folder: names, content, and whether it is executable.
-fn hash_source(hash: &mut Sha256, source: &SourcePath) -> Result<()> {
-    let mut pending = vec![source.path.clone()];
-    while let Some(path) = pending.pop() {
-        let about = fs::symlink_metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let name = path.strip_prefix(&source.path).unwrap_or(&path);
-        hash.update(name.as_os_str().as_bytes());
-        if about.is_dir() {
-            let mut names: Vec<_> = fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-            names.sort();
-            names.reverse();
-            pending.extend(names);
-            hash.update(b"\0directory\n");
-        } else if about.is_symlink() {
-            hash.update(b"\0link ");
-            hash.update(fs::read_link(&path)?.as_os_str().as_bytes());
-            hash.update(b"\n");
-        } else {
-            hash.update(format!("\0file {} {}\n", about.permissions().mode() & 0o100, hash_file(&path)?));
-        }
+/// The files of a spec: the one that becomes `/init`, its `[[file]]`s, and its programs, which are built here.
+fn plan_files(spec: &ImageSpec, platform: Platform, providers: &Providers) -> Result<Vec<PlannedFile>> {
+    let places = Places(&spec.document.path);
+    let program = |place: String, path: PathBuf, to: &TreePath, mode: u16, owner: Option<&Owner>| PlannedFile {
+        place,
+        source: FileSource::Host(path),
+        to: to.clone(),
+        mode: Some(mode),
+        owner: owner.cloned(),
+        xattrs: BTreeMap::new(),
+    };
+    let mut files = Vec::new();
+    if let Some(init) = &spec.init {
+        let to = TreePath::new("init").expect("the name is valid");
+        files.push(program(places.of(init), init.path.clone(), &to, INIT_MODE, None));
     }
-    Ok(())
+    files.extend(spec.files.iter().map(|file| planned_file(file, places.of(file))));
+    for binary in &spec.binaries {
+        let place = places.of(binary);
+        let manifest = binary.manifest_path.as_deref();
+        let wanted =
+            Program { package: &binary.package, bin: &binary.bin, manifest, features: &binary.features, platform };
+        let path = providers.binaries.get(&wanted).with_context(|| format!("{place}: `[[binary]]`"))?;
+        files.extend(path.map(|path| program(place, path, &binary.to, binary.mode, binary.owner.as_ref())));
+    }
+    Ok(files)
+}
+
+fn planned_file(file: &FileSpec, place: String) -> PlannedFile {
+    let mut xattrs = file.xattrs.clone();
+    xattrs.extend(file.capabilities.map(|set| (CAPABILITY_XATTR.to_owned(), set.to_xattr().to_vec())));
+    let source = match &file.source {
+        model::FileSource::From(source) => FileSource::Host(source.path.clone()),
+        model::FileSource::Content(text) => FileSource::Text(text.clone()),
+    };
+    PlannedFile { place, source, to: file.to.clone(), mode: file.mode, owner: file.owner.clone(), xattrs }
+}
+
+fn planned_device(device: &DeviceSpec, place: String) -> PlannedDevice {
+    PlannedDevice {
+        place,
+        path: device.path.clone(),
+        kind: match device.kind {
+            model::DeviceKind::Char => DeviceKind::Character,
+            model::DeviceKind::Block => DeviceKind::Block,
+        },
+        major: device.major,
+        minor: device.minor,
+        mode: device.mode,
+        owner: device.owner.clone(),
+    }
+}
+
+fn planned_secret(secret: &SecretSpec, place: String) -> PlannedSecret {
+    let source = match &secret.source {
+        model::SecretSource::Environment(name) => SecretSource::Environment(name.clone()),
+        model::SecretSource::File(source) => {
+            SecretSource::File { written: source.written.clone(), path: source.path.clone() }
+        }
+    };
+    PlannedSecret { place, id: secret.id.clone(), source }
 }
 
 /// SHA-256 of a file's bytes, as hex.

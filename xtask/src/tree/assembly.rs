@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
-use snug_rootfs::glob::{self, Glob};
+use snug_rootfs::glob;
 use snug_rootfs::normalise::{Normalise, normalise};
 use snug_rootfs::platform::Platform;
 use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::{RootTree, Timestamp};
-use snug_spec::ImageSpec;
 
 use crate::atomic::Partial;
 use crate::bases::debian::{self, Bootstrap};
@@ -59,30 +58,23 @@ impl Refresh {
     }
 }
 
-/// An image's spec and plan.
-#[derive(Debug, Clone)]
-pub struct Link<'set> {
-    pub spec: &'set ImageSpec,
-    pub plan: BuildPlan,
-}
-
 impl Assembly<'_> {
-    /// The tree of the last image of `chain`, each of which is the base of the next; only what is missing is built.
-    pub fn tree(&self, chain: &[Link], progress: &Progress) -> Result<Tree> {
+    /// Returns the tree of the last plan of `chain`, each of which is the base of the next; only what is missing is built.
+    pub fn tree(&self, chain: &[BuildPlan], progress: &Progress) -> Result<Tree> {
         let (last, ancestors) = chain.split_last().context("an image has at least itself")?;
-        let subject = subject(&last.plan.name, last.plan.platform);
-        let wanted = self.cache.tree(&subject, &last.plan.fingerprint);
+        let subject = subject(&last.name, last.platform);
+        let wanted = self.cache.tree(&subject, &last.fingerprint);
         if let Some(tree) = self.present(&wanted)? {
             return Ok(tree);
         }
-        let base = match &last.plan.base {
+        let base = match &last.base {
             PlannedBase::Image { .. } => {
-                self.tree(ancestors, &progress.for_image(&ancestors.last().context("no parent")?.plan.name))?
+                self.tree(ancestors, &progress.for_image(&ancestors.last().context("no parent")?.name))?
             }
             PlannedBase::Tar { path, .. } => Tree::outside(path),
             PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
             PlannedBase::Debian { suite, variant, snapshot, fingerprint } => {
-                let platform = last.plan.platform;
+                let platform = last.platform;
                 let what = Bootstrap { suite, variant, platform, snapshot: snapshot.as_deref(), include: &[] };
                 self.debian(&what, fingerprint, progress)?
             }
@@ -139,17 +131,17 @@ impl Assembly<'_> {
         })
     }
 
-    fn build(&self, link: &Link, base: &Path, wanted: &Path, progress: &Progress) -> Result<()> {
+    fn build(&self, plan: &BuildPlan, base: &Path, wanted: &Path, progress: &Progress) -> Result<()> {
         let mut tree = None;
-        self.engine.build(&link.plan, base, self.on_failure, progress, &mut |stream| {
+        self.engine.build(plan, base, self.on_failure, progress, &mut |stream| {
             tree = Some(self.read(stream)?);
             Ok(())
         })?;
         let mut tree = tree.context("the engine gave no tree")?;
         self.engine.restore(&mut tree, base)?;
         let stage = progress.stage("normalise and store the tree");
-        put_right(&mut tree, link, progress)?;
-        secrets::refuse_in(&tree, &secrets::read(&link.plan.secrets)?)?;
+        finish(&mut tree, plan, progress)?;
+        secrets::refuse_in(&tree, &secrets::read(&plan.secrets)?)?;
         self.store(&tree, wanted)?;
         stage.finish(&format!("{} entries", tree.len()));
         Ok(())
@@ -178,22 +170,16 @@ pub fn subject(name: &str, platform: Platform) -> String {
     if Some(platform) == Platform::host() { name.to_owned() } else { format!("{name}_{}", platform.file_name()) }
 }
 
-/// What comes after the steps, the same for every engine: exclude, normalise, attributes, devices (DESIGN 4).
-fn put_right(tree: &mut RootTree, link: &Link, progress: &Progress) -> Result<()> {
-    let spec = link.spec;
-    let place = |line: usize| format!("{}:{line}", spec.document.path.display());
-    let globs = spec
-        .exclude
-        .iter()
-        .map(|pattern| Glob::new(pattern).with_context(|| place(pattern.line)))
-        .collect::<Result<Vec<_>>>()?;
-    for (pattern, count) in spec.exclude.iter().zip(glob::exclude(tree, &globs)) {
+/// Does what comes after the steps, the same for every engine: exclude, normalise, attributes and devices (DESIGN 4).
+fn finish(tree: &mut RootTree, plan: &BuildPlan, progress: &Progress) -> Result<()> {
+    let globs: Vec<_> = plan.exclude.iter().map(|exclude| exclude.glob.clone()).collect();
+    for (exclude, count) in plan.exclude.iter().zip(glob::exclude(tree, &globs)) {
         if count == 0 {
-            progress.note(format!("warning: {}: `{}` excludes nothing", place(pattern.line), pattern.value));
+            progress.note(format!("warning: {}: `{}` excludes nothing", exclude.place, exclude.glob.as_str()));
         }
     }
     let clamp_mtime = Timestamp::source_date_epoch();
-    normalise(tree, &Normalise { hostname: spec.hostname.as_deref(), clamp_mtime });
-    apply_attributes(tree, &link.plan.files, &spec.devices)
-        .with_context(|| format!("cannot finish the tree of {}", spec.document.path.display()))
+    normalise(tree, &Normalise { hostname: plan.hostname.as_deref(), clamp_mtime });
+    apply_attributes(tree, &plan.files, &plan.devices)
+        .with_context(|| format!("cannot finish the tree of {}", plan.name))
 }

@@ -3,4 +3,4 @@
 mod assembly;
 pub mod first_stage;
 
-pub use assembly::*;
+pub use assembly::{Assembly, Refresh, subject};

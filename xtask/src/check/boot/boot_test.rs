@@ -10,8 +10,6 @@ use serde::Serialize;
 use snug_ext4::size::SizePolicy;
 use snug_formats::{Filesystem, FilesystemKind};
 use snug_rootfs::tree::{BodySource, RootTree};
-use snug_spec::Located;
-use snug_spec::model::BootCheck;
 
 use super::ssh::{Answer, Key, Login};
 use super::{Accelerator, BootReport, BootRequest, DEFAULT_BUDGET, Disk, Guest, Kernel, authorized_key_argument, qemu};
@@ -46,6 +44,16 @@ const BYTES_PER_INODE: u64 = 16 << 10;
 /// Bytes of the disk that an overlay is tried on.
 const OVERLAY_BYTES: u64 = 64 << 20;
 
+/// A command of the spec to run in the guest; it must succeed.
+#[derive(Debug, Clone)]
+pub struct GuestCommand {
+    pub run: String,
+    /// What its output must contain.
+    pub prints: Option<String>,
+    /// How long it may take; `None`: two minutes.
+    pub within: Option<Duration>,
+}
+
 /// One image to be booted.
 pub struct BootTest<'a> {
     pub name: &'a str,
@@ -56,7 +64,8 @@ pub struct BootTest<'a> {
     pub why: String,
     /// Of the spec: further words of the kernel command line.
     pub arguments: Vec<String>,
-    pub checks: &'a [Located<BootCheck>],
+    /// Run in the guest once it can be logged in to, in order.
+    pub commands: Vec<GuestCommand>,
     /// Does the image bring an SSH server? Else only its serial console tells how it fares.
     pub has_sshd: bool,
     /// Is the root read-only by nature, so that writes go to an overlay?
@@ -155,7 +164,7 @@ fn first_boot(
     checks.push(Check::passed("boot", judge, times(&report)).took(started.elapsed()));
     if !exam.has_sshd {
         let mut ready = Check::passed("serial", judge, format!("{READY:?} on the serial console"));
-        if !exam.checks.is_empty() {
+        if !exam.commands.is_empty() {
             ready.notes.push("the image has no SSH server: the spec's commands were not run".to_owned());
         }
         checks.push(ready);
@@ -163,7 +172,7 @@ fn first_boot(
     }
 
     let login = Login { address: guest.ssh_address(), key: &key };
-    if !exam.checks.is_empty() {
+    if !exam.commands.is_empty() {
         checks.push(commands(exam, &login, booted, progress)?);
     }
     let begun = Instant::now();
@@ -268,22 +277,22 @@ fn times(report: &BootReport) -> String {
 fn commands(exam: &BootTest, login: &Login, booted: &mut Booted, progress: &Progress) -> Result<Check> {
     let started = Instant::now();
     let mut findings = Vec::new();
-    for check in exam.checks {
-        let stage = progress.stage(format!("in the guest: {}", check.run));
-        let budget = check.within.unwrap_or(COMMAND_BUDGET);
+    for command in &exam.commands {
+        let stage = progress.stage(format!("in the guest: {}", command.run));
+        let budget = command.within.unwrap_or(COMMAND_BUDGET);
         let begun = Instant::now();
-        let answer = login.run(&check.run, budget)?;
-        let wrong = wrong_with(&answer, check.prints.as_deref(), budget);
+        let answer = login.run(&command.run, budget)?;
+        let wrong = wrong_with(&answer, command.prints.as_deref(), budget);
         booted.commands.push(Command {
-            run: check.run.clone(),
+            run: command.run.clone(),
             passed: wrong.is_none(),
             seconds: (begun.elapsed().as_secs_f64() * 100.0).round() / 100.0,
             printed: answer.stdout.trim_end().to_owned(),
         });
         stage.finish(if wrong.is_none() { "" } else { "FAILED" });
-        findings.extend(wrong.map(|what| Finding { place: check.run.clone(), what }));
+        findings.extend(wrong.map(|what| Finding { place: command.run.clone(), what }));
     }
-    let count = exam.checks.len();
+    let count = exam.commands.len();
     let said = match findings.len() {
         0 => format!("{count} of the spec's commands did what they should"),
         wrong => format!("{wrong} of the spec's {count} commands did not do what they should"),

@@ -22,7 +22,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use snug_process::program::Missing;
 
 pub use accelerate::{Wanted, choose};
-pub use boot_test::{BootTest, Booted, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
+pub use boot_test::{BootTest, Booted, GuestCommand, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
 pub use bootable::Bootable;
 pub use kernel::{KERNEL_PACKAGE, Kernel, Parts};
 pub use mapper::Mapper;

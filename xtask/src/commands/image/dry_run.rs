@@ -121,7 +121,7 @@ fn build(order: &Order, engines: &Engines, wanted: &arguments::Engine, results: 
         dockerfile: script(plan),
         steps: plan.steps.iter().map(step).collect(),
     };
-    let trees = order.chain.iter().map(|link| tree(&link.plan)).collect();
+    let trees = order.chain.iter().map(tree).collect();
     let engine = match &choice {
         Ok(Choice { engine, reason }) => PlannedEngine::Chosen { name: engine.kind(), reason: reason.clone() },
         Err(error) => PlannedEngine::Missing { error: format!("{error:#}") },

@@ -14,10 +14,10 @@ use snug_process::Child;
 use snug_process::child::DeathSignal;
 use snug_process::program::HostProgram;
 use snug_rootfs::platform::Platform;
-use snug_spec::model::EngineKind;
 
 use super::names::BuildNames;
 use super::output::{Builder, Watch};
+use crate::plan::EngineKind;
 use crate::steps::environment::PASSED;
 use crate::steps::secret::Secret;
 

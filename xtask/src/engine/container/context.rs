@@ -10,13 +10,11 @@ use fs_extra::file::CopyOptions;
 use snug_rootfs::tar;
 use snug_rootfs::tree::TreePath;
 use snug_sandbox::POLICY_SCRIPT;
-use snug_spec::Located;
-use snug_spec::model::FileSpec;
 
 use super::TRANSPORT;
 use super::dockerfile::{self, CERTIFICATES, Extras, POLICY, files_of};
 use crate::engine::{environment, file_tree};
-use crate::plan::{BuildPlan, StepAction};
+use crate::plan::{BuildPlan, PlannedFile, StepAction};
 use crate::report::progress::{Progress, human_bytes};
 
 /// Stages the context of `plan`, whose base is the image `base`, below `work`. Answers its folder.
@@ -52,7 +50,7 @@ pub(super) fn stage(plan: &BuildPlan, base: &str, extras: Extras, work: &Path, p
 
 /// A tar for `ADD`, without the folders that hold something: a folder's entry would replace a link of the image (`/bin`)
 /// and change a folder that is there, where parents that are not named stay as they are or are made.
-fn write_files(files: &[Located<FileSpec>], path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+fn write_files(files: &[PlannedFile], path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
     let whole = file_tree(files)?;
     let holds_something: BTreeSet<TreePath> = whole.entries().filter_map(|entry| entry.path.parent()).collect();
     let file = File::create_new(path).context("cannot write the files of the spec")?;

@@ -69,10 +69,10 @@ pub(super) fn write(plan: &BuildPlan, base: &str, extras: Extras) -> String {
             StepAction::Shell(command) => (["/bin/sh", "-e", "-c", command].map(Into::into).into(), false),
         };
         let mut words = vec!["/bin/sh".to_owned(), "-c".into(), format!("{} {ENVIRONMENT}", mark(index)), base.into()];
-        let environment = environment::of_step(&step.environment, extras.trust, caches);
+        let environment = environment::of_step(&plan.environment, extras.trust, caches);
         // The way to the network is the daemon's or comes as a build argument, never in a file.
         let own = environment.into_iter().filter(|(name, _)| {
-            step.environment.iter().any(|(given, _)| given == name)
+            plan.environment.iter().any(|(given, _)| given == name)
                 || !crate::steps::environment::PASSED.contains(&name.as_str())
         });
         words.extend(own.map(|(name, value)| format!("{name}={value}")));
@@ -105,22 +105,22 @@ mod tests {
 
     #[test]
     fn steps_are_found_again_in_what_the_builders_echo() {
-        let step = |action| Step {
-            action,
-            place: "images/x/image.toml:7".into(),
-            environment: vec![("GREETING".into(), "a \"b\"\n$c".into())],
-        };
+        let step = |action| Step { action, place: "images/x/image.toml:7".into() };
         let plan = BuildPlan {
             name: "x".into(),
             base: PlannedBase::Tar { path: "base.tar".into(), sha256: "00".into() },
+            base_place: "images/x/image.toml:1".into(),
             system: PackageManager::Apt,
             steps: vec![
                 step(StepAction::Install { manager: PackageManager::Npm, packages: vec!["openclaw@1".into()] }),
                 step(StepAction::Files(Vec::new())),
                 step(StepAction::Shell("echo one\necho \"two\"".into())),
             ],
+            environment: vec![("GREETING".into(), "a \"b\"\n$c".into())],
             platform: Platform::Amd64,
             files: Vec::new(),
+            devices: Vec::new(),
+            exclude: Vec::new(),
             hostname: None,
             secrets: Vec::new(),
             inputs: Default::default(),

@@ -3,10 +3,9 @@
 use std::io::{BufRead, BufReader, PipeReader};
 
 use anyhow::Error;
-use snug_spec::model::EngineKind;
 
 use super::dockerfile::step_in;
-use crate::plan::BuildPlan;
+use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::{Progress, Stage};
 use crate::steps::secret::{self, Secret};
 use crate::steps::{StepFailed, Tail};

@@ -14,9 +14,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use snug_rootfs::tree::{Body, BodySource, DataRange, Inode, Kind, RootTree, Timestamp, TreePath};
 use snug_sandbox::{POLICY_PATH, POLICY_SCRIPT};
-use snug_spec::model::EngineKind;
 
 use super::{is_device, text_at, wants_policy};
+use crate::plan::EngineKind;
 
 /// Compared at once.
 const BUFFER: u64 = 1 << 20;

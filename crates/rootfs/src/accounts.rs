@@ -1,0 +1,116 @@
+//! Users and groups of a root filesystem: by number, or by the names that its `/etc/passwd` and `/etc/group` give them
+//! (passwd(5), group(5)).
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::Serialize;
+
+use super::tree::{Kind, RootTree, TreePath};
+
+/// A user or a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Account {
+    /// By number.
+    Id(u32),
+    /// By name, to be looked up in the image's `/etc/passwd` or `/etc/group`.
+    Name(String),
+}
+
+/// User and group of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    /// The user.
+    pub user: Account,
+    /// The group.
+    pub group: Account,
+}
+
+impl Owner {
+    /// Returns uid and gid, if both are given by number.
+    pub fn ids(&self) -> Option<(u32, u32)> {
+        match (&self.user, &self.group) {
+            (Account::Id(uid), Account::Id(gid)) => Some((*uid, *gid)),
+            _ => None,
+        }
+    }
+}
+
+/// A name that the image's accounts do not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownAccount {
+    /// Not in `/etc/passwd`.
+    #[error("the image has no user `{0}`")]
+    User(String),
+    /// Not in `/etc/group`.
+    #[error("the image has no group `{0}`")]
+    Group(String),
+}
+
+/// The accounts of one root filesystem.
+#[derive(Debug, Clone, Default)]
+pub struct Accounts {
+    users: BTreeMap<String, u32>,
+    groups: BTreeMap<String, u32>,
+}
+
+impl Accounts {
+    /// Reads `/etc/passwd` and `/etc/group` of `tree`. A file that is missing has no accounts, and lines that are not of
+    /// the files' format are passed over.
+    pub fn read(tree: &RootTree) -> io::Result<Self> {
+        let ids = |path: &str| -> io::Result<BTreeMap<String, u32>> {
+            let path = TreePath::new(path).expect("the paths written here are clean");
+            let Some(Kind::File(body)) = tree.get(&path).map(|inode| &inode.kind) else { return Ok(BTreeMap::new()) };
+            let text = tree.bodies().read_to_vec(body)?;
+            let text = String::from_utf8_lossy(&text);
+            // Both files begin with name, password and number.
+            let ids = text.lines().filter_map(|line| {
+                let mut fields = line.split(':');
+                Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
+            });
+            Ok(ids.collect())
+        };
+        Ok(Accounts { users: ids("etc/passwd")?, groups: ids("etc/group")? })
+    }
+
+    /// Returns uid and gid of `owner`.
+    pub fn ids(&self, owner: &Owner) -> Result<(u32, u32), UnknownAccount> {
+        let find = |account: &Account, ids: &BTreeMap<String, u32>, unknown: fn(String) -> UnknownAccount| match account
+        {
+            Account::Id(id) => Ok(*id),
+            Account::Name(name) => ids.get(name).copied().ok_or_else(|| unknown(name.clone())),
+        };
+        let uid = find(&owner.user, &self.users, UnknownAccount::User)?;
+        let gid = find(&owner.group, &self.groups, UnknownAccount::Group)?;
+        Ok((uid, gid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{BodySource, Inode};
+
+    #[test]
+    fn names_are_looked_up_in_the_images_own_files() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        for (path, text) in [
+            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnode:x:1000:1001::/home/node:/bin/sh\nbroken\nodd:x:-1:\n"),
+            ("etc/group", "root:x:0:\ntty:x:5:node\n"),
+        ] {
+            let body = tree.add_body(text.as_bytes());
+            tree.insert(TreePath::new(path).unwrap(), Inode::new(Kind::File(body), 0o644)).unwrap();
+        }
+        let accounts = Accounts::read(&tree).unwrap();
+        let name = |name: &str| Account::Name(name.into());
+        let ids = |user, group| accounts.ids(&Owner { user, group });
+        assert_eq!(ids(name("node"), name("tty")), Ok((1000, 5)));
+        assert_eq!(ids(Account::Id(7), name("tty")), Ok((7, 5)));
+        assert_eq!(ids(name("tty"), name("tty")), Err(UnknownAccount::User("tty".into())));
+        assert_eq!(ids(name("root"), name("node")), Err(UnknownAccount::Group("node".into())));
+        assert_eq!(ids(name("odd"), Account::Id(0)), Err(UnknownAccount::User("odd".into())));
+        let empty = Accounts::read(&RootTree::new(BodySource::new(Vec::new()))).unwrap();
+        assert!(empty.ids(&Owner { user: name("root"), group: Account::Id(0) }).is_err());
+    }
+}
