@@ -86,6 +86,141 @@ fn every_ingredient_of_an_image_makes_it_stale_and_nothing_else_does() {
     assert_eq!(built(&workshop, &["--filesystem", "squashfs", "--refresh"]), "built");
 }
 
+/// What is made anew when a spec changes.
+#[derive(Debug, PartialEq, Eq)]
+enum Anew {
+    Tree,
+    Image,
+    Nothing,
+}
+
+/// `[[binary]]` is missing here: by what it puts into the tree it is a file, and it must be built first (tests/binaries.rs).
+#[test]
+fn each_key_of_a_spec_makes_anew_what_depends_on_it() {
+    if !have(&["busybox"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    // Keys and lines, so that each can be replaced alone.
+    let start = [
+        ("filesystem", "filesystem = { type = \"ext4\" }"),
+        ("packages", "packages = { system = [\"one\"], npm = [\"one\"], pip = [\"one\"] }"),
+        ("env", "env = { A = \"1\" }"),
+        ("file", "file = [{ from = \"tool\", to = \"/tool\" }, { content = \"1\", to = \"/text\" }]"),
+        ("run", "run = [\"true\"]"),
+    ];
+    let plan = |key: &str, line: &str, before: &str| {
+        let kept = start.iter().filter(|(other, _)| *other != key).map(|(_, line)| *line);
+        let lines: Vec<&str> = [before].into_iter().chain(kept).chain([line]).collect();
+        let base = format!("base = {{ tar = \"{}\" }}", workshop.path("base.tar").display());
+        let base = if key == "base" { line.to_owned() } else { base };
+        let lines = if key == "base" { &lines[..lines.len() - 1] } else { &lines[..] };
+        workshop.write_spec("made", &format!("{}\n{base}\n", lines.join("\n")));
+        let mut command = workshop.xtask(&["image", "made", "--dry-run", "--json"]);
+        let output = succeed(command.env_remove("SOURCE_DATE_EPOCH"));
+        let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let word = |value: &Value| value.as_str().expect("a fingerprint").to_owned();
+        (word(&rows[0]["trees"][0]["fingerprint"]), word(&rows[0]["fingerprint"]))
+    };
+    workshop.write_spec("made", "");
+    for (name, content) in [("tool", "one"), ("other", "one"), ("init", "#!/bin/sh\n")] {
+        fs::write(workshop.path("images/made").join(name), content).expect("a file");
+    }
+    let base = workshop.path("base.tar").display().to_string();
+    fs::copy(workshop.path("base.tar"), workshop.path("copy.tar")).expect("a copy");
+    fs::write(workshop.path("other.tar"), [0; 10240]).expect("a tar");
+    let copy = base.replace("base.tar", "copy.tar");
+    let other = base.replace("base.tar", "other.tar");
+    let original = plan("", "", "");
+    let text = ", { content = \"1\", to = \"/text\" }]";
+    let tool = |rest: &str| format!("file = [{{ from = \"tool\", to = \"/tool\"{rest} }}{text}");
+    let ext4 = |rest: &str| format!("filesystem = {{ type = \"ext4\", {rest} }}");
+    let cases = [
+        ("base", format!("base = {{ tar = \"{other}\" }}"), Anew::Tree),
+        ("base", format!("base = {{ tar = \"{copy}\" }}"), Anew::Nothing),
+        ("packages", "packages = { system = [\"two\"], npm = [\"one\"], pip = [\"one\"] }".into(), Anew::Tree),
+        ("packages", "packages = { system = [\"one\"], npm = [\"two\"], pip = [\"one\"] }".into(), Anew::Tree),
+        ("packages", "packages = { system = [\"one\"], npm = [\"one\"], pip = [\"two\"] }".into(), Anew::Tree),
+        ("env", "env = { A = \"2\" }".into(), Anew::Tree),
+        ("hostname", "hostname = \"h\"".into(), Anew::Tree),
+        ("init", "init = \"init\"".into(), Anew::Tree),
+        ("file", tool(""), Anew::Nothing),
+        ("file", tool(", mode = \"0600\""), Anew::Tree),
+        ("file", tool(", owner = \"1:1\""), Anew::Tree),
+        ("file", tool(", xattrs = { \"user.a\" = \"1\" }"), Anew::Tree),
+        ("file", tool(", capabilities = \"cap_net_raw=ep\""), Anew::Tree),
+        // The same bytes from another file are the same.
+        ("file", format!("file = [{{ from = \"other\", to = \"/tool\" }}{text}"), Anew::Nothing),
+        ("file", format!("file = [{{ from = \"init\", to = \"/tool\" }}{text}"), Anew::Tree),
+        ("file", format!("file = [{{ from = \"tool\", to = \"/moved\" }}{text}"), Anew::Tree),
+        ("file", tool("").replace("content = \"1\"", "content = \"2\""), Anew::Tree),
+        (
+            "device",
+            "device = [{ path = \"/dev/x\", type = \"char\", major = 1, minor = 3, mode = \"0600\" }]".into(),
+            Anew::Tree,
+        ),
+        ("secret", "secret = [{ id = \"token\", from = { env = \"TOKEN\" } }]".into(), Anew::Tree),
+        ("run", "run = [\"false\"]".into(), Anew::Tree),
+        ("exclude", "exclude = [\"/usr/share/doc\"]".into(), Anew::Tree),
+        ("filesystem", "filesystem = \"squashfs\"".into(), Anew::Image),
+        ("filesystem", ext4("label = \"x\""), Anew::Image),
+        ("filesystem", ext4("verity = true"), Anew::Image),
+        ("filesystem", ext4("overlay = \"16MiB\""), Anew::Image),
+        ("min-size", "min-size = \"1GiB\"".into(), Anew::Image),
+        ("max-size", "max-size = \"1GiB\"".into(), Anew::Image),
+        ("headroom", "headroom = 2.0".into(), Anew::Image),
+        ("free-inodes", "free-inodes = 99".into(), Anew::Image),
+        ("description", "description = \"words\"".into(), Anew::Nothing),
+        ("tolerance", "tolerance = \"2%\"".into(), Anew::Nothing),
+        ("engine", "engine = \"builtin\"".into(), Anew::Nothing),
+        ("boot", "boot = { kernel = \"6.1\", arguments = [\"quiet\"] }".into(), Anew::Nothing),
+        ("platforms", format!("platforms = [\"{}\"]", host_platform()), Anew::Nothing),
+        ("", "# words".into(), Anew::Nothing),
+    ];
+    for (key, line, expected) in cases {
+        let now = plan(key, &line, "");
+        let anew = match (now.0 != original.0, now.1 != original.1) {
+            (true, true) => Anew::Tree,
+            (false, true) => Anew::Image,
+            (false, false) => Anew::Nothing,
+            (true, false) => panic!("the tree changes and its image does not: {line}"),
+        };
+        assert_eq!(anew, expected, "{line}");
+    }
+    // Lines that move change nothing.
+    assert_eq!(plan("", "", "\n\n"), original);
+}
+
+fn host_platform() -> &'static str {
+    if cfg!(target_arch = "x86_64") { "linux/amd64" } else { "linux/arm64" }
+}
+
+/// The overlay belongs to the tool's first stage, which goes into the image and not into the cached tree.
+#[test]
+fn another_overlay_makes_a_new_image_of_the_same_tree() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let build = |overlay: &str| {
+        let base = workshop.path("base.tar");
+        workshop.write_spec(
+            "made",
+            &format!(
+                "base = {{ tar = \"{}\" }}\nfilesystem = {{ type = \"ext4\", overlay = \"{overlay}\" }}\nrun = [\"true\"]\n",
+                base.display()
+            ),
+        );
+        let output = succeed(workshop.xtask(&["image", "made"]).env("TERM", "dumb"));
+        let tree = fs::read_dir(workshop.path("cache/snug/trees")).expect("trees").count();
+        (String::from_utf8_lossy(&output.stderr).contains("run: true"), tree)
+    };
+    let (ran, trees) = build("16MiB");
+    assert!(ran);
+    assert_eq!(build("32MiB"), (false, trees));
+    assert_eq!(listed(&workshop, "made").0, "up-to-date");
+}
+
 #[test]
 fn refresh_makes_bases_anew_too_and_each_once() {
     if !have(&["busybox", "newuidmap"]) {
