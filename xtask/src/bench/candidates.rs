@@ -1,4 +1,4 @@
-//! What is measured: `cp` as the yardstick, this writer, and the field's programs as far as they are installed.
+//! What is measured: `cp` as the baseline, this tool's writer, and other programs where they are installed.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use snug_process::program::HostProgram;
 use crate::filesystem::erofs::ErofsUtils;
 use crate::report::progress::Progress;
 
-/// Room for mke2fs and for the loop mount, which cannot be told to fit: as a share of the size of our image.
-const ROOM: f64 = 1.3;
-/// Bytes that mke2fs sizes are rounded to.
+/// Size of the filesystems that mke2fs makes, relative to our image: mke2fs does not compute the size that a tree needs.
+const SIZE_RATIO: f64 = 1.3;
+/// The unit of mke2fs's sizes, in bytes.
 const MEBIBYTE: u64 = 1 << 20;
 
 const CP: HostProgram = HostProgram { name: "cp", package: "coreutils" };
@@ -22,7 +22,7 @@ const MKSQUASHFS: HostProgram = HostProgram { name: "mksquashfs", package: "squa
 const TAR2SQFS: HostProgram = HostProgram { name: "tar2sqfs", package: "squashfs-tools-ng" };
 const UNSHARE: HostProgram = HostProgram { name: "unshare", package: "util-linux" };
 
-/// One thing to measure.
+/// One program, or way of running it, to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Candidate {
     Copy,
@@ -39,15 +39,15 @@ pub enum Candidate {
     Erofs,
 }
 
-/// Where everything is, and how large.
+/// The files of a benchmark, and their sizes.
 #[derive(Debug)]
 pub struct Bench {
     pub tar: PathBuf,
-    /// A folder for results, on one filesystem.
+    /// The folder for outputs, all on one filesystem.
     pub scratch: PathBuf,
-    /// This program.
+    /// This program's executable.
     pub xtask: PathBuf,
-    /// Of our image without headroom, in bytes.
+    /// Size of our image without headroom, in bytes.
     pub image_bytes: u64,
     pub inodes: u64,
 }
@@ -85,7 +85,7 @@ impl Candidate {
         }
     }
 
-    /// For people.
+    /// Returns the heading of its row in the table.
     pub fn title(self) -> &'static str {
         match self {
             Candidate::Copy => "cp --reflink=never",
@@ -103,7 +103,7 @@ impl Candidate {
         }
     }
 
-    /// Why it cannot be measured here.
+    /// Returns why it cannot be measured on this host; `None` if it can.
     pub fn obstacle(self) -> Option<String> {
         let missing = |tools: &[HostProgram]| {
             let tool = tools.iter().find(|tool| tool.find().is_none())?;
@@ -123,11 +123,11 @@ impl Candidate {
             Candidate::Tar2sqfs => missing(&[TAR2SQFS]),
             Candidate::Mksquashfs => missing(&[MKSQUASHFS]),
             Candidate::Erofs => ErofsUtils::must_be_fetched()
-                .then(|| "there is no mkfs.erofs 1.8 or newer here, and no erofs image has fetched one".to_owned()),
+                .then(|| "this host has no mkfs.erofs 1.8 or newer, and no erofs image has fetched one".to_owned()),
         }
     }
 
-    /// Rounds of the `wanted`: compressing takes minutes, and is the same each time.
+    /// Returns how many of the `wanted` rounds to run: compressing takes minutes, and hardly varies.
     pub fn rounds(self, wanted: usize) -> usize {
         match self {
             Candidate::Tar2sqfs | Candidate::Mksquashfs | Candidate::Erofs => wanted.min(1),
@@ -135,14 +135,14 @@ impl Candidate {
         }
     }
 
-    /// Does the tar come through a pipe?
-    pub fn is_fed(self) -> bool {
+    /// Returns whether the tar comes through a pipe.
+    fn is_fed(self) -> bool {
         matches!(self, Candidate::Pipe | Candidate::Tar2sqfs | Candidate::Mksquashfs | Candidate::Erofs)
     }
 }
 
 impl Bench {
-    /// The file or folder that a candidate makes.
+    /// Returns the file or folder that a candidate writes.
     pub fn output(&self, candidate: Candidate) -> PathBuf {
         let name = match candidate {
             Candidate::Copy => "copy.tar",
@@ -162,7 +162,7 @@ impl Bench {
                 command.arg("--reflink=never").arg(&self.tar).arg(&output);
                 Ok(command)
             }
-            // `cp` waits for no disk either.
+            // Like `cp`, without syncing.
             Candidate::File => Ok(self.pack(&self.tar, &output, &["--no-digest", "--no-sync"])),
             Candidate::Pipe => Ok(self.pack(Path::new("-"), &output, &["--no-digest", "--no-sync"])),
             Candidate::FileDigest => Ok(self.pack(&self.tar, &output, &["--no-sync"])),
@@ -171,7 +171,7 @@ impl Bench {
                 command.arg("--no-sync");
                 Ok(command)
             }
-            // As an image is built.
+            // As a build writes an image.
             Candidate::FileOnDisk => {
                 let mut command = self.pack(&self.tar, &output, &[]);
                 command.arg("--contents").arg(self.scratch.join("contents.mtree"));
@@ -187,12 +187,12 @@ impl Bench {
             Candidate::Mke2fs => {
                 let mut command = MKE2FS.command()?;
                 command.env("MKE2FS_CONFIG", "/dev/null").args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0"]);
-                command.args(["-I", "256", "-N", &self.roomy_inodes().to_string(), "-d"]);
-                command.arg(self.output(Candidate::Extract)).arg(&output).arg(self.roomy_size());
+                command.args(["-I", "256", "-N", &self.mke2fs_inodes().to_string(), "-d"]);
+                command.arg(self.output(Candidate::Extract)).arg(&output).arg(self.mke2fs_size());
                 Ok(command)
             }
             Candidate::Loop => {
-                // The mount is seen by nobody else and goes with the last process of the namespace, however that ends.
+                // The mount is in a namespace of its own, and is gone with its last process, however that ends.
                 let mut command = UNSHARE.command()?;
                 command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec"]);
                 command.arg(
@@ -204,7 +204,7 @@ impl Bench {
                     rmdir "$1.mounted""#,
                 );
                 command.arg("sh").arg(&output).arg(&self.tar);
-                command.arg(self.roomy_inodes().to_string()).arg(self.roomy_size());
+                command.arg(self.mke2fs_inodes().to_string()).arg(self.mke2fs_size());
                 Ok(command)
             }
             Candidate::Tar2sqfs => {
@@ -227,7 +227,7 @@ impl Bench {
         }
     }
 
-    /// The exact fit, so that a digest is one of content: neither headroom nor journal.
+    /// Returns the command that packs `tar` without headroom and journal, so that digests compare content.
     pub fn pack(&self, tar: &Path, output: &Path, more: &[&str]) -> Command {
         let mut command = Command::new(&self.xtask);
         command.arg("pack").arg(tar).arg("-o").arg(output);
@@ -235,7 +235,7 @@ impl Bench {
         command
     }
 
-    /// The tar, for a pipe.
+    /// Opens the tar, for a candidate that reads it from a pipe.
     pub fn feed(&self, candidate: Candidate) -> Result<Option<File>> {
         if !candidate.is_fed() {
             return Ok(None);
@@ -243,17 +243,17 @@ impl Bench {
         Ok(Some(File::open(&self.tar).with_context(|| format!("cannot open {}", self.tar.display()))?))
     }
 
-    fn roomy_size(&self) -> String {
-        let mebibytes = (self.image_bytes as f64 * ROOM) as u64 / MEBIBYTE + 64;
+    fn mke2fs_size(&self) -> String {
+        let mebibytes = (self.image_bytes as f64 * SIZE_RATIO) as u64 / MEBIBYTE + 64;
         format!("{mebibytes}M")
     }
 
-    fn roomy_inodes(&self) -> u64 {
+    fn mke2fs_inodes(&self) -> u64 {
         self.inodes + self.inodes / 4
     }
 
-    /// Bytes that must be free: the largest results that stand beside each other, an extracted tree and an image.
+    /// Returns the bytes that must be free: the largest outputs that exist at once are an extracted tree and an image.
     pub fn space_needed(tar_bytes: u64) -> u64 {
-        (tar_bytes as f64 * (1.3 + 1.3 * ROOM)) as u64
+        (tar_bytes as f64 * (1.3 + 1.3 * SIZE_RATIO)) as u64
     }
 }

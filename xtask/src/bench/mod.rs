@@ -1,5 +1,5 @@
-//! How fast images are written, and what else writes them: every candidate is a process of its own, measured by the
-//! kernel's accounting, in rounds that go through all of them so that a busy machine troubles all alike.
+//! Measures how fast images are written, by this tool and by others. Every candidate is a process of its own, measured by
+//! the kernel's accounting. Each round runs all candidates, so that a busy machine slows all of them alike.
 
 pub mod candidates;
 mod measure;

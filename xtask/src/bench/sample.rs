@@ -1,4 +1,4 @@
-//! A tar in the shape of a real root filesystem, the same bytes on every machine: for benchmarks without an image at hand.
+//! A tar with the shape of a real root filesystem and the same bytes on every machine, for benchmarks without an image.
 
 use std::io::{self, Write};
 
@@ -8,8 +8,8 @@ use snug_rootfs::tree::{Body, BodySource, Inode, Kind, ReadAt, RootTree, Timesta
 
 use crate::report::progress::Stage;
 
-/// File sizes of a Debian root with Node.js and a large npm package in it, as quantiles in bytes: of ten thousand files, so
-/// many are smaller. Half of all files are below 1.5 KiB.
+/// File sizes of a Debian root with Node.js and a large npm package: how many of ten thousand files are smaller than so many
+/// bytes. Half of all files are below 1.5 KiB.
 const SIZES: [(u64, u64); 12] = [
     (0, 0),
     (100, 32),
@@ -25,18 +25,18 @@ const SIZES: [(u64, u64); 12] = [
     (10_000, 9_144_216),
 ];
 const FILES: u64 = 48_000;
-/// A few programs are as large as all small files together.
+/// Sizes of the few programs that are as large as all small files together, in bytes.
 const LARGE: [u64; 4] = [115_000_000, 60_000_000, 31_000_000, 18_000_000];
-/// Files of one directory, on average.
-const FILES_A_DIRECTORY: u64 = 12;
-/// Every so many files there is a symlink.
-const FILES_A_SYMLINK: u64 = 55;
-/// 2025-01-01.
+/// Files in each directory.
+const FILES_PER_DIRECTORY: u64 = 12;
+/// Files for each symlink.
+const FILES_PER_SYMLINK: u64 = 55;
+/// Modification time of everything: 2025-01-01, in seconds since the epoch.
 const TIME: i64 = 1_735_689_600;
-/// Bytes after which content repeats: more than compressors look back.
+/// Bytes after which content repeats: more than the windows of compressors.
 const PERIOD: usize = 8 << 20;
 
-/// Numbers that look random and are the same everywhere (SplitMix64, Steele, Lea and Flood 2014).
+/// A generator of pseudo-random numbers (SplitMix64, Steele, Lea and Flood 2014).
 struct Numbers(u64);
 
 impl Numbers {
@@ -53,7 +53,7 @@ impl Numbers {
     }
 }
 
-/// Content without a file behind it: words as source code has them, over and over.
+/// Generated file content: text of common and rare words, like source code, repeated.
 struct Words(Vec<u8>);
 
 impl Words {
@@ -108,16 +108,16 @@ fn sample(files: u64) -> Result<RootTree> {
     }
     for number in 0..files {
         // Packages of a few directories each, three levels deep.
-        let directory = number / FILES_A_DIRECTORY;
+        let directory = number / FILES_PER_DIRECTORY;
         let (package, part) = (directory / 4, directory % 4);
         let folder = format!("usr/lib/node_modules/package-{package:04}/part-{part}");
-        if number % FILES_A_DIRECTORY == 0 {
+        if number % FILES_PER_DIRECTORY == 0 {
             put(&folder, Kind::Directory, 0o755)?;
         }
         let size = size(&mut numbers);
         let body = Body::contiguous(size, numbers.below(PERIOD as u64));
         put(&format!("{folder}/module-{number}.js"), Kind::File(body), 0o644)?;
-        if number % FILES_A_SYMLINK == 0 {
+        if number % FILES_PER_SYMLINK == 0 {
             let target = format!("module-{number}.js").into_bytes();
             put(&format!("{folder}/latest-{number}"), Kind::Symlink(target.into()), 0o777)?;
         }
@@ -125,7 +125,7 @@ fn sample(files: u64) -> Result<RootTree> {
     Ok(tree)
 }
 
-/// A size between two of the quantiles.
+/// Returns a random file size with the distribution of [`SIZES`].
 fn size(numbers: &mut Numbers) -> u64 {
     let rank = numbers.below(10_000);
     let steps = SIZES.windows(2).find(|pair| rank < pair[1].0);

@@ -1,5 +1,5 @@
-//! `manifest.json`: what an image is, why it is as large as it is, and what it was made from. The same inputs give the
-//! same manifest: no times, no paths of the machine.
+//! `manifest.json`: an image's filesystem, size and inputs. The same inputs give the same manifest: it has no times and no
+//! paths of the machine.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -20,7 +20,7 @@ use crate::plan::Inputs;
 /// Name of the manifest, beside its image.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// What an image is and what it was made from.
+/// The manifest of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Manifest {
@@ -34,21 +34,21 @@ pub struct Manifest {
     /// Name of the image file beside the manifest.
     pub file: String,
     pub filesystem: Filesystem,
-    /// SHA-256 over everything the image depends on; the image is up to date as long as it stays the same.
+    /// SHA-256 over all inputs of the image, which is up to date as long as this is the same.
     pub fingerprint: String,
     /// SHA-256 of the image file.
     pub sha256: String,
     /// The list of all entries with their digests.
     pub contents: ContentsFile,
-    /// The image of a registry that this one stands on, with what its tag meant.
+    /// The OCI image that this image is based on, with the digest that its tag was resolved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Resolution>,
     pub tree: TreeSummary,
-    /// What the image has installed, by its package managers' own word.
+    /// Packages installed in the image, as listed by its package managers.
     #[serde(default)]
     pub packages: Vec<InstalledPackage>,
     pub census: Census,
-    /// How to open the image, where it is sealed with dm-verity.
+    /// Root hash and place of the hash tree, if the image is sealed with dm-verity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verity: Option<Verity>,
 }
@@ -59,7 +59,7 @@ pub struct Manifest {
 pub struct TreeSummary {
     /// SHA-256 over the inputs of the tree.
     pub fingerprint: String,
-    /// The same, kind by kind.
+    /// SHA-256 over each kind of input.
     #[serde(default)]
     pub inputs: Inputs,
     /// Names, hard links included.
@@ -69,22 +69,22 @@ pub struct TreeSummary {
     pub data_bytes: u64,
 }
 
-/// The manifest that belongs to an image file.
+/// Returns the path of the manifest that belongs to an image file.
 pub fn manifest_beside(image: &Path) -> PathBuf {
     image.with_file_name(MANIFEST_FILE)
 }
 
 impl Manifest {
-    /// Raised when a field changes its meaning or goes.
+    /// Raised when a field changes its meaning or is removed.
     pub const SCHEMA: u32 = 2;
 
-    /// Reads the manifest at `path`; `None` if there is none, or none of this schema.
+    /// Reads the manifest at `path`. Returns `None` if it is missing, invalid or of another schema.
     pub fn read(path: &Path) -> Option<Self> {
         let manifest: Manifest = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         (manifest.schema == Self::SCHEMA).then_some(manifest)
     }
 
-    /// Writes the manifest, whole or not at all.
+    /// Writes the manifest, completely or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
         let partial = Partial::begin(path)?;
         let mut file = BufWriter::new(fs::OpenOptions::new().write(true).open(partial.path())?);

@@ -1,4 +1,4 @@
-//! The archive that a kernel unpacks as its first root: cpio in the "newc" format, as in the kernel's
+//! Writes an initramfs archive: cpio in the "newc" format, as in the kernel's
 //! Documentation/driver-api/early-userspace/buffer-format.rst.
 //!
 //! An entry is a header of a magic number and thirteen fields of eight hexadecimal digits, the name with a NUL, padding
@@ -16,8 +16,8 @@ const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFCHR: u32 = 0o020_000;
 
-/// Writes entries in the order given; a directory must come before what is in it. Everything belongs to root, at the
-/// epoch, so that the same entries give the same bytes.
+/// Writes entries in the order given; a directory must come before its entries. Owner is root and mtime the epoch, so that
+/// the same entries give the same bytes.
 pub struct Writer<W> {
     to: W,
     inode: u32,
@@ -28,7 +28,7 @@ impl<W: Write> Writer<W> {
         Writer { to, inode: 0 }
     }
 
-    /// `path` has no leading slash. Only the permission bits of `mode` count.
+    /// Adds a directory. `path` has no leading slash; of `mode`, only the permission bits count.
     pub fn directory(&mut self, path: &str, mode: u32) -> io::Result<()> {
         self.entry(path, S_IFDIR | mode & 0o7777, (0, 0), &[])
     }
@@ -41,7 +41,7 @@ impl<W: Write> Writer<W> {
         self.entry(path, S_IFCHR | mode & 0o7777, (major, minor), &[])
     }
 
-    /// Ends the archive and hands the stream back.
+    /// Ends the archive and returns the stream.
     pub fn finish(mut self) -> io::Result<W> {
         self.entry(TRAILER, 0, (0, 0), &[])?;
         self.to.flush()?;

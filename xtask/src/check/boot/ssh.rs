@@ -1,4 +1,4 @@
-//! Logging in to a guest: a key that is thrown away afterwards, and commands with a budget.
+//! SSH into a guest: a throw-away key, and commands with a time limit.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -14,17 +14,17 @@ use tempfile::TempDir;
 
 const SSH: HostProgram = HostProgram { name: "ssh", package: "openssh-client" };
 const SSH_KEYGEN: HostProgram = HostProgram { name: "ssh-keygen", package: "openssh-client" };
-/// Seconds that the client waits for an answer of the server; emulated machines are slow.
+/// How long the client waits for the server, in seconds; emulated machines are slow.
 const CONNECT_TIMEOUT: &str = "ConnectTimeout=60";
-/// Our `/init` ends by SIGTERM; others bring a program.
+/// Our `/init` powers off on SIGTERM; other init systems have a program.
 const POWER_OFF: &str = "sync; if grep -q '^init$' /proc/1/comm; then kill -TERM 1; else poweroff; fi";
-/// How often a running command is looked after.
+/// Interval at which a running command is polled.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A key pair for one machine's life.
+/// A key pair for one machine; its files are removed when it is dropped.
 pub struct Key {
     folder: TempDir,
-    /// Its line of `authorized_keys`.
+    /// The public key as a line of `authorized_keys`.
     pub line: String,
 }
 
@@ -44,10 +44,10 @@ impl Key {
     }
 }
 
-/// What a command in the guest came to.
+/// The result of a command in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// `None`: it did not end within its budget, or by a signal.
+    /// Exit status; `None` if the command timed out or was killed by a signal.
     pub status: Option<i32>,
     pub timed_out: bool,
     pub stdout: String,
@@ -60,14 +60,14 @@ impl Answer {
     }
 }
 
-/// A way into a guest as root.
+/// SSH access to a guest as root.
 pub struct Login<'a> {
     pub address: SocketAddr,
     pub key: &'a Key,
 }
 
 impl Login<'_> {
-    /// The client, ready for a command; without a configuration of the person who runs it, and without questions.
+    /// Returns the ssh client, to which a command can be added. It ignores the user's configuration and never prompts.
     pub fn client(&self) -> Result<Command> {
         let mut command = SSH.command()?;
         command
@@ -78,12 +78,12 @@ impl Login<'_> {
         Ok(command)
     }
 
-    /// Tells the guest to end in order. The connection goes with the machine: how ssh ends says nothing.
+    /// Has the guest shut down. ssh's exit status is ignored: the connection breaks with the machine.
     pub fn power_off(&self, budget: Duration) -> Result<()> {
         self.run(POWER_OFF, budget).map(drop)
     }
 
-    /// Runs a shell command in the guest.
+    /// Runs a shell command in the guest, and kills the client after `budget`.
     pub fn run(&self, command: &str, budget: Duration) -> Result<Answer> {
         let mut client = self.client()?;
         client.arg("--").arg(command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -117,7 +117,7 @@ impl Login<'_> {
 fn text(stream: Option<impl Read>) -> String {
     let mut bytes = Vec::new();
     if let Some(mut stream) = stream {
-        // What came until it broke is what there is.
+        // On an error, what was read before it is kept.
         let _ = stream.read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()
