@@ -1,7 +1,7 @@
-//! A real Alpine from a registry, with a real `apk add` of a package that a key of the test's own signed.
+//! An image on Alpine from a registry, with `apk add` of a package that the test's own key signed.
 //!
-//! Alpine's own repositories need not be reached: the root comes from a wheel of PyPI's that holds a disk image of it,
-//! and the package is made inside it by its own apk.
+//! Alpine's own repositories are not needed: the root comes from a wheel on PyPI that contains a disk image of Alpine, and
+//! the package is made in it by its own apk.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! `bench`: that all it promises is measured, and that nothing of it stays. How fast anything is, is no test.
+//! `bench` measures every candidate and leaves nothing behind. Its times are not tested.
 
 use std::fs;
 use std::process::Command;
@@ -69,7 +69,7 @@ fn it_measures_what_is_installed_and_leaves_nothing() {
     assert_eq!(fs::read_dir(cache.join("snug/work")).expect("the cache").count(), 0, "the scratch space is gone");
 }
 
-/// Is the host's own mkfs.erofs one that reads tars?
+/// Whether the host's own mkfs.erofs reads tars.
 fn have_erofs() -> bool {
     let Ok(output) = Command::new("mkfs.erofs").arg("--version").output() else { return false };
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -6,11 +6,11 @@ use std::process::{Command, Output};
 
 use snug_tests::{Mounted, busybox_base, have, is_root, succeed, xtask};
 
-/// The lines of a spec by which the workspace's program comes in.
+/// The `[[binary]]` of a spec that installs the workspace's program.
 pub(crate) const AGENT: &str = "[[binary]]\npackage = \"agent\"\nto = \"/usr/local/bin/agent\"\n";
 
-/// Makes `folder` a workspace, the tool's own for commands that start there: a program, and a library that it uses. The
-/// program tells which system it finds around it.
+/// Makes `folder` a workspace that commands started there take for the tool's own: a program, and a library that it uses.
+/// The program prints which system it runs on.
 pub(crate) fn write_workspace(folder: &Path) {
     let package = |name: &str, more: &str| {
         fs::create_dir_all(folder.join(name).join("src")).expect("a folder");

@@ -1,4 +1,4 @@
-//! A spec with an error stops the command before anything is built, and the error reads as it should.
+//! A spec with an error stops the command before anything is built, with the error that the spec's reader gives.
 
 use std::fs;
 use std::path::PathBuf;

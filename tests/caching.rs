@@ -1,4 +1,4 @@
-//! What is built again, and what is not: every ingredient of an image counts, and downloads are not trusted.
+//! Caching: every input of an image makes it stale, nothing else does, and cached downloads are verified.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use snug_tests::{Workshop, have, succeed};
 
-/// The state that `list` gives, with its reason.
+/// Returns the state that `list` reports, with its reason.
 fn listed(workshop: &Workshop, name: &str) -> (String, String) {
     let output = succeed(&mut workshop.xtask(&["list", "--json"]));
     let about: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -16,7 +16,7 @@ fn listed(workshop: &Workshop, name: &str) -> (String, String) {
     (word("state"), word("reason"))
 }
 
-/// Builds and answers the state that the build gives.
+/// Builds, and returns the state that the build reports.
 #[track_caller]
 fn built(workshop: &Workshop, options: &[&str]) -> String {
     let output = succeed(workshop.xtask(&["image", "made", "--json"]).args(options));
@@ -52,7 +52,7 @@ fn every_ingredient_of_an_image_makes_it_stale_and_nothing_else_does() {
     stale("the files changed");
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("a mode");
     stale("the files changed");
-    // A time is none: every clone has others.
+    // Times do not count: every clone has others.
     succeed(Command::new("touch").arg(&tool));
     settled("a time changed");
 
@@ -74,7 +74,7 @@ fn every_ingredient_of_an_image_makes_it_stale_and_nothing_else_does() {
     assert!(base.is_file());
     stale("the base changed");
 
-    // An image that somebody else wrote or cut is none of ours.
+    // An image that was written or truncated by others is built again.
     let image = workshop.image("made");
     fs::OpenOptions::new().write(true).open(&image).and_then(|file| file.set_len(4096)).expect("a shorter image");
     stale("the image file was changed");
@@ -265,7 +265,7 @@ fn a_damaged_package_in_the_cache_is_fetched_anew() {
     };
     let package = find();
     let good = fs::read(&package).expect("a package");
-    // Other bytes of the same length, deep in the packed data: what apt alone would not see.
+    // Other bytes of the same length, deep in the packed data, which apt alone does not notice.
     let mut damaged = good.clone();
     let middle = damaged.len() / 2;
     damaged[middle..middle + 64].fill(0);

@@ -1,4 +1,4 @@
-//! `check`: sound images pass whoever reads them, and one changed byte is found and named.
+//! `check`: sound images pass with every reader, and one changed byte is found and named.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use snug_tests::{have, is_root, openclaw_image, succeed, xtask};
 
-/// What makes an image worth comparing: every type, long and short symlinks, names that need care, holes, attributes.
+/// A tree with every file type, long and short symlinks, names that need escaping, holes and extended attributes.
 const SPEC: &str = r#"
 hostname = "checked"
 run = [
@@ -114,11 +114,11 @@ fn every_reader_finds_a_sound_image_sound_and_a_flipped_byte_by_its_path() {
         assert_eq!(findings.as_array().expect("findings").len(), 1, "{findings}");
         assert_eq!(findings[0]["place"], "/etc/canary");
         assert!(findings[0]["what"].as_str().expect("words").starts_with("its content is another"));
-        // No checksum guards a body in ext4.
+        // ext4 has no checksums of file content.
         assert_eq!(check("fsck")["state"], "passed");
         assert_eq!(check("digest")["state"], "failed");
     }
-    // Not a mount, not a loop device stays behind.
+    // No mount and no loop device is left behind.
     let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
     assert!(!mounts.contains(" /mnt ext4"), "{mounts}");
     let loops = succeed(Command::new("losetup").arg("--associated").arg(&image));
@@ -170,7 +170,7 @@ fn squashfs_is_compared_name_by_name_and_byte_by_byte() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         assert!(checks(&output)("tree")["notes"].is_null());
     }
-    // Behind the superblock stands the compressed content of files.
+    // The compressed content of files follows the superblock.
     flip(&image, 96 + 2000);
     for reader in readers() {
         let output = fixture.check(reader);
@@ -190,9 +190,9 @@ fn a_changed_block_of_a_sealed_image_is_named() {
     let output = fixture.check("tools");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let verity = checks(&output)("verity");
-    // Nobody is left unasked.
+    // Every judge was asked.
     assert!(verity["judge"].as_str().expect("words").contains("veritysetup") && verity["notes"].is_null(), "{verity}");
-    // A block that holds nothing: only the seal knows how it was.
+    // An unused block: only the hash tree covers it.
     let block = 1000;
     flip(&image, block * 4096 + 5);
     let output = fixture.check("tools");
@@ -254,7 +254,7 @@ fn a_command_runs_in_the_guest_and_what_it_writes_can_be_kept() {
     assert_eq!(fs::metadata(&image).and_then(|about| about.modified()).expect("the image"), before);
 }
 
-/// Two boots, as everyone may ask for them.
+/// Two boots, by the command line of the documentation.
 #[test]
 fn openclaw_passes_every_check_and_boots() {
     if !have(&["qemu-system-x86_64", "apt-get", "dpkg-deb", "ssh", "ssh-keygen", "e2fsck", "debugfs"]) {

@@ -1,4 +1,4 @@
-//! One spec by every engine: the same tree, entry by entry, and the same image, byte for byte.
+//! One spec built by every engine: the same tree, entry by entry, and the same image, byte for byte.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,10 +13,10 @@ use crate::registry::Registry;
 /// Which registries there are, for the builds of one test.
 const REGISTRIES: &str = "registries.conf";
 
-/// Every time that a build makes is cut to this: what is compared does not depend on when it was built.
+/// Times are clamped to this, so that trees do not depend on when they were built.
 const EPOCH: &str = "1700000000";
 
-/// What a base may hold that engines lose on the way: attributes, times before 1970, holes, devices, links.
+/// What a base may contain that engines lose: extended attributes, times before 1970, holes, devices, links.
 const DRESS_THE_BASE: &str = r#"
     cd "$1"
     echo noted > srv/noted; setfattr -n user.note -v 'from the base' srv/noted; setfattr -n trusted.note -v deep srv/noted

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use snug_tests::{have, is_root, skip};
 
-/// How long a daemon may take to come up on a busy machine.
+/// How long a daemon may take to start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A dockerd with everything it has in a temporary folder; it ends, and its folder goes, when this is dropped.
+/// A dockerd with all of its data in a temporary folder. It ends, and the folder is removed, when this is dropped.
 pub(crate) struct Dockerd {
     folder: tempfile::TempDir,
     daemon: Child,
@@ -41,7 +41,7 @@ impl Dockerd {
         host(self.folder.path())
     }
 
-    /// Where it keeps all that it has.
+    /// The folder of its data.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

@@ -1,4 +1,4 @@
-//! The same tar gives the same bytes, whoever packs it, where, and in which surroundings.
+//! The same tar gives the same bytes for every user, folder, locale and umask.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! Digests of images and of what is in them, judged by sha256sum and bsdtar.
+//! Digests of images and of their files, compared with those of sha256sum and bsdtar.
 
 use std::collections::BTreeMap;
 use std::fs;

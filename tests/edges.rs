@@ -1,4 +1,4 @@
-//! What root filesystems hold at the edges goes through the real `pack` unchanged: attributes with newlines, access
+//! Edge cases of root filesystems go through `pack` unchanged: attributes with newlines, access
 //! control lists, years from 1905 to 2100, holes, large directories, devices, owners above 31 bits. Tars are made by
 //! Python, GNU tar and bsdtar; the images are read by the kernel, by debugfs and by ext4-view.
 

@@ -1,4 +1,4 @@
-//! The real command on real input. One file a subject.
+//! End-to-end tests of the command, one file for each subject.
 
 mod alpine;
 mod bench;

@@ -1,4 +1,4 @@
-//! docker and podman as engines: choice, failures, interrupts, other machines, and a container of theirs as an image.
+//! docker and podman as engines: choice, failures, interrupts, remote daemons, and a container exported into an image.
 
 use std::fs;
 use std::path::Path;

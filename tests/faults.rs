@@ -1,4 +1,4 @@
-//! What goes wrong costs no image and leaves no trace: kills, full disks, folders that cannot be written, no network.
+//! Faults keep the last image and leave nothing behind: kills, full disks, read-only folders, no network.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -62,7 +62,7 @@ fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// Numbers from a seed (xorshift, Marsaglia 2003), so that a failure can be had again.
+/// Pseudo-random numbers from a seed (xorshift, Marsaglia 2003), so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -90,7 +90,7 @@ fn twenty_kills_at_random_moments_leave_the_image_and_nothing_else() {
         command.env("SOURCE_DATE_EPOCH", "1735689600").stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
-    // The marker makes the steps known among all processes of the machine.
+    // The marker identifies the steps among all processes of the machine.
     let marker = format!("env = {{ MARKER = \"{}\" }}", workshop.path("").display());
     let step = "run = [\"dd if=/dev/zero of=/file bs=1M count=20; seq 1 50000 > /numbers; sleep 0.2\"]";
     workshop.spec("killed", &format!("{marker}\n{step}"));

@@ -95,7 +95,7 @@ pub fn busybox_base(folder: &Path) {
     succeed(Command::new("bash").args(["-ec", script]).current_dir(folder));
 }
 
-/// Is everything in `tools` on PATH (sbin included)? Where not, the test must return: it says so loudly, and fails
+/// Returns whether all of `tools` are on PATH (sbin included). If not, the test must return: this prints why, and fails
 /// instead where `SNUG_TESTS_NO_SKIP` is set, as `cargo xtask test --setup` does after installing all of them.
 #[track_caller]
 pub fn have(tools: &[&str]) -> bool {
@@ -106,14 +106,14 @@ pub fn have(tools: &[&str]) -> bool {
     missing.is_empty() || skip(&format!("needs {}", missing.join(", ")))
 }
 
-/// Is this root? Where not, the test must return, as with [`have`].
+/// Returns whether this is root. If not, the test must return, as with [`have`].
 #[track_caller]
 pub fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output().expect("id runs");
     output.stdout == b"0\n" || skip("needs root")
 }
 
-/// Says that a test is skipped, and answers `false`; fails where nothing may be skipped.
+/// Prints that a test is skipped, and returns `false`; fails where nothing may be skipped.
 #[track_caller]
 pub fn skip(why: &str) -> bool {
     let place = std::panic::Location::caller();

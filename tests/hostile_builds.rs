@@ -1,4 +1,4 @@
-//! Builds that fail or mean harm: the host stays as it is, and the error says which line of the spec asked for it.
+//! Builds that fail or attack the host: the host is unchanged, and the error names the line of the spec.
 
 use std::fs;
 use std::path::Path;

@@ -40,7 +40,7 @@ fn the_image_is_sound_and_exactly_as_large_as_its_policy_asks() {
     // Headroom decided, not a constant under a new name.
     assert_eq!(decision["rule"], "content");
 
-    // DESIGN 5.1a, computed here from the content alone: ⌈0.4 · data⌉ and ⌈0.4 · inodes⌉ stay free.
+    // docs/architecture.md, "Sizing", computed here from the content alone: ⌈0.4 · data⌉ and ⌈0.4 · inodes⌉ stay free.
     let superblock = superblock(&image);
     assert_eq!(superblock["Free blocks"], (number("data-blocks") * 2).div_ceil(5));
     let least_inodes = (number("inodes") * 2).div_ceil(5);

@@ -31,7 +31,7 @@ use crate::report::table;
 use crate::tree::{Assembly, Refresh};
 
 const ZSTD: HostProgram = HostProgram { name: "zstd", package: "zstd" };
-/// As images are published: level 3, with a window of 128 MiB (DESIGN 5.5).
+/// Level 3 with a window of 128 MiB, which decompresses with the limits that zstd has by default.
 const ZSTD_ARGUMENTS: [&str; 4] = ["-3", "--long=27", "-q", "-c"];
 
 #[derive(Debug, Args)]
