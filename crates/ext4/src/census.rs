@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use snug_rootfs::tree::Kind;
 
+use super::on_disk::BLOCK;
 use super::plan::{Plan, structure};
-use super::structures::BLOCK;
 use crate::size::SizeDecision;
 
 /// What an image consists of.

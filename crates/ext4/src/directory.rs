@@ -3,7 +3,41 @@
 
 use super::checksum::crc32c;
 use super::hash::{HALF_MD4, NameHash, NameHasher};
-use super::structures::{BLOCK, DIRECTORY_TAIL, DirectoryEntry, Field, IndexEntry, IndexRootInfo, TAIL_FILE_TYPE};
+use super::on_disk::{BLOCK, Field, on_disk};
+
+on_disk! {
+    /// `directory.rst`: the fixed part of a directory entry, before the name.
+    DirectoryEntry, 8, {
+        inode: u32,
+        record_length: u16,
+        name_length: u8,
+        file_type: u8,
+    }
+}
+
+/// Bytes of the fake entry at the end of a directory block that holds the checksum (`directory.rst`).
+pub(crate) const DIRECTORY_TAIL: usize = 12;
+/// The file type that marks [`DIRECTORY_TAIL`].
+pub(crate) const TAIL_FILE_TYPE: u8 = 0xde;
+
+on_disk! {
+    /// `directory.rst`, "Hash Tree Directories": what stands behind `.` and `..` in the root of an index.
+    IndexRootInfo, 8, {
+        reserved: u32,
+        hash_version: u8,
+        info_length: u8,
+        indirect_levels: u8,
+        unused_flags: u8,
+    }
+}
+
+on_disk! {
+    /// `directory.rst`: an entry of an index; the first one's hash is taken by limit and count.
+    IndexEntry, 8, {
+        hash: u32,
+        block: u32,
+    }
+}
 
 /// Bytes for entries in a block that ends with a checksum.
 const ROOM: usize = BLOCK - DIRECTORY_TAIL;

@@ -2,7 +2,42 @@
 //! those under as many index levels as it takes.
 
 use super::checksum::crc32c;
-use super::structures::{BLOCK, EXTENT_MAGIC, ExtentHeader, ExtentIndex, ExtentLeaf, Field};
+use super::on_disk::{BLOCK, Field, on_disk};
+
+on_disk! {
+    /// `ifork.rst`, "Extent Tree": the head of every node.
+    ExtentHeader, 12, {
+        magic: u16,
+        entries: u16,
+        max: u16,
+        depth: u16,
+        generation: u32,
+    }
+}
+
+/// `eh_magic`
+pub(crate) const EXTENT_MAGIC: u16 = 0xf30a;
+
+on_disk! {
+    /// `ifork.rst`: an inner node's entry.
+    ExtentIndex, 12, {
+        logical: u32,
+        child_lo: u32,
+        child_hi: u16,
+        unused: u16,
+    }
+}
+
+on_disk! {
+    /// `ifork.rst`: a run of blocks.
+    ExtentLeaf, 12, {
+        logical: u32,
+        /// 1..=32768; more would mean unwritten blocks.
+        length: u16,
+        physical_hi: u16,
+        physical_lo: u32,
+    }
+}
 
 /// Longest run of one extent, in blocks; a larger length would mean unwritten blocks.
 pub(crate) const MAX_RUN: u64 = 32768;

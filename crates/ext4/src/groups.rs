@@ -10,14 +10,18 @@ use snug_rootfs::tree::Timestamp;
 
 use super::checksum::crc32c;
 use super::extents::write_tree;
+use super::group_descriptor::{GroupDescriptor, INODE_TABLE_ZEROED};
 use super::hash::{HALF_MD4, SIGNED_HASH};
 use super::identity::Description;
-use super::inode::{self, Parts};
+use super::inode::{self, Parts, flag, inode_seed, mode};
 use super::inventory::Node;
 use super::layout::{GroupMap, LOG_GROUPS_PER_FLEX, group_start};
+use super::on_disk::{
+    ADDRESSES_PER_BLOCK, BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR, EXTRA_ISIZE, Field, INODE, INODES_PER_BLOCK, special,
+};
 use super::output::Output;
 use super::plan::{Placed, Plan};
-use super::structures::*;
+use super::superblock::{SUPERBLOCK_OFFSET, Superblock, compatible, incompatible, read_only_compatible};
 use super::xattr::{XattrError, Xattrs};
 
 /// `s_def_mount_opts`: extended attributes and ACLs are on, as mke2fs has it.

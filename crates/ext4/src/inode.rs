@@ -2,11 +2,85 @@
 
 use snug_rootfs::tree::{Kind, Timestamp};
 
+use super::checksum::crc32c;
+use super::extents::EXTENT_MAGIC;
 use super::inventory::{MAX_LINKS, Node};
-use super::structures::{
-    EXTENT_MAGIC, EXTRA_ISIZE, Field, INODE, INODE_XATTRS, InodeFields, flag, inode_seed, mode, seal_inode,
-};
+use super::on_disk::{EXTRA_ISIZE, Field, INODE, INODE_XATTRS, on_disk};
 use super::xattr::{XattrError, Xattrs};
+
+/// `i_mode`'s type bits (`inodes.rst`).
+pub(crate) mod mode {
+    pub(crate) const FIFO: u16 = 0x1000;
+    pub(crate) const CHARACTER_DEVICE: u16 = 0x2000;
+    pub(crate) const DIRECTORY: u16 = 0x4000;
+    pub(crate) const BLOCK_DEVICE: u16 = 0x6000;
+    pub(crate) const REGULAR: u16 = 0x8000;
+    pub(crate) const SYMLINK: u16 = 0xa000;
+    pub(crate) const SOCKET: u16 = 0xc000;
+}
+
+/// `i_flags` (`inodes.rst`).
+pub(crate) mod flag {
+    /// The directory has hash-tree indexes.
+    pub(crate) const INDEX: u32 = 0x1000;
+    /// The inode's blocks are mapped by extents.
+    pub(crate) const EXTENTS: u32 = 0x8_0000;
+}
+
+on_disk! {
+    /// `inodes.rst`: the fields of an inode; extended attributes fill the rest of its 256 bytes.
+    InodeFields, INODE_XATTRS, {
+        mode: u16,
+        uid_lo: u16,
+        size_lo: u32,
+        atime: u32,
+        ctime: u32,
+        mtime: u32,
+        dtime: u32,
+        gid_lo: u16,
+        links_count: u16,
+        /// In sectors of 512 bytes.
+        blocks_lo: u32,
+        flags: u32,
+        version: u32,
+        /// Extent tree root, inline symlink target or device number.
+        block: [u8; 60],
+        generation: u32,
+        file_acl_lo: u32,
+        size_hi: u32,
+        fragment: u32,
+        blocks_hi: u16,
+        file_acl_hi: u16,
+        uid_hi: u16,
+        gid_hi: u16,
+        checksum_lo: u16,
+        reserved: u16,
+        extra_isize: u16,
+        checksum_hi: u16,
+        ctime_extra: u32,
+        mtime_extra: u32,
+        atime_extra: u32,
+        crtime: u32,
+        crtime_extra: u32,
+        version_hi: u32,
+        project: u32,
+    }
+}
+
+const CHECKSUM_LO: usize = 0x7c;
+const CHECKSUM_HI: usize = 0x82;
+
+/// The seed of everything that belongs to one inode (generation 0): its own checksum, its directory and extent blocks.
+pub(crate) fn inode_seed(filesystem_seed: u32, number: u32) -> u32 {
+    crc32c(crc32c(filesystem_seed, &number.to_le_bytes()), &0u32.to_le_bytes())
+}
+
+/// Puts the checksum into a whole inode whose checksum fields are zero.
+pub(crate) fn seal_inode(inode: &mut [u8], seed: u32) {
+    let sum = crc32c(seed, inode);
+    inode[CHECKSUM_LO..][..2].copy_from_slice(&(sum as u16).to_le_bytes());
+    inode[CHECKSUM_HI..][..2].copy_from_slice(&((sum >> 16) as u16).to_le_bytes());
+}
 
 /// `i_blocks` counts sectors of 512 bytes, whatever the block size (as long as the inode lacks the huge_file flag).
 const SECTORS_PER_BLOCK: u64 = 8;
@@ -122,6 +196,15 @@ fn device(major: u32, minor: u32) -> [u8; 60] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_where_the_kernel_documentation_says() {
+        let mut inode = [0; INODE_XATTRS];
+        let fields = InodeFields { extra_isize: 0x2211, project: 0x4433_2211, ..InodeFields::ZERO };
+        fields.put(&mut inode);
+        assert_eq!(inode[0x80..0x82], [0x11, 0x22]);
+        assert_eq!(inode[0x9c..0xa0], [0x11, 0x22, 0x33, 0x44]);
+    }
 
     #[test]
     fn times_before_1970_and_after_2038_keep_their_epoch() {

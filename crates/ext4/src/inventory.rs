@@ -10,7 +10,7 @@ use snug_rootfs::tree::{Body, Inode, Kind, RootTree, TreePath};
 use super::directory::{Directory, Leaf, Name, TooManyNames, arrange, file_type};
 use super::error::Ext4Error;
 use super::hash::NameHasher;
-use super::structures::{BLOCK, special};
+use super::on_disk::{BLOCK, special};
 use super::xattr::{MAX_SHARERS, Xattrs};
 
 /// Symlink targets below this many bytes stand in the inode (`ifork.rst`).

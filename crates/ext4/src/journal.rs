@@ -1,7 +1,38 @@
 //! The journal: an empty log with a version 2 superblock and no features, which every kernel takes (kernel
 //! documentation, `journal.rst`).
 
-use super::structures::{BLOCK, BigEndian, Field, JournalSuperblock};
+use super::on_disk::{BLOCK, BigEndian, Field, on_disk};
+
+on_disk! {
+    /// `journal.rst`: the head of the journal, in its first block; big-endian, version 2, without features.
+    JournalSuperblock, 1024, {
+        magic: BigEndian,
+        block_type: BigEndian,
+        header_sequence: BigEndian,
+        block_size: BigEndian,
+        blocks: BigEndian,
+        first_log_block: BigEndian,
+        first_sequence: BigEndian,
+        /// 0: nothing to replay.
+        start: BigEndian,
+        errno: BigEndian,
+        compatible: BigEndian,
+        incompatible: BigEndian,
+        read_only_compatible: BigEndian,
+        uuid: [u8; 16],
+        users: BigEndian,
+        dynamic_superblock: BigEndian,
+        max_transaction: BigEndian,
+        max_transaction_data: BigEndian,
+        checksum_type: u8,
+        padding: [u8; 3],
+        fast_commit_blocks: BigEndian,
+        head: BigEndian,
+        reserved: [u32; 40],
+        checksum: BigEndian,
+        user_ids: [u8; 768],
+    }
+}
 
 const MAGIC: u32 = 0xc03b_3998;
 /// `h_blocktype`: superblock, version 2.

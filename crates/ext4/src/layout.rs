@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::structures::{ADDRESSES_PER_BLOCK, BLOCK, BLOCKS_PER_GROUP, DESCRIPTORS_PER_BLOCK, INODES_PER_BLOCK};
+use super::on_disk::{ADDRESSES_PER_BLOCK, BLOCK, BLOCKS_PER_GROUP, DESCRIPTORS_PER_BLOCK, INODES_PER_BLOCK};
 
 /// Groups whose bitmaps and inode tables lie together, as a power of two: mke2fs's 16.
 pub(crate) const LOG_GROUPS_PER_FLEX: u8 = 4;

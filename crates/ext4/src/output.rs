@@ -9,7 +9,7 @@ use nix::sys::uio::preadv;
 use snug_rootfs::digest::StreamHash;
 use snug_rootfs::tree::{Body, BodySource};
 
-use super::structures::BLOCK;
+use super::on_disk::BLOCK;
 use super::writer_thread::{ImageFile, Piece, Pieces};
 
 /// Bytes that are gathered before they are handed on: large enough that waking the other thread does not count, small

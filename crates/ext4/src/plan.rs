@@ -9,7 +9,7 @@ use super::error::Ext4Error;
 use super::extents::{MAX_RUN, Run, tree_blocks};
 use super::inventory::{Inventory, block_runs};
 use super::layout::{Geometry, Layout, MAX_GROWTH};
-use super::structures::{BLOCK, BLOCKS_PER_GROUP};
+use super::on_disk::{BLOCK, BLOCKS_PER_GROUP};
 use crate::Ext4Options;
 use crate::size::{self, Overhead, SizeDecision, SizePolicy, Structure};
 

@@ -7,10 +7,11 @@ use super::checksum::{self, crc32c};
 use super::directory::Blocks;
 use super::extents::write_tree;
 use super::groups::Structures;
+use super::inode::inode_seed;
 use super::journal;
+use super::on_disk::{BLOCK, special};
 use super::output::Output;
 use super::plan::{Placed, Plan};
-use super::structures::{BLOCK, inode_seed, special};
 use super::xattr::{self, Xattrs};
 use crate::identity::Description;
 

@@ -11,8 +11,8 @@ use snug_rootfs::buffer_pool::{Relay, relay};
 use snug_rootfs::digest::StreamHash;
 
 use super::Meter;
+use super::on_disk::BLOCK;
 use super::preallocate::Reservation;
-use super::structures::BLOCK;
 
 /// Pieces that are written or wait for it. Few, so that they are still in a cache when it comes to them.
 const WAITING: usize = 3;

@@ -4,7 +4,34 @@
 use std::collections::BTreeMap;
 
 use super::checksum::crc32c;
-use super::structures::{BLOCK, Field, INODE, INODE_XATTRS, XATTR_MAGIC, XattrEntry, XattrHeader};
+use super::on_disk::{BLOCK, Field, INODE, INODE_XATTRS, on_disk};
+
+on_disk! {
+    /// `attributes.rst`: the head of an attribute block.
+    XattrHeader, 32, {
+        magic: u32,
+        reference_count: u32,
+        blocks: u32,
+        hash: u32,
+        checksum: u32,
+        reserved: [u32; 3],
+    }
+}
+
+/// `h_magic`, of blocks and of the attributes in an inode.
+pub(crate) const XATTR_MAGIC: u32 = 0xea02_0000;
+
+on_disk! {
+    /// `attributes.rst`: the fixed part of an attribute, before its name.
+    XattrEntry, 16, {
+        name_length: u8,
+        name_index: u8,
+        value_offset: u16,
+        value_inode: u32,
+        value_size: u32,
+        hash: u32,
+    }
+}
 
 /// Bytes of an attribute before its name.
 const ENTRY: usize = <XattrEntry as Field>::SIZE;
