@@ -1,18 +1,17 @@
 //! squashfs by the field's own programs: `tar2sqfs` of squashfs-tools-ng, or else `mksquashfs -tar`. Both are fed the
 //! tree as a tar through a pipe, so that no tree is ever on disk and owners, devices and xattrs need no privileges.
 
+mod compression;
+mod tables;
+
 use std::borrow::Cow;
-use std::fmt;
-use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
+use snug_ext4::Census;
 use snug_ext4::size::SizePolicy;
-use snug_ext4::{Census, Part};
 use snug_formats::{FilesystemKind, SquashfsOptions};
 use snug_process::child;
 use snug_process::program::{HostProgram, install_command};
@@ -20,6 +19,8 @@ use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::image_time;
 use snug_rootfs::tree::{RootTree, TreePath};
 
+pub use self::compression::{Algorithm, Compression, CompressionError};
+use self::tables::census;
 use crate::filesystem::FilesystemWriter;
 use crate::report::progress::Stage;
 
@@ -231,139 +232,6 @@ fn feed_tar(tree: &RootTree, input: &mut dyn Write, stage: &Stage) -> Result<()>
     Ok(())
 }
 
-/// Algorithm and level, as specs write them: `zstd:15`, `xz`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Compression {
-    algorithm: Algorithm,
-    level: Option<u8>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Algorithm {
-    Gzip,
-    Lz4,
-    Lzo,
-    Xz,
-    Zstd,
-}
-
-impl Algorithm {
-    const ALL: [Algorithm; 5] = [Algorithm::Gzip, Algorithm::Lz4, Algorithm::Lzo, Algorithm::Xz, Algorithm::Zstd];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Algorithm::Gzip => "gzip",
-            Algorithm::Lz4 => "lz4",
-            Algorithm::Lzo => "lzo",
-            Algorithm::Xz => "xz",
-            Algorithm::Zstd => "zstd",
-        }
-    }
-
-    /// The highest level; 0 where there are none.
-    fn highest_level(self) -> u8 {
-        match self {
-            Algorithm::Gzip | Algorithm::Lzo => 9,
-            Algorithm::Zstd => 22,
-            Algorithm::Lz4 | Algorithm::Xz => 0,
-        }
-    }
-}
-
-/// Why text is not a squashfs compression.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CompressionError {
-    #[error("squashfs compression `{0}` is not one of gzip, lz4, lzo, xz, zstd")]
-    Unknown(String),
-    #[error("squashfs compression {0} has no levels: write `{0}`")]
-    NoLevels(&'static str),
-    #[error("squashfs compression level `{1}` of {0} is not in 1..={2}")]
-    Level(&'static str, String, u8),
-}
-
-impl FromStr for Compression {
-    type Err = CompressionError;
-
-    fn from_str(text: &str) -> Result<Self, CompressionError> {
-        let (name, level) = text.split_once(':').map_or((text, None), |(name, level)| (name, Some(level)));
-        let algorithm = Algorithm::ALL
-            .into_iter()
-            .find(|algorithm| algorithm.as_str() == name)
-            .ok_or_else(|| CompressionError::Unknown(name.to_owned()))?;
-        let highest = algorithm.highest_level();
-        let level = match level {
-            None => None,
-            Some(_) if highest == 0 => return Err(CompressionError::NoLevels(algorithm.as_str())),
-            Some(level) => match level.parse() {
-                Ok(number) if (1..=highest).contains(&number) => Some(number),
-                _ => return Err(CompressionError::Level(algorithm.as_str(), level.to_owned(), highest)),
-            },
-        };
-        Ok(Compression { algorithm, level })
-    }
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.algorithm.as_str())?;
-        self.level.map_or(Ok(()), |level| write!(f, ":{level}"))
-    }
-}
-
-/// `struct squashfs_super_block` (the kernel's `fs/squashfs/squashfs_fs.h`; Documentation/filesystems/squashfs.rst),
-/// little-endian.
-const SUPERBLOCK_BYTES: u64 = 96;
-const MAGIC: u32 = 0x7371_7368;
-/// A table that the image does not have.
-const NO_TABLE: u64 = u64::MAX;
-
-/// Reads back where the image's tables lie.
-fn census(image: &Path, writer: &str) -> Result<Census> {
-    let file = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
-    let size = file.metadata()?.len();
-    let parts = parts(&file, size).with_context(|| format!("cannot read the superblock of {}", image.display()))?;
-    Ok(Census { size, writer: writer.to_owned(), parts, decision: None, omitted: Vec::new() })
-}
-
-/// The image from front to back: superblock, file data, then the tables in the order they were written. A table whose
-/// superblock field names an index starts at the metadata block that the first slot of the index names.
-fn parts(file: &File, size: u64) -> Result<Vec<Part>> {
-    let mut superblock = [0; SUPERBLOCK_BYTES as usize];
-    file.read_exact_at(&mut superblock, 0)?;
-    let u64_at = |at: usize| u64::from_le_bytes(superblock[at..at + 8].try_into().expect("eight bytes"));
-    ensure!(superblock[..4] == MAGIC.to_le_bytes(), "no squashfs magic");
-    let pointer = |at: u64| -> Result<u64> {
-        let mut slot = [0; 8];
-        file.read_exact_at(&mut slot, at)?;
-        Ok(u64::from_le_bytes(slot))
-    };
-    let [used, ids, xattrs, inodes, directories, fragments, exports] = [40, 48, 56, 64, 72, 80, 88].map(u64_at);
-    let fragment_count = u32::from_le_bytes(superblock[16..20].try_into().expect("four bytes"));
-
-    let mut starts =
-        vec![("superblock", 0), ("file data", SUPERBLOCK_BYTES), ("inodes", inodes), ("directories", directories)];
-    if fragments != NO_TABLE && fragment_count > 0 {
-        starts.push(("fragment table", pointer(fragments)?));
-    }
-    if exports != NO_TABLE {
-        starts.push(("export table", pointer(exports)?));
-    }
-    starts.push(("id table", pointer(ids)?));
-    if xattrs != NO_TABLE {
-        starts.push(("xattrs", pointer(xattrs)?));
-    }
-    starts.push(("padding", used));
-    starts.sort_by_key(|(_, start)| *start);
-    let ends = starts.iter().skip(1).map(|(_, start)| *start).chain([size]).collect::<Vec<_>>();
-    ensure!(ends.iter().all(|end| *end <= size), "its tables lie outside the file");
-    Ok(starts
-        .into_iter()
-        .zip(ends)
-        .filter(|((_, start), end)| end > start)
-        .map(|((name, start), end)| Part { name: name.into(), bytes: end - start })
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -472,17 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn compressions_are_checked() {
-        assert_eq!("zstd:15".parse::<Compression>().unwrap().to_string(), "zstd:15");
-        assert_eq!("xz".parse::<Compression>().unwrap().to_string(), "xz");
-        for (wrong, why) in [
-            ("zst", "squashfs compression `zst` is not one of gzip, lz4, lzo, xz, zstd"),
-            ("zstd:23", "squashfs compression level `23` of zstd is not in 1..=22"),
-            ("zstd:", "squashfs compression level `` of zstd is not in 1..=22"),
-            ("xz:6", "squashfs compression xz has no levels: write `xz`"),
-        ] {
-            assert_eq!(wrong.parse::<Compression>().unwrap_err().to_string(), why);
-        }
+    fn a_block_size_that_the_kernel_cannot_read_is_refused() {
         let odd = SquashfsOptions { block_size: 5000, ..options() };
         assert!(SquashfsWriter::with_program(&odd, Program::Tar2sqfs).is_err());
     }
