@@ -1,4 +1,4 @@
-//! What every byte of an image is for.
+//! What every byte of an image is used for.
 
 use serde::{Deserialize, Serialize};
 use snug_rootfs::tree::Kind;
@@ -7,31 +7,33 @@ use super::on_disk::BLOCK;
 use super::plan::{Plan, structure};
 use crate::size::SizeDecision;
 
-/// What an image consists of.
+/// What an image consists of. Also used for the images of other writers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Census {
     /// Length of the image file in bytes.
     pub size: u64,
     /// The program and version that wrote it.
     pub writer: String,
-    /// Every byte of the image by what it is for, in the order of the image or by weight; sums to `size`.
+    /// The image by use, in the order of the image or by kind; the bytes add up to `size`.
     pub parts: Vec<Part>,
-    /// Why it is this large; `None` for read-only types, which are as large as their content.
+    /// Why the image has this size; `None` for read-only types, which are as large as their content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<SizeDecision>,
-    /// What of the tree the format cannot hold, in sentences for people.
+    /// What of the tree the format cannot store, as sentences for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<String>,
 }
 
-/// A share of an image.
+/// The bytes of an image that are used for one thing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Part {
+    /// The use, as a noun: `file data`, `inode tables`, `free`.
     pub name: String,
+    /// How many bytes.
     pub bytes: u64,
 }
 
-/// The shares of a planned filesystem; they sum to its size.
+/// Accounts for every byte of a planned filesystem.
 pub(crate) fn census(plan: &Plan) -> Census {
     let mut parts: Vec<(String, u64)> = Vec::new();
     let (mut directories, mut symlinks, mut blocks, mut bytes, mut trees) = (0, 0, 0, 0, 0);
@@ -58,7 +60,7 @@ pub(crate) fn census(plan: &Plan) -> Census {
     for overhead in &plan.decision.overhead {
         let mut blocks = overhead.blocks;
         if overhead.name == structure::JOURNAL {
-            // The decision may have put a block aside for a map of runs that the journal did not need.
+            // The decision counts a block for the journal's extent tree, which it may not need.
             blocks = plan.journal.as_ref().map_or(0, |placed| plan.blocks_of(placed));
         }
         parts.push((overhead.name.clone(), in_bytes(blocks)));

@@ -1,14 +1,14 @@
 //! CRC-32C, the checksum of every ext4 metadata structure (kernel documentation, `filesystems/ext4/checksums.rst`).
 //!
-//! As the kernel's `crc32c_le`: the running value is neither inverted before nor after, so checksums chain.
+//! As the kernel's `crc32c_le`, the value is inverted neither before nor after, so that checksums chain.
 
 /// The Castagnoli polynomial, bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// Start value of every chain that has no seed of its own.
+/// The initial value where there is no seed.
 pub(crate) const START: u32 = u32::MAX;
 
-/// `TABLES[k][b]` is the checksum of byte `b` followed by `k` zero bytes: eight bytes are taken in one step.
+/// `TABLES[k][b]` is the checksum of byte `b` followed by `k` zero bytes ("slicing by 8": eight bytes in one step).
 static TABLES: [[u32; 256]; 8] = tables();
 
 const fn tables() -> [[u32; 256]; 8] {
@@ -37,24 +37,24 @@ const fn tables() -> [[u32; 256]; 8] {
     tables
 }
 
-/// Carries the checksum `crc` on over `bytes`.
+/// Continues the checksum `crc` over `bytes`.
 pub(crate) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("sse4.2") {
-        // SAFETY: the instruction is there.
+        // SAFETY: the processor has SSE 4.2.
         return unsafe { by_instruction(crc, bytes) };
     }
     by_tables(crc, bytes)
 }
 
-/// SSE 4.2 has an instruction for this very polynomial; every x86-64 machine since 2011 has SSE 4.2.
+/// SSE 4.2, which every x86-64 processor since 2011 has, includes an instruction for this polynomial.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2")]
 fn by_instruction(crc: u32, bytes: &[u8]) -> u32 {
     use std::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u64};
     let (words, rest) = bytes.as_chunks::<8>();
     let crc = words.iter().fold(u64::from(crc), |crc, word| _mm_crc32_u64(crc, u64::from_le_bytes(*word)));
-    // The instruction leaves the upper half zero.
+    // The upper half of its result is zero.
     rest.iter().fold(crc as u32, |crc, &byte| _mm_crc32_u8(crc, byte))
 }
 

@@ -1,5 +1,5 @@
-//! Directory blocks: one linear block where the names fit it, otherwise a hash tree (kernel documentation,
-//! `directory.rst`). Both are packed: an entry goes to the next block only when it does not fit this one.
+//! Directory blocks: one linear block where the names fit into it, otherwise a hash tree (kernel documentation,
+//! `directory.rst`). Both are packed: an entry goes to the next block only if it does not fit into this one.
 
 use super::checksum::crc32c;
 use super::hash::{HALF_MD4, NameHash, NameHasher};
@@ -21,7 +21,7 @@ pub(crate) const DIRECTORY_TAIL: usize = 12;
 pub(crate) const TAIL_FILE_TYPE: u8 = 0xde;
 
 on_disk! {
-    /// `directory.rst`, "Hash Tree Directories": what stands behind `.` and `..` in the root of an index.
+    /// `directory.rst`, "Hash Tree Directories": the header behind `.` and `..` in the root of an index.
     IndexRootInfo, 8, {
         reserved: u32,
         hash_version: u8,
@@ -32,7 +32,7 @@ on_disk! {
 }
 
 on_disk! {
-    /// `directory.rst`: an entry of an index; the first one's hash is taken by limit and count.
+    /// `directory.rst`: an entry of an index; in the first one, limit and count are in place of the hash.
     IndexEntry, 8, {
         hash: u32,
         block: u32,
@@ -40,14 +40,14 @@ on_disk! {
 }
 
 /// Bytes for entries in a block that ends with a checksum.
-const ROOM: usize = BLOCK - DIRECTORY_TAIL;
-/// Bytes of `.` and of `..` with their records' padding.
+const ENTRIES_SIZE: usize = BLOCK - DIRECTORY_TAIL;
+/// Bytes of the entries `.` and `..`, padding included.
 const DOT: usize = record_length(1);
 const DOT_DOT: usize = record_length(2);
-/// Bytes of the checksum behind the entries of an index block, and of one index entry.
+/// Bytes of `struct dx_tail`, which holds the checksum of an index block, and of an index entry.
 const INDEX_TAIL: usize = 8;
 const INDEX_ENTRY: usize = <IndexEntry as Field>::SIZE;
-/// Where the index entries begin in the root and in inner nodes, whose head is an empty directory entry.
+/// Where the index entries begin in the root, and in inner nodes, which begin with an empty directory entry.
 const ROOT_ENTRIES: usize = DOT + DOT_DOT + <IndexRootInfo as Field>::SIZE;
 const NODE_ENTRIES: usize = <DirectoryEntry as Field>::SIZE;
 /// Entries of the root and of an inner node: 507 and 510.
@@ -56,7 +56,7 @@ const NODE_LIMIT: usize = (BLOCK - NODE_ENTRIES - INDEX_TAIL) / INDEX_ENTRY;
 /// Leaf blocks under an index of two levels, the most without the feature large_dir: about 1 GiB of entries.
 const MAX_LEAVES: usize = ROOT_LIMIT * NODE_LIMIT;
 
-/// The type of an entry's inode, repeated in the directory (`directory.rst`, "ftype").
+/// The type of an entry's inode as a directory states it (`directory.rst`, "ftype").
 pub(crate) mod file_type {
     pub(crate) const REGULAR: u8 = 1;
     pub(crate) const DIRECTORY: u8 = 2;
@@ -75,49 +75,50 @@ pub(crate) struct Name<'tree> {
     pub name: &'tree [u8],
 }
 
-/// The names of one directory, in the order in which [`arrange`] put them.
+/// One directory, its names in the order in which [`arrange`] put them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Directory<'a> {
-    /// Of the directory itself.
+    /// Inode number of the directory itself.
     pub inode: u32,
+    /// Inode number of the parent directory.
     pub parent: u32,
     pub names: &'a [Name<'a>],
-    /// Empty without an index.
+    /// Empty if the directory has no index.
     pub leaves: &'a [Leaf],
 }
 
 /// A block of names under an index.
 #[derive(Debug)]
 pub(crate) struct Leaf {
-    /// Of its first name.
+    /// The hash of its first name.
     hash: u32,
-    /// How many it holds.
+    /// The number of names in it.
     names: usize,
 }
 
-/// Where a directory's blocks go.
+/// The blocks of a directory, in order.
 pub(crate) trait Blocks {
     type Error;
 
-    /// The next block, all zeros.
+    /// Returns the next block, filled with zeros.
     fn next(&mut self) -> Result<&mut [u8; BLOCK], Self::Error>;
 }
 
-/// A directory holds more names than an index of two levels can.
+/// The directory has more names than an index of two levels holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooManyNames;
 
-/// Bytes of a directory entry with a name of `length` bytes: entries are aligned to four.
+/// Returns the bytes of a directory entry whose name has `length` bytes; entries are aligned to four.
 const fn record_length(length: usize) -> usize {
     <DirectoryEntry as Field>::SIZE + length.next_multiple_of(4)
 }
 
-/// Puts the names of a directory into the order in which they will be written, and divides them among the leaves of an
-/// index; there are none where one block holds all.
+/// Sorts the names of a directory into the order in which they will be written and divides them among the leaves of an index.
+/// Returns no leaves if one block holds all names.
 pub(crate) fn arrange(names: &mut [Name], hasher: &NameHasher) -> Result<Vec<Leaf>, TooManyNames> {
     let bytes: usize = names.iter().map(|name| record_length(name.name.len())).sum();
     let mut leaves: Vec<Leaf> = Vec::new();
-    if DOT + DOT_DOT + bytes <= ROOM {
+    if DOT + DOT_DOT + bytes <= ENTRIES_SIZE {
         return Ok(leaves);
     }
     let mut hashed: Vec<(NameHash, Name)> = names.iter().map(|name| (hasher.hash(name.name), *name)).collect();
@@ -126,10 +127,10 @@ pub(crate) fn arrange(names: &mut [Name], hasher: &NameHasher) -> Result<Vec<Lea
     for ((hash, name), place) in hashed.into_iter().zip(names) {
         let length = record_length(name.name.len());
         if length > free {
-            // The lowest bit says that names of this hash already stand in the leaf before.
+            // The lowest bit means that the leaf before has names with the same hash.
             let continued = u32::from(last == Some(hash.major));
             leaves.push(Leaf { hash: hash.major | continued, names: 0 });
-            free = ROOM;
+            free = ENTRIES_SIZE;
         }
         free -= length;
         last = Some(hash.major);
@@ -142,21 +143,22 @@ pub(crate) fn arrange(names: &mut [Name], hasher: &NameHasher) -> Result<Vec<Lea
 }
 
 impl<'a> Directory<'a> {
-    /// Does it need the index flag?
+    /// Whether the directory has a hash tree.
     pub(crate) fn is_indexed(&self) -> bool {
         !self.leaves.is_empty()
     }
 
-    /// Inner nodes between the root of the index and the leaves.
+    /// Returns the number of inner nodes between the root of the index and the leaves.
     fn nodes(&self) -> usize {
         if self.leaves.len() <= ROOT_LIMIT { 0 } else { self.leaves.len().div_ceil(NODE_LIMIT) }
     }
 
+    /// Returns the number of blocks of the directory.
     pub(crate) fn blocks(&self) -> usize {
         1 + self.nodes() + self.leaves.len()
     }
 
-    /// Fills in all of its [`Self::blocks`]; `seed` is the directory inode's checksum seed.
+    /// Fills in all [`Self::blocks`] of the directory; `seed` is the checksum seed of its inode.
     pub(crate) fn write<B: Blocks>(&self, seed: u32, blocks: &mut B) -> Result<(), B::Error> {
         if !self.is_indexed() {
             let mut block = LinearBlock::new(blocks.next()?);
@@ -184,7 +186,7 @@ impl<'a> Directory<'a> {
         Name { inode: self.parent, file_type: file_type::DIRECTORY, name: b".." }
     }
 
-    /// The root in block 0, inner nodes in the blocks behind it, leaves after them.
+    /// Writes the root into block 0 and the inner nodes into the blocks behind it; the leaves follow.
     fn write_index<B: Blocks>(&self, seed: u32, blocks: &mut B) -> Result<(), B::Error> {
         let nodes = self.nodes();
         let first_leaf = 1 + nodes;
@@ -222,8 +224,8 @@ fn index_entry(hash: u32, block: usize) -> IndexEntry {
     IndexEntry { hash, block: u32::try_from(block).expect("at most MAX_LEAVES leaves") }
 }
 
-/// Fills in the entries, limit, count and checksum of an index block. The checksum covers the block up to the last
-/// entry in use, then the tail with a zero checksum.
+/// Fills in the entries, limit, count and checksum of an index block. The checksum covers the block up to the last entry in
+/// use and the tail with its checksum as zero.
 fn put_index(block: &mut [u8; BLOCK], start: usize, limit: usize, entries: &[IndexEntry], seed: u32) {
     for (entry, place) in entries.iter().zip(block[start..].chunks_exact_mut(INDEX_ENTRY)) {
         entry.put(place);
@@ -248,7 +250,7 @@ fn put_entry(out: &mut [u8], name: Name, length: usize) {
     out[fixed..fixed + name.name.len()].copy_from_slice(name.name);
 }
 
-/// A block of entries, the last of which reaches up to the checksum.
+/// A block of entries, the last of which extends to the tail.
 struct LinearBlock<'a> {
     bytes: &'a mut [u8; BLOCK],
     used: usize,
@@ -256,25 +258,25 @@ struct LinearBlock<'a> {
 }
 
 impl<'a> LinearBlock<'a> {
-    /// In a block of zeros.
+    /// `bytes` must be zeros.
     fn new(bytes: &'a mut [u8; BLOCK]) -> Self {
         LinearBlock { bytes, used: 0, last: 0 }
     }
 
     fn push(&mut self, name: Name) {
         let length = record_length(name.name.len());
-        put_entry(&mut self.bytes[self.used..ROOM], name, length);
+        put_entry(&mut self.bytes[self.used..ENTRIES_SIZE], name, length);
         self.last = self.used;
         self.used += length;
     }
 
     fn finish(self, seed: u32) {
-        let reach = (ROOM - self.last) as u16;
+        let reach = (ENTRIES_SIZE - self.last) as u16;
         reach.put(&mut self.bytes[self.last + 4..self.last + 6]);
         let tail =
             DirectoryEntry { record_length: DIRECTORY_TAIL as u16, file_type: TAIL_FILE_TYPE, ..DirectoryEntry::ZERO };
-        tail.put(&mut self.bytes[ROOM..ROOM + 8]);
-        let sum = crc32c(seed, &self.bytes[..ROOM]);
-        sum.put(&mut self.bytes[ROOM + 8..]);
+        tail.put(&mut self.bytes[ENTRIES_SIZE..ENTRIES_SIZE + 8]);
+        let sum = crc32c(seed, &self.bytes[..ENTRIES_SIZE]);
+        sum.put(&mut self.bytes[ENTRIES_SIZE + 8..]);
     }
 }

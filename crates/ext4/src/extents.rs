@@ -1,11 +1,11 @@
-//! Extent trees (kernel documentation, `ifork.rst`, "Extent Tree"): up to four runs in the inode, more in blocks of 340,
-//! those under as many index levels as it takes.
+//! Extent trees (kernel documentation, `ifork.rst`, "Extent Tree"): up to four extents in the inode; more in leaf blocks of
+//! 340, under as many index levels as needed.
 
 use super::checksum::crc32c;
 use super::on_disk::{BLOCK, Field, on_disk};
 
 on_disk! {
-    /// `ifork.rst`, "Extent Tree": the head of every node.
+    /// `ifork.rst`, "Extent Tree": the header of every node.
     ExtentHeader, 12, {
         magic: u16,
         entries: u16,
@@ -19,7 +19,7 @@ on_disk! {
 pub(crate) const EXTENT_MAGIC: u16 = 0xf30a;
 
 on_disk! {
-    /// `ifork.rst`: an inner node's entry.
+    /// `ifork.rst`: an entry of an inner node.
     ExtentIndex, 12, {
         logical: u32,
         child_lo: u32,
@@ -39,16 +39,16 @@ on_disk! {
     }
 }
 
-/// Longest run of one extent, in blocks; a larger length would mean unwritten blocks.
+/// The longest extent in blocks; a larger length would mean unwritten blocks.
 pub(crate) const MAX_RUN: u64 = 32768;
 const HEADER: usize = <ExtentHeader as Field>::SIZE;
 const ENTRY: usize = <ExtentLeaf as Field>::SIZE;
 /// Entries in the inode's 60 bytes.
 pub(crate) const INLINE: usize = 4;
-/// Entries in a block, before the checksum.
+/// Entries in a block, which ends with a checksum.
 pub(crate) const PER_BLOCK: usize = (BLOCK - HEADER - 4) / ENTRY;
 
-/// Neighbouring blocks of a file that are neighbours on the disk as well. All in blocks; at most [`MAX_RUN`] long.
+/// An extent: blocks that are adjacent in a file and on the disk. At most [`MAX_RUN`] long; all numbers are of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
     pub logical: u32,
@@ -56,7 +56,7 @@ pub(crate) struct Run {
     pub physical: u64,
 }
 
-/// Blocks that the tree over `runs` extents takes beside the inode.
+/// Returns the number of blocks, outside the inode, of an extent tree with `runs` extents.
 pub(crate) fn tree_blocks(runs: usize) -> u64 {
     let (mut entries, mut blocks) = (runs, 0);
     while entries > INLINE {
@@ -66,8 +66,9 @@ pub(crate) fn tree_blocks(runs: usize) -> u64 {
     blocks
 }
 
-/// Composes the tree over `runs`. `places` yields the [`tree_blocks`] blocks it may use, `emit` gets each with its
-/// bytes, in that order; the answer is the root for `i_block`.
+/// Composes the extent tree of `runs` and returns its root for `i_block`. `places` yields the numbers of the [`tree_blocks`]
+/// blocks of the tree, and `emit` is called for each of them, in that order, with its content. `seed` is the checksum seed of
+/// the inode.
 pub(crate) fn write_tree(
     runs: &[Run],
     mut places: impl Iterator<Item = u64>,
@@ -76,7 +77,7 @@ pub(crate) fn write_tree(
 ) -> [u8; 60] {
     let mut root = [0; 60];
     if runs.len() <= INLINE {
-        // As nearly every inode has it.
+        // Nearly every inode.
         node(&mut root, runs.iter().map(leaf), INLINE, 0);
         return root;
     }

@@ -4,7 +4,7 @@ use super::checksum::crc32c;
 use super::on_disk::{DESCRIPTOR, Field, on_disk};
 
 on_disk! {
-    /// `group_descr.rst`: one group of blocks, with the 64bit feature's upper halves.
+    /// `group_descr.rst`: one block group, with the upper halves of the feature 64bit.
     GroupDescriptor, DESCRIPTOR, {
         block_bitmap_lo: u32,
         inode_bitmap_lo: u32,
@@ -16,7 +16,7 @@ on_disk! {
         exclude_bitmap_lo: u32,
         block_bitmap_checksum_lo: u16,
         inode_bitmap_checksum_lo: u16,
-        /// Inodes at the end of the table that were never used.
+        /// Inodes at the end of the table that have never been used.
         unused_inodes_lo: u16,
         checksum: u16,
         block_bitmap_hi: u32,
@@ -33,11 +33,11 @@ on_disk! {
     }
 }
 
-/// `bg_flags`: the inode table is zeroed on the disk, so the kernel need not do it after the first mount.
+/// `bg_flags`: the inode table is zeroed, so the kernel need not do it after the first mount.
 pub(crate) const INODE_TABLE_ZEROED: u16 = 0x4;
 
 impl GroupDescriptor {
-    /// The descriptor of `group` with its checksum: the lower half of a crc32c.
+    /// Returns the encoded descriptor of `group` with its checksum, the lower half of a crc32c.
     pub(crate) fn seal(&self, filesystem_seed: u32, group: u32) -> [u8; DESCRIPTOR] {
         let mut bytes = [0; DESCRIPTOR];
         self.put(&mut bytes);

@@ -1,5 +1,5 @@
-//! What the groups keep for themselves: superblocks, descriptors, bitmaps, inode tables (kernel documentation,
-//! `super.rst`, `group_descr.rst`, `bitmaps.rst`, `inode_table.rst`), written as the sweep over the image passes them.
+//! The metadata of the block groups: superblocks, descriptors, bitmaps, inode tables (kernel documentation, `super.rst`,
+//! `group_descr.rst`, `bitmaps.rst`, `inode_table.rst`), each written when the pass over the image reaches its block.
 
 use std::iter::Peekable;
 use std::ops::Range;
@@ -24,16 +24,16 @@ use super::plan::{Placed, Plan};
 use super::superblock::{SUPERBLOCK_OFFSET, Superblock, compatible, incompatible, read_only_compatible};
 use super::xattr::{XattrError, Xattrs};
 
-/// `s_def_mount_opts`: extended attributes and ACLs are on, as mke2fs has it.
+/// `s_def_mount_opts`: `user_xattr` and `acl`, mke2fs's default.
 const DEFAULT_MOUNT_OPTIONS: u32 = 0x4 | 0x8;
 const MAGIC: u16 = 0xef53;
 
-/// One of the structures; the numbers are of groups.
+/// A metadata structure; the numbers are of groups unless said otherwise.
 #[derive(Debug, Clone, Copy)]
-enum Structure {
-    /// Superblock and descriptors.
-    Copy(u32),
-    /// A block of the first copy that is reserved for descriptors, by its number.
+enum Metadata {
+    /// Superblock and descriptors, the primary ones or a backup.
+    Superblock(u32),
+    /// A primary block that is reserved for descriptors, by its block number.
     ReservedDescriptors(u32),
     /// The resize inode's doubly indirect block.
     ResizeMap,
@@ -42,15 +42,15 @@ enum Structure {
     InodeTable(u32),
 }
 
-/// All of a filesystem's structures, in the order in which they lie on the disk.
-pub(crate) struct Structures<'a> {
+/// All metadata of a filesystem's groups, in the order of its blocks.
+pub(crate) struct GroupMetadata<'a> {
     plan: &'a Plan<'a>,
     description: &'a Description<'a>,
     seed: u32,
     superblock: Superblock,
     descriptors: Vec<u8>,
     /// What is still to be written, by its first block.
-    waiting: Peekable<IntoIter<(u64, Structure)>>,
+    pending: Peekable<IntoIter<(u64, Metadata)>>,
 }
 
 /// Counts of one group for its descriptor.
@@ -62,36 +62,38 @@ struct GroupUse {
     inode_bitmap: u32,
 }
 
-impl<'a> Structures<'a> {
-    /// `seed` is what checksums start from.
+impl<'a> GroupMetadata<'a> {
+    /// `seed` is the filesystem's checksum seed.
     pub(crate) fn new(plan: &'a Plan<'a>, description: &'a Description<'a>, seed: u32) -> Self {
-        let mut structures = Structures {
+        let mut metadata = GroupMetadata {
             plan,
             description,
             seed,
             superblock: Superblock::ZERO,
             descriptors: vec![0; plan.layout.geometry.descriptor_blocks as usize * BLOCK],
-            waiting: in_order(plan).into_iter().peekable(),
+            pending: in_order(plan).into_iter().peekable(),
         };
-        let groups = structures.count();
-        let descriptors = structures.descriptors.chunks_exact_mut(DESCRIPTOR);
+        let groups = metadata.count();
+        let descriptors = metadata.descriptors.chunks_exact_mut(DESCRIPTOR);
         for (((group, counts), map), place) in (0..).zip(&groups).zip(&plan.layout.groups).zip(descriptors) {
             place.copy_from_slice(&descriptor(plan, counts, map).seal(seed, group));
         }
-        structures.superblock = structures.superblock(&groups);
-        structures
+        metadata.superblock = metadata.superblock(&groups);
+        metadata
     }
 
-    /// Writes those that lie before `block`.
+    /// Writes the structures before `block` that are not written yet.
     pub(crate) fn write_before(&mut self, block: u64, output: &mut Output) -> Result<()> {
-        while let Some((place, structure)) = self.waiting.next_if(|(place, _)| *place < block) {
-            match structure {
-                Structure::Copy(group) => self.copy(group, place, output).context("write the superblock")?,
-                Structure::ReservedDescriptors(number) => output.put(place, &self.counterparts(number))?,
-                Structure::ResizeMap => output.put(place, &self.resize_map())?,
-                Structure::BlockBitmap(group) => output.put(place, &self.block_bitmap(group))?,
-                Structure::InodeBitmap(group) => output.put(place, &self.inode_bitmap(group))?,
-                Structure::InodeTable(group) => {
+        while let Some((place, metadata)) = self.pending.next_if(|(place, _)| *place < block) {
+            match metadata {
+                Metadata::Superblock(group) => {
+                    self.put_superblock(group, place, output).context("write the superblock")?;
+                }
+                Metadata::ReservedDescriptors(number) => output.put(place, &self.backups_of(number))?,
+                Metadata::ResizeMap => output.put(place, &self.resize_map())?,
+                Metadata::BlockBitmap(group) => output.put(place, &self.block_bitmap(group))?,
+                Metadata::InodeBitmap(group) => output.put(place, &self.inode_bitmap(group))?,
+                Metadata::InodeTable(group) => {
                     self.inode_table(group, place, output).context("write the inode tables")?;
                 }
             }
@@ -99,7 +101,7 @@ impl<'a> Structures<'a> {
         Ok(())
     }
 
-    /// What the descriptors say of the groups.
+    /// Returns the counts and checksums that the descriptors state.
     fn count(&self) -> Vec<GroupUse> {
         let inodes_per_group = self.plan.layout.geometry.inodes_per_group;
         let directories = self.directories_by_group();
@@ -118,7 +120,8 @@ impl<'a> Structures<'a> {
             .collect()
     }
 
-    /// Blocks of `group` in use: everything before the plan's end, metadata, and what lies behind the filesystem.
+    /// The block bitmap of `group`: everything before the plan's end is in use, and metadata; bits past the end of the
+    /// filesystem are set too.
     fn block_bitmap(&self, group: u32) -> Vec<u8> {
         let layout = &self.plan.layout;
         let start = group_start(group);
@@ -155,7 +158,7 @@ impl<'a> Structures<'a> {
         counts
     }
 
-    fn copy(&self, group: u32, place: u64, output: &mut Output) -> std::io::Result<()> {
+    fn put_superblock(&self, group: u32, place: u64, output: &mut Output) -> std::io::Result<()> {
         let mut block = [0; BLOCK];
         let offset = if group == 0 { SUPERBLOCK_OFFSET } else { 0 };
         let copy = Superblock { block_group: group as u16, ..self.superblock.clone() };
@@ -190,8 +193,7 @@ impl<'a> Structures<'a> {
             magic: MAGIC,
             state: 1,
             errors: 1,
-            // The time of the last write stays zero: one derived from the tree may lie in the future, which e2fsck
-            // takes for an error.
+            // `s_wtime` stays zero: the newest time of a tree may be in the future, which e2fsck reports as an error.
             last_check: time as u32,
             last_check_hi: (time >> 32) as u8,
             mkfs_time: time as u32,
@@ -203,7 +205,8 @@ impl<'a> Structures<'a> {
             incompatible: incompatible::FILETYPE
                 | incompatible::EXTENTS
                 | incompatible::SIXTY_FOUR_BIT
-                | incompatible::FLEX_BG,
+                | incompatible::FLEX_BG
+                | incompatible::CSUM_SEED,
             read_only_compatible: read_only_compatible::SPARSE_SUPER
                 | read_only_compatible::LARGE_FILE
                 | read_only_compatible::HUGE_FILE
@@ -221,16 +224,15 @@ impl<'a> Structures<'a> {
             want_extra_isize: EXTRA_ISIZE as u16,
             log_groups_per_flex: LOG_GROUPS_PER_FLEX,
             checksum_type: 1,
+            // Stored so that the UUID can be changed without rewriting every checksum.
+            checksum_seed: self.seed,
             ..Superblock::ZERO
         };
         if geometry.reserved_descriptor_blocks > 0 {
             superblock.compatible |= compatible::RESIZE_INODE;
             superblock.reserved_gdt_blocks = geometry.reserved_descriptor_blocks as u16;
         }
-        if self.description.checksum_seed {
-            superblock.incompatible |= incompatible::CSUM_SEED;
-            superblock.checksum_seed = self.seed;
-        }
+
         let mut overhead = geometry.metadata_blocks() - u64::from(geometry.reserved_descriptor_blocks > 0);
         if let Some(placed) = &plan.journal {
             overhead += plan.journal_blocks(placed);
@@ -249,18 +251,18 @@ impl<'a> Structures<'a> {
         superblock
     }
 
-    /// The reserved descriptor blocks as the resize inode's map has them: each one of the first copy is an indirect block
-    /// that names its counterparts in the other copies (`super.rst`, "Reserved GDT"; e2fsprogs `lib/ext2fs/res_gdt.c`).
-    fn counterparts(&self, number: u32) -> [u8; BLOCK] {
+    /// The content of a primary reserved descriptor block: for the resize inode it is an indirect block that lists its
+    /// backups in the other groups (`super.rst`, "Reserved GDT"; e2fsprogs `lib/ext2fs/res_gdt.c`).
+    fn backups_of(&self, number: u32) -> [u8; BLOCK] {
         let mut copies = [0; BLOCK];
         for (place, group) in copies.chunks_exact_mut(4).zip(self.plan.layout.geometry.copies().skip(1)) {
-            // Old block maps hold 32 bits, and the writer stays below 2^32 blocks.
+            // Indirect blocks hold 32-bit numbers, and the writer stays below 2^32 blocks.
             (group_start(group) as u32 + number).put(place);
         }
         copies
     }
 
-    /// The block that names all of those.
+    /// The resize inode's doubly indirect block, which lists the primary reserved descriptor blocks.
     fn resize_map(&self) -> [u8; BLOCK] {
         let mut top = [0; BLOCK];
         for number in reserved(self.plan) {
@@ -300,7 +302,7 @@ impl<'a> Structures<'a> {
         inode::encode(node, &parts, self.seed)
     }
 
-    /// Inodes below the first that belong to the filesystem itself. The others stay zero.
+    /// Returns the resize inode or the journal inode; the other reserved inodes stay zero.
     fn special_inode(&self, number: u32) -> Option<[u8; INODE]> {
         let geometry = self.plan.layout.geometry;
         let mut fields = inode::fields(Timestamp::from_seconds(self.description.time.max(0)));
@@ -311,7 +313,7 @@ impl<'a> Structures<'a> {
                 let block = self.plan.layout.resize_block?;
                 let copies = geometry.copies().count() as u64;
                 fields.set_blocks(1 + u64::from(geometry.reserved_descriptor_blocks) * copies);
-                // As much as direct, indirect and doubly indirect blocks can map.
+                // As in mke2fs: all that direct, indirect and doubly indirect blocks can map.
                 let addresses = u64::from(ADDRESSES_PER_BLOCK);
                 fields.set_size((12 + addresses + addresses * addresses) * BLOCK as u64);
                 (block as u32).put(&mut fields.block[4 * 13..4 * 14]);
@@ -334,25 +336,26 @@ impl<'a> Structures<'a> {
     }
 }
 
-/// Numbers of the blocks that the first copy reserves for descriptors.
+/// Returns the numbers of the primary reserved descriptor blocks.
 fn reserved(plan: &Plan) -> Range<u32> {
     let geometry = plan.layout.geometry;
     let first = 1 + geometry.descriptor_blocks;
     first..first + geometry.reserved_descriptor_blocks
 }
 
-/// Every structure of a filesystem by its first block, sorted.
-fn in_order(plan: &Plan) -> Vec<(u64, Structure)> {
+/// Returns every metadata structure with its first block, in ascending order.
+fn in_order(plan: &Plan) -> Vec<(u64, Metadata)> {
     let layout = &plan.layout;
-    let mut all: Vec<_> = layout.geometry.copies().map(|group| (group_start(group), Structure::Copy(group))).collect();
+    let superblocks = layout.geometry.copies().map(|group| (group_start(group), Metadata::Superblock(group)));
+    let mut all: Vec<_> = superblocks.collect();
     if let Some(place) = layout.resize_block {
-        all.push((place, Structure::ResizeMap));
-        all.extend(reserved(plan).map(|number| (u64::from(number), Structure::ReservedDescriptors(number))));
+        all.push((place, Metadata::ResizeMap));
+        all.extend(reserved(plan).map(|number| (u64::from(number), Metadata::ReservedDescriptors(number))));
     }
     for (group, map) in (0..).zip(&layout.groups) {
-        all.push((map.block_bitmap, Structure::BlockBitmap(group)));
-        all.push((map.inode_bitmap, Structure::InodeBitmap(group)));
-        all.push((map.inode_table, Structure::InodeTable(group)));
+        all.push((map.block_bitmap, Metadata::BlockBitmap(group)));
+        all.push((map.inode_bitmap, Metadata::InodeBitmap(group)));
+        all.push((map.inode_table, Metadata::InodeTable(group)));
     }
     all.sort_unstable_by_key(|(place, _)| *place);
     all
@@ -367,7 +370,7 @@ fn descriptor(plan: &Plan, counts: &GroupUse, map: &GroupMap) -> GroupDescriptor
         inode_bitmap_hi: (map.inode_bitmap >> 32) as u32,
         inode_table_lo: map.inode_table as u32,
         inode_table_hi: (map.inode_table >> 32) as u32,
-        // Counts of a group fit sixteen bits: a whole group is 2^15 blocks.
+        // Counts of a group fit 16 bits: a group has 2^15 blocks.
         free_blocks_lo: counts.free_blocks as u16,
         free_inodes_lo: unused as u16,
         used_directories_lo: counts.directories as u16,
@@ -381,7 +384,7 @@ fn descriptor(plan: &Plan, counts: &GroupUse, map: &GroupMap) -> GroupDescriptor
     }
 }
 
-/// A block of bits: those in `used` and those from `size` on are set.
+/// Returns a bitmap block in which the bits in `used` and those from `size` on are set.
 fn bitmap(used: impl Iterator<Item = Range<u32>>, size: u32) -> Vec<u8> {
     let mut bytes = vec![0_u8; BLOCK];
     let mut set = |range: Range<u32>| {

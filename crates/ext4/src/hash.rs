@@ -3,22 +3,22 @@
 
 /// `s_def_hash_version`, `dx_root.info.hash_version`: half MD4.
 pub(crate) const HALF_MD4: u8 = 1;
-/// `s_flags`: names are hashed as signed bytes, as on x86, on every machine that reads the image.
+/// `s_flags`: names are hashed as signed bytes, whatever machine reads the image.
 pub(crate) const SIGNED_HASH: u32 = 1;
 
-/// The largest hash is reserved for the end of a directory; this one takes its names.
+/// `EXT4_HTREE_EOF_32BIT` marks the end of a directory; names with that hash get the one before it.
 const LAST: u32 = (0x7fff_ffff - 1) << 1;
 const END: u32 = 0x7fff_ffff << 1;
 
-/// MD4's initial state, for an all-zero seed.
+/// MD4's initial state, used if the seed is all zeros.
 const MD4_START: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
-/// MD4's additive constants of rounds two and three: √2 and √3.
+/// MD4's constants of rounds two and three, from √2 and √3 (RFC 1320).
 const ROUND_TWO: u32 = 0x5a82_7999;
 const ROUND_THREE: u32 = 0x6ed9_eba1;
-/// Bytes of a name taken in one transform.
+/// Bytes of a name that one transform consumes.
 const CHUNK: usize = 32;
 
-/// Where a name stands in an index: the hash that the index holds, then the rest that orders equal ones.
+/// The hash of a name: the part that an index stores, then the part that orders names with an equal one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct NameHash {
     pub major: u32,
@@ -51,9 +51,9 @@ impl NameHasher {
     }
 }
 
-/// The next 32 bytes of a name as eight words, padded with what is left of its length.
+/// Returns the next 32 bytes of a name as eight words, padded with the number of bytes that are left.
 fn words(rest: &[u8]) -> [u32; 8] {
-    // Names have at most 255 bytes, so the length fits the byte that is repeated.
+    // Names have at most 255 bytes.
     let pad = u32::from_ne_bytes([rest.len() as u8; 4]);
     let mut words = [pad; 8];
     for (word, bytes) in words.iter_mut().zip(rest.chunks(4)) {
@@ -62,7 +62,7 @@ fn words(rest: &[u8]) -> [u32; 8] {
     words
 }
 
-/// Three rounds of eight steps each: MD4 with half of its message.
+/// Three rounds of eight steps each: MD4 over half of its block.
 fn transform(state: &mut [u32; 4], input: &[u32; 8]) {
     fn choose(x: u32, y: u32, z: u32) -> u32 {
         z ^ (x & (y ^ z))

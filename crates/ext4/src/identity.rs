@@ -1,23 +1,25 @@
-//! What tells one filesystem from another, and is the same whenever the same is written: UUID and hash seed.
+//! A filesystem's UUID and hash seed, derived from what is written, so that the same input gives the same image.
 
 use sha2::{Digest, Sha256};
 use snug_rootfs::tree::{Inode, Kind, RootTree};
 
 use crate::Ext4Options;
 
-/// Names the derivation, so that a later one cannot yield the same UUID for other bytes.
+/// Separates this derivation from later versions of it, which must not yield the same UUID for other bytes.
 const DOMAIN: &[u8] = b"snug ext4 identity 1\0";
 
 /// UUID and directory hash seed of one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
+    /// `s_uuid` of the superblock (`super.rst`).
     pub uuid: [u8; 16],
+    /// `s_hash_seed`, with which directory indexes hash names.
     pub hash_seed: [u8; 16],
 }
 
 impl Identity {
-    /// Derives both from the entries' headers, the options and the label. Bodies do not take part, so that the identity
-    /// is known before they are read; an `uuid` of the options replaces the derived one.
+    /// Derives both from the metadata of `tree` (paths, inodes without file contents) and the options. File contents are left
+    /// out so that the identity is known before they are read. [`Ext4Options::uuid`] replaces the derived UUID.
     pub fn new(tree: &RootTree, options: &Ext4Options) -> Self {
         let mut digest = Sha256::new();
         let mut about = DOMAIN.to_vec();
@@ -34,8 +36,7 @@ impl Identity {
     }
 }
 
-/// 32 bytes for `purpose` that are the same whenever the same is written: from the entries' headers and `options`.
-/// Bodies do not take part.
+/// Derives 32 bytes for `purpose` from `options` and the metadata of `tree`, file contents left out, by SHA-256.
 pub fn seed(purpose: &str, options: &[u8], tree: &RootTree) -> [u8; 32] {
     let mut digest = Sha256::new();
     let mut about = Vec::new();
@@ -46,21 +47,21 @@ pub fn seed(purpose: &str, options: &[u8], tree: &RootTree) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// A UUID of these bytes. RFC 9562: version 8, made by a rule of one's own.
+/// Sets the version and variant bits of a UUID: version 8, "custom" (RFC 9562, section 5.8).
 pub fn own_uuid(mut uuid: [u8; 16]) -> [u8; 16] {
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     uuid
 }
 
-/// A UUID in the groups of RFC 9562.
+/// Formats a UUID in lower-case hexadecimal digits and hyphens (RFC 9562, section 4).
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
     let digits = base16ct::lower::encode_string(uuid);
     [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
 }
 
 fn headers(digest: &mut Sha256, tree: &RootTree) {
-    // Many small fields are dearer to hash than to gather.
+    // One update for each entry is much quicker than one for each field.
     let mut gathered = Vec::new();
     for entry in tree.entries() {
         gathered.clear();
@@ -76,7 +77,7 @@ fn headers(digest: &mut Sha256, tree: &RootTree) {
     }
 }
 
-/// Length first, so that no two lists of fields read the same.
+/// Length-prefixed, so that no two lists of fields have the same encoding.
 fn bytes(out: &mut Vec<u8>, field: &[u8]) {
     out.extend_from_slice(&(field.len() as u64).to_le_bytes());
     out.extend_from_slice(field);
@@ -104,7 +105,7 @@ fn header(out: &mut Vec<u8>, inode: &Inode) {
             let ranges = body.extents.as_slice();
             out.extend_from_slice(&(ranges.len() as u64).to_le_bytes());
             for range in ranges {
-                // Where the body lies in its source is no property of the tree.
+                // `source` is a place in the input, not a property of the tree.
                 out.extend_from_slice(&range.offset.to_le_bytes());
                 out.extend_from_slice(&range.length.to_le_bytes());
             }
@@ -121,12 +122,12 @@ fn header(out: &mut Vec<u8>, inode: &Inode) {
         bytes(out, value);
     }
 }
-/// What the superblock says beside the plan.
+
+/// What the superblock says of a filesystem apart from its plan.
 pub(crate) struct Description<'label> {
     pub identity: Identity,
-    /// When the filesystem was made, in seconds since the epoch.
+    /// `s_mkfs_time`, in seconds since the epoch.
     pub time: i64,
+    /// At most 16 bytes.
     pub label: &'label [u8],
-    /// Store the seed of checksums, so that the UUID can be changed.
-    pub checksum_seed: bool,
 }

@@ -70,29 +70,29 @@ on_disk! {
 const CHECKSUM_LO: usize = 0x7c;
 const CHECKSUM_HI: usize = 0x82;
 
-/// The seed of everything that belongs to one inode (generation 0): its own checksum, its directory and extent blocks.
+/// Returns the checksum seed of one inode (of generation 0), of its directory blocks and of its extent blocks.
 pub(crate) fn inode_seed(filesystem_seed: u32, number: u32) -> u32 {
     crc32c(crc32c(filesystem_seed, &number.to_le_bytes()), &0u32.to_le_bytes())
 }
 
-/// Puts the checksum into a whole inode whose checksum fields are zero.
+/// Fills in the checksum of a complete inode whose checksum fields are zero.
 pub(crate) fn seal_inode(inode: &mut [u8], seed: u32) {
     let sum = crc32c(seed, inode);
     inode[CHECKSUM_LO..][..2].copy_from_slice(&(sum as u16).to_le_bytes());
     inode[CHECKSUM_HI..][..2].copy_from_slice(&((sum >> 16) as u16).to_le_bytes());
 }
 
-/// `i_blocks` counts sectors of 512 bytes, whatever the block size (as long as the inode lacks the huge_file flag).
+/// `i_blocks` counts sectors of 512 bytes, whatever the block size (in an inode without the flag huge_file).
 const SECTORS_PER_BLOCK: u64 = 8;
 
-/// A point in time as an inode has it: 32 bits of seconds, then two more of the epoch below the nanoseconds.
+/// Encodes a time: 32 bits of seconds; two more, the epoch, below the nanoseconds.
 pub(crate) fn encode_time(time: Timestamp) -> (u32, u32) {
     let low = time.seconds as i32;
     let epoch = ((time.seconds - i64::from(low)) >> 32) as u32 & 3;
     (low as u32, epoch | time.nanoseconds << 2)
 }
 
-/// Fields that all inodes share, the same time in all four.
+/// Returns the fields that all inodes have in common, with `time` as all four times.
 pub(crate) fn fields(time: Timestamp) -> InodeFields {
     let (seconds, extra) = encode_time(time);
     InodeFields {
@@ -121,7 +121,7 @@ impl InodeFields {
         self.blocks_hi = (sectors >> 32) as u16;
     }
 
-    /// The whole inode, with its checksum.
+    /// Returns the complete inode with its xattrs and checksum.
     pub(crate) fn seal(&self, number: u32, xattrs: &Xattrs, filesystem_seed: u32) -> [u8; INODE] {
         let mut bytes = [0; INODE];
         self.put(&mut bytes[..INODE_XATTRS]);
@@ -131,18 +131,19 @@ impl InodeFields {
     }
 }
 
-/// Where a node's parts were put.
+/// Where the parts of an inode are.
 pub(crate) struct Parts {
     /// Root of the extent tree.
     pub map: [u8; 60],
-    /// All blocks: of the map, of the tree over it, of attributes.
+    /// All blocks: content, extent tree, attributes.
     pub blocks: u64,
+    /// Block number of the attributes; 0 if there are none outside the inode.
     pub xattr_block: u64,
-    /// Does the directory have an index?
+    /// Whether this is a directory with an index.
     pub indexed: bool,
 }
 
-/// The bytes of a node of the tree.
+/// Encodes an inode of the tree.
 pub(crate) fn encode(node: &Node, parts: &Parts, filesystem_seed: u32) -> Result<[u8; INODE], XattrError> {
     let inode = node.inode;
     let mut fields = fields(inode.mtime);
@@ -174,14 +175,14 @@ pub(crate) fn encode(node: &Node, parts: &Parts, filesystem_seed: u32) -> Result
 
 fn inline_target(target: &[u8]) -> Option<[u8; 60]> {
     let mut block = [0; 60];
-    // One byte stays for the NUL that ends it.
+    // The last byte stays zero: the target is terminated by NUL.
     (target.len() < block.len()).then(|| {
         block[..target.len()].copy_from_slice(target);
         block
     })
 }
 
-/// Small numbers in the first word as of old, larger ones in the second (`include/linux/kdev_t.h`).
+/// Small device numbers are in the first word in the old encoding, larger ones in the second (`include/linux/kdev_t.h`).
 fn device(major: u32, minor: u32) -> [u8; 60] {
     let mut block = [0; 60];
     if major < 256 && minor < 256 {

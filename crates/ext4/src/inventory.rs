@@ -1,5 +1,5 @@
-//! What a tree asks of a filesystem: numbered inodes, the names of every directory, and the blocks of each, before any
-//! of them has a place.
+//! What a tree needs of a filesystem: numbered inodes, the names of every directory, and how many blocks each needs, before
+//! any block is allocated.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,15 +13,15 @@ use super::hash::NameHasher;
 use super::on_disk::{BLOCK, special};
 use super::xattr::{MAX_SHARERS, Xattrs};
 
-/// Symlink targets below this many bytes stand in the inode (`ifork.rst`).
+/// Symlink targets shorter than this many bytes are stored in the inode (`ifork.rst`).
 pub(crate) const INLINE_SYMLINK: usize = 60;
-/// The kernel reads a target into one block and ends it with NUL.
+/// The kernel reads a target into one block and terminates it with NUL.
 const MAX_SYMLINK: usize = BLOCK - 1;
-/// Block numbers inside a file have 32 bits, the last of which is not used (`fs/ext4/super.c`, `ext4_max_size`).
+/// Logical block numbers have 32 bits, the last of which is not used (`fs/ext4/super.c`, `ext4_max_size`).
 const MAX_FILE: u64 = (u32::MAX as u64) * BLOCK as u64;
 /// `EXT4_LINK_MAX`; a directory with more subdirectories shows one link (dir_nlink).
 pub(crate) const MAX_LINKS: u32 = 65_000;
-/// Seconds that 32 bits and two epoch bits hold (`inodes.rst`, "Inode Timestamps").
+/// Seconds since 1970 that 32 bits and two epoch bits can state (`inodes.rst`, "Inode Timestamps").
 const TIMES: std::ops::RangeInclusive<i64> = -(1 << 31)..=(1 << 34) - (1 << 31) - 1;
 /// Major and minor device numbers have 12 and 20 bits (`new_encode_dev`).
 const MAX_MAJOR: u32 = (1 << 12) - 1;
@@ -29,7 +29,7 @@ const MAX_MINOR: u32 = (1 << 20) - 1;
 
 pub(crate) const LOST_FOUND: &[u8] = b"lost+found";
 
-/// An inode with its number and what it needs beside its 256 bytes.
+/// An inode with its number and what it needs apart from its 256 bytes.
 #[derive(Debug)]
 pub(crate) struct Node<'tree> {
     pub number: u32,
@@ -37,12 +37,12 @@ pub(crate) struct Node<'tree> {
     pub inode: &'tree Inode,
     /// Index of its block in [`Inventory::xattr_blocks`].
     pub xattr_block: Option<u32>,
-    /// Blocks of a directory; of files and symlinks the inode tells.
+    /// Blocks of a directory; zero for all else.
     directory_blocks: u32,
 }
 
 impl Node<'_> {
-    /// Blocks in the inode's map, holes and the map itself not counted.
+    /// Blocks that the inode maps; holes and the blocks of its extent tree are not counted.
     pub(crate) fn blocks(&self) -> u64 {
         match &self.inode.kind {
             Kind::Directory => u64::from(self.directory_blocks),
@@ -63,8 +63,8 @@ impl Node<'_> {
     }
 }
 
-/// The blocks of a body that hold data, as (first, length) runs: ranges are rounded outwards, and runs that then touch
-/// are one.
+/// Returns the logical blocks of a body that hold data, as (first, length) runs: ranges are rounded outwards to blocks, and
+/// runs that touch are merged.
 pub(crate) fn block_runs(body: &Body) -> impl Iterator<Item = (u64, u64)> {
     let block = BLOCK as u64;
     let mut ranges = body.extents.as_slice().iter().peekable();
@@ -79,10 +79,10 @@ pub(crate) fn block_runs(body: &Body) -> impl Iterator<Item = (u64, u64)> {
     })
 }
 
-/// A block of attributes that one inode or several have.
+/// An extended attribute block, shared by inodes whose attributes are equal.
 #[derive(Debug)]
 pub(crate) struct XattrBlock {
-    /// Index in [`Inventory::nodes`] of one of them.
+    /// Index in [`Inventory::nodes`] of one of these inodes.
     pub node: u32,
     pub sharers: u32,
 }
@@ -92,47 +92,48 @@ pub(crate) struct XattrBlock {
 struct Listing {
     /// Its index in [`Inventory::nodes`].
     node: usize,
-    /// The number of the directory above.
+    /// Inode number of the parent directory.
     parent: u32,
-    /// In [`Inventory::names`].
+    /// Range in [`Inventory::names`].
     names: Range<usize>,
     leaves: Vec<Leaf>,
 }
 
-/// The whole tree, numbered and counted.
+/// The whole tree, numbered and measured.
 pub(crate) struct Inventory<'tree> {
     /// By number: the root, lost+found, then every other inode in the order of the tree.
     pub nodes: Vec<Node<'tree>>,
     pub xattr_blocks: Vec<XattrBlock>,
-    /// Indices in [`Self::nodes`] of symlinks whose targets need a block.
+    /// Indices in [`Self::nodes`] of symlinks whose targets take a block.
     pub long_symlinks: Vec<u32>,
     /// In the order of [`Self::nodes`].
     listings: Vec<Listing>,
-    /// Of all directories, each one's together.
+    /// The names in all directories, grouped by directory.
     names: Vec<Name<'tree>>,
-    /// Does the tree itself have `/lost+found`?
-    pub lost_found_is_own: bool,
+    /// Whether the tree itself has `/lost+found`.
+    pub tree_has_lost_found: bool,
 }
 
 impl<'tree> Inventory<'tree> {
-    /// `lost_found` is the directory that is added where the tree has none.
+    /// Numbers and measures `tree`, to which the directory `lost_found` is added if it has no `/lost+found`. Fails where an
+    /// inode, a directory or the attributes exceed what ext4 can store.
     pub(crate) fn new(tree: &'tree RootTree, lost_found: &'tree Inode, hasher: NameHasher) -> Result<Self, Ext4Error> {
         let numbering = Numbering::new(tree, lost_found)?;
-        let Numbering { nodes, long_symlinks, mut listings, names, paths, lost_found_is_own, .. } = numbering;
+        let Numbering { nodes, long_symlinks, mut listings, names, paths, tree_has_lost_found, .. } = numbering;
         listings.sort_unstable_by_key(|listing| listing.node);
         let xattr_blocks = Vec::new();
-        let mut inventory = Inventory { nodes, xattr_blocks, long_symlinks, listings, names, lost_found_is_own };
+        let mut inventory = Inventory { nodes, xattr_blocks, long_symlinks, listings, names, tree_has_lost_found };
         inventory.arrange_directories(hasher, &paths)?;
         inventory.count_xattrs(&paths)?;
         Ok(inventory)
     }
 
-    /// Where an inode of the tree stands in [`Self::nodes`], by its number.
+    /// Returns the index in [`Self::nodes`] of the inode with this number.
     pub(crate) fn position(&self, number: u32) -> Option<usize> {
         position(number).filter(|&at| at < self.nodes.len())
     }
 
-    /// Every directory, ready to be written, with its index in [`Self::nodes`].
+    /// Returns every directory, ready to be written, with its index in [`Self::nodes`].
     pub(crate) fn directories(&self) -> impl Iterator<Item = (usize, Directory<'_>)> {
         self.listings.iter().map(|listing| (listing.node, self.directory(listing)))
     }
@@ -183,7 +184,7 @@ impl<'tree> Inventory<'tree> {
     }
 }
 
-/// Where an inode stands in [`Inventory::nodes`], by its number.
+/// Returns the index in [`Inventory::nodes`] of the inode with this number.
 fn position(number: u32) -> Option<usize> {
     match number {
         special::ROOT => Some(0),
@@ -191,25 +192,25 @@ fn position(number: u32) -> Option<usize> {
     }
 }
 
-/// Walks the tree once: numbers inodes and counts their links, collects names by directory, and refuses what an inode
-/// cannot hold.
+/// One walk over the tree, which numbers inodes and counts their links, collects names by directory, and refuses what an
+/// inode cannot hold.
 struct Numbering<'tree> {
     nodes: Vec<Node<'tree>>,
     long_symlinks: Vec<u32>,
-    /// Directories that have all their names, and those names.
+    /// Directories that are complete, and their names.
     listings: Vec<Listing>,
     names: Vec<Name<'tree>>,
-    /// The directories above the current entry, from the root on.
+    /// The ancestors of the current entry, from the root down.
     open: Vec<Open<'tree>>,
     /// Of each node, for messages.
     paths: Vec<&'tree TreePath>,
-    lost_found_is_own: bool,
+    tree_has_lost_found: bool,
 }
 
-/// A directory that is still getting its names.
+/// A directory whose names are being collected.
 struct Open<'tree> {
     number: u32,
-    /// Bytes of its path: of those above an entry, no two have as many.
+    /// Bytes of its path, which identify it among the ancestors of an entry.
     length: usize,
     names: Vec<Name<'tree>>,
 }
@@ -228,7 +229,7 @@ impl<'tree> Numbering<'tree> {
             names: Vec::with_capacity(tree.len()),
             open: Vec::new(),
             paths: Vec::with_capacity(tree.inode_slots() + 1),
-            lost_found_is_own: own.is_some(),
+            tree_has_lost_found: own.is_some(),
         };
         let mut numbers = vec![0; tree.inode_slots()];
         for entry in tree.entries() {
@@ -273,12 +274,12 @@ impl<'tree> Numbering<'tree> {
         special::FIRST + self.nodes.len() as u32 - 1
     }
 
-    /// Begins a directory in the innermost open one.
+    /// Begins a directory inside the innermost open one.
     fn open(&mut self, number: u32, length: usize) {
         self.open.push(Open { number, length, names: Vec::new() });
     }
 
-    /// The innermost open directory has got all its names.
+    /// Completes the innermost open directory.
     fn close(&mut self) {
         let done = self.open.pop().expect("one is open");
         let start = self.names.len();
@@ -288,11 +289,11 @@ impl<'tree> Numbering<'tree> {
         self.listings.push(Listing { node, parent, names: start..self.names.len(), leaves: Vec::new() });
     }
 
-    /// Gives an inode a name in the innermost open directory.
+    /// Adds a name for an inode to the innermost open directory.
     fn name(&mut self, inode: u32, target: &Inode, name: &'tree [u8]) {
         let directory = self.open.last_mut().expect("the root is the first of all entries");
         directory.names.push(Name { inode, file_type: file_type_of(&target.kind), name });
-        // A directory's `..` is a name of the one above it.
+        // A subdirectory's `..` counts as a link of the directory that it is in.
         let counted = if target.is_directory() { directory.number } else { inode };
         self.nodes[position(counted).expect("it was added")].links += 1;
     }
@@ -321,7 +322,7 @@ impl<'tree> Numbering<'tree> {
     }
 }
 
-/// Refuses what an inode of ext4 cannot hold.
+/// Refuses what an ext4 inode cannot store.
 fn check(inode: &Inode, path: &TreePath) -> Result<(), Ext4Error> {
     let path = || path.clone();
     if !TIMES.contains(&inode.mtime.seconds) {

@@ -1,10 +1,10 @@
-//! The journal: an empty log with a version 2 superblock and no features, which every kernel takes (kernel
-//! documentation, `journal.rst`).
+//! The journal: an empty log with a version 2 superblock and no features, which every kernel reads (kernel documentation,
+//! `journal.rst`).
 
 use super::on_disk::{BLOCK, BigEndian, Field, on_disk};
 
 on_disk! {
-    /// `journal.rst`: the head of the journal, in its first block; big-endian, version 2, without features.
+    /// `journal.rst`: the superblock of the journal, in its first block; big-endian.
     JournalSuperblock, 1024, {
         magic: BigEndian,
         block_type: BigEndian,
@@ -38,13 +38,13 @@ const MAGIC: u32 = 0xc03b_3998;
 /// `h_blocktype`: superblock, version 2.
 const SUPERBLOCK_V2: u32 = 4;
 
-/// The journal's first block; all others may hold anything, and stay holes.
+/// Returns the first block of the journal. All others may have any content, and are left as holes.
 pub(crate) fn first_block(blocks: u64, uuid: [u8; 16]) -> Vec<u8> {
     let superblock = JournalSuperblock {
         magic: BigEndian(MAGIC),
         block_type: BigEndian(SUPERBLOCK_V2),
         block_size: BigEndian(BLOCK as u32),
-        blocks: BigEndian(u32::try_from(blocks).expect("the table of journal sizes ends at 2^18")),
+        blocks: BigEndian(u32::try_from(blocks).expect("a journal has at most 2^18 blocks")),
         first_log_block: BigEndian(1),
         first_sequence: BigEndian(1),
         uuid,

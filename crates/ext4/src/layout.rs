@@ -1,38 +1,38 @@
-//! Where the groups' own structures lie in a filesystem of a given size, and which blocks are left for data. Pure: counts
-//! in, a map of groups out (kernel documentation, `blockgroup.rst`, "Flexible Block Groups"; `super.rst`).
+//! Where the metadata of the block groups is in a filesystem of a given size, and which blocks are left for data (kernel
+//! documentation, `blockgroup.rst`, "Flexible Block Groups"; `super.rst`).
 
 use std::ops::Range;
 
 use super::on_disk::{ADDRESSES_PER_BLOCK, BLOCK, BLOCKS_PER_GROUP, DESCRIPTORS_PER_BLOCK, INODES_PER_BLOCK};
 
-/// Groups whose bitmaps and inode tables lie together, as a power of two: mke2fs's 16.
+/// log2 of the groups whose bitmaps and inode tables are kept together: mke2fs's 16.
 pub(crate) const LOG_GROUPS_PER_FLEX: u8 = 4;
 const GROUPS_PER_FLEX: u32 = 1 << LOG_GROUPS_PER_FLEX;
-/// As many inodes as one block of bitmap has bits.
+/// As many inodes as a bitmap block has bits.
 pub(crate) const MAX_INODES_PER_GROUP: u32 = (BLOCK * 8) as u32;
-/// Blocks of descriptors that one doubly indirect block of the resize inode can name.
+/// Reserved descriptor blocks that the doubly indirect block of the resize inode can list.
 const MAX_RESERVED: u32 = ADDRESSES_PER_BLOCK;
-/// Unless told otherwise, a filesystem can grow 16 times, and to 64 GiB at least.
+/// By default a filesystem can grow to 16 times its size, and at least to 64 GiB.
 const DEFAULT_GROWTH_FACTOR: u64 = 16;
 const DEFAULT_GROWTH: u64 = 64 << 30;
-/// Bytes of one group.
+/// Bytes of a block group.
 const GROUP_BYTES: u64 = BLOCKS_PER_GROUP as u64 * BLOCK as u64;
-/// The largest filesystem whose descriptors can be reserved for.
+/// The largest size in bytes for which descriptors can be reserved.
 pub(crate) const MAX_GROWTH: u64 = MAX_RESERVED as u64 * DESCRIPTORS_PER_BLOCK as u64 * GROUP_BYTES;
 
-/// The numbers that all filesystems with the same number of groups share. Counts are of blocks unless named otherwise.
+/// What the filesystems with the same number of groups have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub groups: u32,
-    /// Inodes in every group; a multiple of those in a block.
+    /// A multiple of the inodes in a block.
     pub inodes_per_group: u32,
-    /// Of the descriptor table, in each copy.
+    /// Blocks of the descriptor table, in each copy.
     pub descriptor_blocks: u32,
-    /// Of descriptors to come, in each copy.
+    /// Blocks reserved for descriptors of later groups, in each copy.
     pub reserved_descriptor_blocks: u32,
 }
 
-/// Where one group's structures lie, as block numbers.
+/// Block numbers of one group's bitmaps and of its inode table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GroupMap {
     pub block_bitmap: u64,
@@ -40,22 +40,22 @@ pub(crate) struct GroupMap {
     pub inode_table: u64,
 }
 
-/// A filesystem's map. Block numbers count from its start.
+/// The layout of one filesystem. Block numbers count from its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub geometry: Geometry,
-    /// Of the whole filesystem.
+    /// Blocks of the whole filesystem.
     pub blocks: u64,
     pub groups: Vec<GroupMap>,
-    /// The resize inode's doubly indirect block, where descriptors are reserved.
+    /// The resize inode's doubly indirect block, if descriptors are reserved.
     pub resize_block: Option<u64>,
-    /// All of the above and the copies of superblock and descriptors, sorted; neighbours are joined.
+    /// Everything above, and all copies of superblock and descriptors, as ascending ranges of blocks that do not touch.
     pub metadata: Vec<Range<u64>>,
 }
 
 impl Geometry {
-    /// `inodes` is how many there must be at least; `growth` is in bytes. `None` when a group would need more inodes than
-    /// it can have.
+    /// The geometry for at least `inodes` inodes that can grow to `growth` bytes ([`crate::Ext4Options::growth`]). `None` if a
+    /// group would need more inodes than it can have.
     pub(crate) fn new(groups: u32, inodes: u64, growth: Option<u64>) -> Option<Self> {
         let per_group = inodes.div_ceil(u64::from(groups)).next_multiple_of(u64::from(INODES_PER_BLOCK));
         let inodes_per_group = u32::try_from(per_group).ok().filter(|&count| count <= MAX_INODES_PER_GROUP)?;
@@ -67,16 +67,18 @@ impl Geometry {
         Some(Geometry { groups, inodes_per_group, descriptor_blocks, reserved_descriptor_blocks: reserved })
     }
 
+    /// Returns the inodes of all groups.
     pub(crate) fn inodes(&self) -> u64 {
         u64::from(self.inodes_per_group) * u64::from(self.groups)
     }
 
-    /// Of one group's inode table.
+    /// Returns the blocks of one group's inode table.
     pub(crate) fn table_blocks(&self) -> u64 {
         u64::from(self.inodes_per_group / INODES_PER_BLOCK)
     }
 
-    /// Superblock, descriptors and reserved descriptors at the start of `group`, if it has a copy (sparse_super).
+    /// Returns the blocks at the start of `group` for superblock, descriptors and reserved descriptors: 0 if it has no copy of
+    /// them (sparse_super).
     pub(crate) fn copy_blocks(&self, group: u32) -> u64 {
         if has_superblock(group) {
             1 + u64::from(self.descriptor_blocks) + u64::from(self.reserved_descriptor_blocks)
@@ -85,18 +87,18 @@ impl Geometry {
         }
     }
 
-    /// Groups that have a copy of the superblock.
+    /// Returns the groups with a copy of the superblock.
     pub(crate) fn copies(&self) -> impl Iterator<Item = u32> + use<> {
         (0..self.groups).filter(|&group| has_superblock(group))
     }
 
-    /// Everything that the groups themselves need.
+    /// Returns the blocks of all group metadata.
     pub(crate) fn metadata_blocks(&self) -> u64 {
         let copies: u64 = self.copies().map(|group| self.copy_blocks(group)).sum();
         copies + u64::from(self.groups) * (2 + self.table_blocks()) + u64::from(self.reserved_descriptor_blocks > 0)
     }
 
-    /// The sizes with this many groups whose last group holds the copy that belongs into it.
+    /// Returns the sizes, in blocks, of filesystems with this many groups whose last group has space for its superblock copy.
     pub(crate) fn sizes(&self) -> std::ops::RangeInclusive<u64> {
         let before = u64::from(self.groups - 1) * u64::from(BLOCKS_PER_GROUP);
         let last = self.copy_blocks(self.groups - 1).max(1);
@@ -104,7 +106,7 @@ impl Geometry {
     }
 }
 
-/// Groups 0 and 1 and the powers of 3, 5 and 7 (sparse_super).
+/// Whether `group` has a copy of the superblock: 0, 1 and the powers of 3, 5 and 7 (sparse_super).
 pub(crate) fn has_superblock(group: u32) -> bool {
     let power_of = |base: u32| {
         let mut power = base;
@@ -116,13 +118,14 @@ pub(crate) fn has_superblock(group: u32) -> bool {
     group <= 1 || [3, 5, 7].into_iter().any(power_of)
 }
 
-/// First block of a group.
+/// Returns the first block of a group.
 pub(crate) fn group_start(group: u32) -> u64 {
     u64::from(group) * u64::from(BLOCKS_PER_GROUP)
 }
 
 impl Layout {
-    /// Lays out `blocks` blocks, one of the geometry's [`Geometry::sizes`]. `None` when the metadata has no room.
+    /// The layout of a filesystem of `blocks` blocks, one of the geometry's [`Geometry::sizes`]. `None` if the metadata does
+    /// not fit.
     pub(crate) fn new(geometry: Geometry, blocks: u64) -> Option<Self> {
         debug_assert!(geometry.sizes().contains(&blocks));
         let copies: Vec<Range<u64>> = geometry
@@ -143,7 +146,7 @@ impl Layout {
             let mut own = Place { copies: &copies, next: group_start(first).max(place.next), end: blocks };
             let claimed = match own.claim_groups(count, geometry.table_blocks()) {
                 Some(claimed) => claimed,
-                // The last groups are too few blocks to hold their own structures: those join the ones before.
+                // The last groups have too few blocks for their own metadata, which goes behind that of the groups before.
                 None => {
                     own = place;
                     own.claim_groups(count, geometry.table_blocks())?
@@ -168,21 +171,21 @@ impl Layout {
         Some(Layout { geometry, blocks, groups, resize_block, metadata })
     }
 
-    /// The blocks that are left for data, in order.
+    /// Returns the ranges of blocks that are left for data, ascending.
     pub(crate) fn data(&self) -> Vec<Range<u64>> {
         let starts = std::iter::once(0).chain(self.metadata.iter().map(|range| range.end));
         let ends = self.metadata.iter().map(|range| range.start).chain(std::iter::once(self.blocks));
         starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| start..end).collect()
     }
 
-    /// Blocks of `group`; fewer in the last one.
+    /// Returns the blocks of `group`; the last one may have fewer than the others.
     pub(crate) fn group_blocks(&self, group: u32) -> u32 {
         let end = group_start(group + 1).min(self.blocks);
         (end - group_start(group)) as u32
     }
 }
 
-/// Hands out room from front to back, around the copies of superblock and descriptors.
+/// Allocates metadata blocks in ascending order, around the copies of superblock and descriptors.
 #[derive(Clone, Copy)]
 struct Place<'copies> {
     copies: &'copies [Range<u64>],
@@ -191,7 +194,7 @@ struct Place<'copies> {
 }
 
 impl Place<'_> {
-    /// `length` neighbouring blocks.
+    /// Allocates `length` adjacent blocks and returns the first.
     fn claim(&mut self, length: u64) -> Option<u64> {
         let mut start = self.next;
         let behind = self.copies.partition_point(|copy| copy.end <= start);
@@ -205,7 +208,7 @@ impl Place<'_> {
         (self.next <= self.end).then_some(start)
     }
 
-    /// Bitmaps of `count` groups, then their inode tables.
+    /// Allocates the bitmaps of `count` groups, then their inode tables.
     fn claim_groups(&mut self, count: u32, table_blocks: u64) -> Option<Vec<GroupMap>> {
         let mut claim_each = |length| (0..count).map(|_| self.claim(length)).collect::<Option<Vec<u64>>>();
         let (blocks, inodes, tables) = (claim_each(1)?, claim_each(1)?, claim_each(table_blocks)?);
@@ -226,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_of_the_superblock_lie_in_powers_of_three_five_and_seven() {
+    fn copies_of_the_superblock_are_in_powers_of_three_five_and_seven() {
         let groups: Vec<u32> = (0..130).filter(|&group| has_superblock(group)).collect();
         assert_eq!(groups, [0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125]);
     }

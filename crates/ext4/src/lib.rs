@@ -1,8 +1,27 @@
-//! ext4, written straight from a tree: exactly as large as asked, growable, the same bytes every time.
+//! Writes ext4 images straight from a [`RootTree`], without root and without a mount. An image is exactly as large as its
+//! [`SizePolicy`] says, can be grown online, and has the same bytes whenever the same tree is written with the same options.
 //!
-//! `count` asks what the tree needs, `plan` finds the size and gives everything its blocks (`layout` says what a group
-//! keeps for itself), `write` puts it there in one sweep. The structures are those of the kernel's
-//! `Documentation/filesystems/ext4/`.
+//! ```
+//! use snug_ext4::size::SizePolicy;
+//! use snug_ext4::{Ext4Options, NativeExt4};
+//! use snug_rootfs::tree::{BodySource, Inode, RootTree, TreePath};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let mut tree = RootTree::new(BodySource::new(Vec::new()));
+//! tree.insert(TreePath::new("var/log")?, Inode::directory(0o755))?;
+//! let folder = tempfile::tempdir()?;
+//! let output = folder.path().join("rootfs.ext4");
+//! let census = NativeExt4::new(&Ext4Options::default())?.write(&tree, &SizePolicy::default(), &output, &())?;
+//! assert_eq!(std::fs::metadata(&output)?.len(), census.size);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An image is written in three steps. `inventory` numbers the inodes and counts the blocks that each of them needs; `plan`
+//! decides the size and assigns every block (`layout` places the metadata of the block groups); `write` writes the image front
+//! to back in one pass. The structures on disk follow the kernel's `Documentation/filesystems/ext4/`.
+
+#![warn(missing_docs)]
 
 mod census;
 mod checksum;
@@ -49,43 +68,45 @@ pub use self::options::{Ext4Options, Ext4Writer};
 use self::output::Output;
 use self::plan::Plan;
 use self::size::{SizeDecision, SizePolicy};
-use self::write::Writing;
+use self::write::ImageWriter;
 use self::writer_thread::ImageFile;
 pub use self::xattr::XattrError;
 
-/// Bytes of the superblock's label.
+/// Bytes of `s_volume_name` in the superblock.
 const MAX_LABEL: usize = 16;
-/// More reserved blocks than this mke2fs refuses as well.
+/// The limit of `mke2fs -m`.
 const MAX_RESERVED_PERCENT: u8 = 50;
-/// Only root looks into lost+found.
+/// As mke2fs makes lost+found: what e2fsck recovers is for root alone.
 const LOST_FOUND_MODE: u16 = 0o700;
 
-/// Who is told how far the writing is.
+/// Receives the progress of a write. `()` ignores it.
 pub trait Meter: Sync {
-    /// How many bytes there will be.
+    /// Called once, before the first byte: `total` bytes will be written.
     fn expect_bytes(&self, total: u64);
 
-    /// `bytes` more are written.
+    /// `bytes` more have been written. Called from the thread that writes the image file.
     fn advance(&self, bytes: u64);
 }
 
-/// Tells nobody.
 impl Meter for () {
     fn expect_bytes(&self, _total: u64) {}
 
     fn advance(&self, _bytes: u64) {}
 }
 
-/// The native writer.
+/// Writes ext4 images.
 #[derive(Debug, Clone)]
 pub struct NativeExt4 {
     options: Ext4Options,
-    time: Option<i64>,
-    checksum_seed: bool,
 }
 
 impl NativeExt4 {
-    /// Checks what can be checked without a tree.
+    /// A writer with these options; [`Ext4Options::writer`] is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`Ext4Error::LabelTooLong`] and [`Ext4Error::ReservedPercent`]. Limits that depend on the tree are checked by
+    /// [`Self::decide`] and [`Self::write`].
     pub fn new(options: &Ext4Options) -> Result<Self, Ext4Error> {
         let length = options.label.as_ref().map_or(0, String::len);
         if length > MAX_LABEL {
@@ -94,21 +115,14 @@ impl NativeExt4 {
         if options.reserved_percent > MAX_RESERVED_PERCENT {
             return Err(Ext4Error::ReservedPercent { percent: options.reserved_percent, limit: MAX_RESERVED_PERCENT });
         }
-        Ok(NativeExt4 { options: options.clone(), time: None, checksum_seed: true })
+        Ok(NativeExt4 { options: options.clone() })
     }
 
-    /// The time the filesystem is said to be made, in seconds since the epoch, instead of [`image_time`].
-    pub fn made_at(self, seconds: i64) -> Self {
-        NativeExt4 { time: Some(seconds), ..self }
-    }
-
-    /// Without the feature metadata_csum_seed, for readers that do not know it (before Linux 4.4): then the UUID cannot be
-    /// changed without rewriting every checksum.
-    pub fn without_checksum_seed(self) -> Self {
-        NativeExt4 { checksum_seed: false, ..self }
-    }
-
-    /// What [`Self::write`] would decide, without writing.
+    /// Returns the size that [`Self::write`] would choose, and why, without writing anything.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Ext4Error`] that the tree, the options or the policy cause.
     pub fn decide(&self, tree: &RootTree, policy: &SizePolicy) -> Result<SizeDecision, Ext4Error> {
         let lost_found = Inode::directory(LOST_FOUND_MODE);
         let identity = Identity::new(tree, &self.options);
@@ -116,13 +130,22 @@ impl NativeExt4 {
         Ok(Plan::new(inventory, policy, &self.options)?.decision)
     }
 
-    /// Writes `tree` to `output`, sized by `policy`, and answers what every byte is for. On an error `output` may be left
-    /// behind for the caller to remove.
+    /// Writes `tree` to `output`, sized by `policy`, and returns what every byte of the image is used for. An existing file
+    /// is overwritten. The inodes' times are the tree's; the filesystem's own is [`image_time`].
+    ///
+    /// # Errors
+    ///
+    /// An [`Ext4Error`] before the first byte is written, or an I/O error, on which `output` may be left incomplete for the
+    /// caller to remove.
     pub fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, meter: &dyn Meter) -> Result<Census> {
         Ok(self.write_with(tree, policy, output, meter, None)?.0)
     }
 
-    /// As [`Self::write`], and answers the SHA-256 of the image as well, taken while writing.
+    /// As [`Self::write`], and also returns the SHA-256 of the image, computed while it is written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::write`].
     pub fn write_hashed(
         &self,
         tree: &RootTree,
@@ -143,7 +166,7 @@ impl NativeExt4 {
         meter: &dyn Meter,
         hash: Option<StreamHash>,
     ) -> Result<(Census, Option<Digest>)> {
-        let time = self.time.unwrap_or_else(|| image_time(tree));
+        let time = image_time(tree);
         let mut lost_found = Inode::directory(LOST_FOUND_MODE);
         lost_found.mtime = Timestamp::from_seconds(time.max(0));
         let identity = Identity::new(tree, &self.options);
@@ -152,24 +175,20 @@ impl NativeExt4 {
             Ext4Error::Size(error) => size::explain(error, tree),
             other => other.into(),
         })?;
-        let description = Description {
-            identity,
-            time,
-            label: self.options.label.as_deref().unwrap_or_default().as_bytes(),
-            checksum_seed: self.checksum_seed,
-        };
+        let description =
+            Description { identity, time, label: self.options.label.as_deref().unwrap_or_default().as_bytes() };
         let image = empty_file(output).with_context(|| format!("create {}", output.display()))?;
         image.set_len(plan.decision.bytes).with_context(|| format!("size {}", output.display()))?;
         meter.expect_bytes(plan.end * crate::size::BLOCK_SIZE);
         let hash = thread::scope(|scope| {
-            let mut pieces = {
+            let mut output = {
                 let file = ImageFile { file: &image, meter };
                 Output::start(scope, file, plan.body_ranges(), tree.bodies(), hash).context("start a thread")?
             };
-            let gathered = Writing::new(&plan, &description, &mut pieces).run();
-            // Where writing failed, that is why gathering could not go on.
-            let hash = pieces.finish()?;
-            gathered.map(|()| hash)
+            let composed = ImageWriter::new(&plan, &description, &mut output).run();
+            // An error of the writer thread is the cause of one that `run` returns.
+            let hash = output.finish()?;
+            composed.map(|()| hash)
         });
         let hash = hash.with_context(|| format!("write {}", output.display()))?;
         let digest = hash.map(|hash| hash.finish(plan.decision.bytes));
@@ -177,8 +196,8 @@ impl NativeExt4 {
     }
 }
 
-/// Makes `path` an empty file. One that is empty already is not truncated: a filesystem takes that for the replacement of a
-/// file's content, and writes it to disk as soon as it is closed (ext4's `auto_da_alloc`).
+/// Opens `path` as an empty file. A file that is empty already is not truncated: ext4 would take that for the replacement of
+/// a file's content and write it to disk as soon as it is closed (mount option `auto_da_alloc`).
 fn empty_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     if file.metadata()?.len() > 0 {

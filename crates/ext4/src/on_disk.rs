@@ -1,14 +1,14 @@
-//! What all structures on the disk have in common: their sizes, and fields that lie one behind the other. The structures
-//! themselves are in the modules that write them, after the kernel's `Documentation/filesystems/ext4/` and, where a field is
-//! only reserved there, `fs/ext4/ext4.h`. Everything is little-endian but the journal.
+//! What all on-disk structures have in common: sizes, reserved inodes, and the encoding of fields. The structures themselves
+//! are in the modules that write them, after the kernel's `Documentation/filesystems/ext4/` and, where a field is only
+//! reserved there, `fs/ext4/ext4.h`. Everything is little-endian but the journal.
 
-/// Bytes of a block: the page size of every machine these images run on, and what mke2fs chooses above 512 MiB.
+/// Bytes of a block: the smallest page size of the kernel, and mke2fs's choice from 512 MiB on.
 pub(crate) const BLOCK: usize = 4096;
-/// Bytes of an inode: 128 of old, [`EXTRA_ISIZE`] with the wide times, and 96 for extended attributes.
+/// Bytes of an inode: the 128 of ext2, [`EXTRA_ISIZE`] with nanoseconds and epochs, and 96 for extended attributes.
 pub(crate) const INODE: usize = 256;
-/// Bytes of an inode after the first 128 that fields take (`i_extra_isize`).
+/// Bytes of fields behind the first 128 (`i_extra_isize`).
 pub(crate) const EXTRA_ISIZE: usize = 32;
-/// Where an inode's own extended attributes begin.
+/// Where the extended attributes in an inode begin.
 pub(crate) const INODE_XATTRS: usize = 128 + EXTRA_ISIZE;
 /// Bytes of a group descriptor with the 64bit feature.
 pub(crate) const DESCRIPTOR: usize = 64;
@@ -16,21 +16,21 @@ pub(crate) const DESCRIPTOR: usize = 64;
 pub(crate) const INODES_PER_BLOCK: u32 = (BLOCK / INODE) as u32;
 /// Descriptors in one block of the group descriptor table.
 pub(crate) const DESCRIPTORS_PER_BLOCK: u32 = (BLOCK / DESCRIPTOR) as u32;
-/// Blocks of a group: as many as one block of bitmap has bits.
+/// Blocks of a group: as many as a bitmap block has bits.
 pub(crate) const BLOCKS_PER_GROUP: u32 = (BLOCK * 8) as u32;
-/// Block numbers in a block of the old indirect maps, which the resize inode still uses.
+/// Block numbers in an indirect block, of which only the resize inode has any.
 pub(crate) const ADDRESSES_PER_BLOCK: u32 = (BLOCK / 4) as u32;
 
-/// Inode numbers with a fixed meaning (`special_inodes.rst`).
+/// Reserved inode numbers (`special_inodes.rst`).
 pub(crate) mod special {
     pub(crate) const ROOT: u32 = 2;
     pub(crate) const RESIZE: u32 = 7;
     pub(crate) const JOURNAL: u32 = 8;
-    /// Everything below is reserved; mke2fs gives this one to lost+found.
+    /// The first that is not reserved; mke2fs uses it for lost+found.
     pub(crate) const FIRST: u32 = 11;
 }
 
-/// A value with a fixed form on the disk.
+/// A value with a fixed encoding.
 pub(crate) trait Field {
     /// Bytes on the disk.
     const SIZE: usize;
@@ -70,7 +70,7 @@ impl Field for BigEndian {
     }
 }
 
-/// Declares a structure whose fields lie one behind the other, and proves at compile time that they fill its size.
+/// Declares a structure with adjacent fields, and checks at compile time that they fill its size.
 macro_rules! on_disk {
     ($(#[$doc:meta])* $name:ident, $size:expr, { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -100,7 +100,7 @@ macro_rules! on_disk {
 }
 pub(crate) use on_disk;
 
-/// The zero that reserved fields hold.
+/// A zero, the value of reserved fields.
 pub(crate) trait Zero {
     const ZERO: Self;
 }

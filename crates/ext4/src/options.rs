@@ -1,19 +1,19 @@
-//! What a spec or a command line may say about an ext4 image.
+//! The options of an ext4 image.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Which program writes an ext4 image.
+/// Which writer makes an ext4 image. This crate has the native one; the tool `cargo xtask` has the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ext4Writer {
-    /// The writer of this tool.
+    /// [`crate::NativeExt4`].
     #[default]
     Native,
-    /// `mke2fs -d` over the tree, materialised in a namespace.
+    /// `mke2fs -d` over the tree as files in a user namespace.
     Mke2fs,
-    /// `mkfs.ext4`, a loop mount and `tar`: needs root.
+    /// `mke2fs`, a loop mount and `tar`; needs root.
     Loop,
 }
 
@@ -30,20 +30,21 @@ impl FromStr for Ext4Writer {
     }
 }
 
-/// What an ext4 image can be told.
+/// The options of an ext4 image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ext4Options {
-    /// Have a journal, sized by mke2fs's table.
+    /// Whether there is a journal; its size is from mke2fs's table. On by default.
     pub journal: bool,
-    /// Blocks kept for root, in percent of all (0..=50).
+    /// Blocks reserved for root, in percent of all (0..=50). Default: 0.
     pub reserved_percent: u8,
     /// Volume label, at most 16 bytes.
     pub label: Option<String>,
-    /// Instead of the UUID that is derived from the content.
+    /// The UUID; `None`: derived from the tree and the options ([`crate::identity`]).
     pub uuid: Option<[u8; 16]>,
-    /// Size in bytes up to which the filesystem must be able to grow online (group descriptors are reserved for it);
-    /// `None`: 16 times its size and at least 64 GiB.
+    /// Size in bytes up to which the filesystem can be grown online; group descriptors are reserved for it. `None`: 16 times
+    /// its size, and at least 64 GiB.
     pub growth: Option<u64>,
+    /// Which writer makes the image.
     pub writer: Ext4Writer,
 }
 

@@ -1,4 +1,4 @@
-//! The image file, gathered into pieces from front to back: metadata as bytes, bodies straight from their source.
+//! Composes the image in chunks from front to back: metadata as bytes, file contents read straight from their source.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -10,67 +10,71 @@ use snug_rootfs::digest::StreamHash;
 use snug_rootfs::tree::{Body, BodySource};
 
 use super::on_disk::BLOCK;
-use super::writer_thread::{ImageFile, Piece, Pieces};
+use super::writer_thread::{Chunk, ImageFile, WriterThread};
 
-/// Bytes that are gathered before they are handed on: large enough that waking the other thread does not count, small
-/// enough to stay in the processor's shared cache until they are written. A quarter of it costs a twelfth more; twice of it
-/// falls out of the cache. Pieces end at multiples of it in the image.
+/// Bytes of a chunk: enough that waking the other thread costs little, few enough to stay in the processor's shared cache
+/// until they are written. With a quarter of it a write takes a twelfth longer; twice as much does not fit the cache. Chunks
+/// end at multiples of it in the image.
 const BUFFER: usize = 1 << 20;
-/// Bytes between two bodies in the source that are read over instead of being skipped by another call: headers and
-/// padding of a tar.
-const GAP: u64 = 16 << 10;
-/// Bytes of gaps in one vectored read.
-const VOID: usize = 64 << 10;
-/// Bodies of one vectored read; Linux takes 1024 pieces (`UIO_MAXIOV`), half of them gaps.
-const PIECES: usize = 512;
+/// The longest gap in bytes between two bodies in the source that is read and discarded to save a system call: the headers
+/// and padding of a tar.
+const MAX_GAP: u64 = 16 << 10;
+/// Bytes of all gaps in one vectored read.
+const MAX_GAPS: usize = 64 << 10;
+/// Bodies of one vectored read; Linux takes 1024 buffers (`UIO_MAXIOV`), half of them for gaps.
+const MAX_READS: usize = 512;
 
-/// A piece of the buffer that is still to be read from the bodies.
+/// A part of the buffer that is still to be read from the source of the bodies.
 #[derive(Debug, Clone, Copy)]
 struct Read {
+    /// Offset in the source in bytes.
     source: u64,
+    /// Offset in the buffer in bytes.
     at: usize,
+    /// In bytes.
     length: usize,
 }
 
-/// Gathers neighbouring blocks; a jump starts a new piece. Blocks are put in ascending order; what is never put stays a
-/// hole.
+/// Collects adjacent blocks into chunks; a jump begins another chunk. Blocks must come in ascending order; blocks that are
+/// never written are holes.
 pub(crate) struct Output<'scope> {
     bodies: &'scope BodySource,
-    pieces: Pieces<'scope>,
+    writer: WriterThread<'scope>,
     buffer: Vec<u8>,
-    /// Where the buffer begins in the image, in bytes.
+    /// Offset of the buffer in the image in bytes.
     start: u64,
     filled: usize,
     /// Bytes up to which the buffer is filled before it is written.
     capacity: usize,
     reads: Vec<Read>,
     /// Where gaps are read to.
-    void: Vec<u8>,
+    discarded: Vec<u8>,
 }
 
 impl<'scope> Output<'scope> {
-    /// With a `hash`, all that is put is given to it as well. `solid` are ranges in bytes, ascending, all of which will be put.
+    /// Starts the writer thread, which also feeds `hash` if there is one. `dense_ranges` are ascending ranges in bytes that
+    /// will be written without a gap.
     pub(crate) fn start(
         scope: &'scope Scope<'scope, '_>,
         file: ImageFile<'scope>,
-        solid: Vec<Range<u64>>,
+        dense_ranges: Vec<Range<u64>>,
         bodies: &'scope BodySource,
         hash: Option<StreamHash>,
     ) -> io::Result<Self> {
         Ok(Output {
             bodies,
-            pieces: Pieces::start(scope, file, solid, hash)?,
+            writer: WriterThread::start(scope, file, dense_ranges, hash)?,
             buffer: vec![0; BUFFER],
             start: 0,
             filled: 0,
             capacity: BUFFER,
             reads: Vec::new(),
-            void: vec![0; VOID],
+            discarded: vec![0; MAX_GAPS],
         })
     }
 
-    /// Room for up to `length` bytes at `offset` of the image: where in the buffer, and how many.
-    fn room(&mut self, offset: u64, length: usize) -> io::Result<(usize, usize)> {
+    /// Makes space for up to `length` bytes at `offset` of the image; returns where in the buffer, and how many.
+    fn allocate(&mut self, offset: u64, length: usize) -> io::Result<(usize, usize)> {
         if offset != self.start + self.filled as u64 || self.filled == self.capacity {
             self.flush()?;
             assert!(offset >= self.start, "the image is written from front to back");
@@ -83,11 +87,11 @@ impl<'scope> Output<'scope> {
         Ok((at, length))
     }
 
-    /// Puts whole blocks from `block` on.
+    /// Writes whole blocks, the first as block `block`.
     pub(crate) fn put(&mut self, block: u64, mut bytes: &[u8]) -> io::Result<()> {
         let mut offset = block * BLOCK as u64;
         while !bytes.is_empty() {
-            let (at, length) = self.room(offset, bytes.len())?;
+            let (at, length) = self.allocate(offset, bytes.len())?;
             let (now, later) = bytes.split_at(length);
             self.buffer[at..at + length].copy_from_slice(now);
             offset += length as u64;
@@ -96,33 +100,33 @@ impl<'scope> Output<'scope> {
         Ok(())
     }
 
-    /// A block of zeros at `block`, to be filled in: into a buffer that another processor read last, zeros come quicker than
-    /// copies of what is made elsewhere.
+    /// Returns block `block` as zeros to be filled in. The buffer was last read by another processor: zeroing it is quicker
+    /// than copying a block composed elsewhere.
     pub(crate) fn block(&mut self, block: u64) -> io::Result<&mut [u8; BLOCK]> {
-        let (at, length) = self.room(block * BLOCK as u64, BLOCK)?;
-        let place = <&mut [u8; BLOCK]>::try_from(&mut self.buffer[at..at + length]);
-        let place = place.expect("the buffer ends with a block");
-        place.fill(0);
-        Ok(place)
+        let (at, length) = self.allocate(block * BLOCK as u64, BLOCK)?;
+        let bytes = <&mut [u8; BLOCK]>::try_from(&mut self.buffer[at..at + length]);
+        let bytes = bytes.expect("the buffer ends with a block");
+        bytes.fill(0);
+        Ok(bytes)
     }
 
-    /// Puts `blocks` blocks of a body, from its block `logical` on, from `block` on; zeros where it has no data.
+    /// Writes `blocks` blocks of a body from its block `logical` on, the first as block `block`; holes become zeros.
     pub(crate) fn put_body(&mut self, block: u64, body: &Body, logical: u32, blocks: u32) -> io::Result<()> {
         let mut offset = block * BLOCK as u64;
         let mut from = u64::from(logical) * BLOCK as u64;
         let end = from + u64::from(blocks) * BLOCK as u64;
         while from < end {
             let wanted = usize::try_from(end - from).unwrap_or(BUFFER);
-            let (at, length) = self.room(offset, wanted)?;
-            self.gather(at, length, body, from);
+            let (at, length) = self.allocate(offset, wanted)?;
+            self.queue_reads(at, length, body, from);
             offset += length as u64;
             from += length as u64;
         }
         Ok(())
     }
 
-    /// Fills `length` bytes at `at` with the body from `from` on: zeros now, data with the next flush.
-    fn gather(&mut self, at: usize, length: usize, body: &Body, from: u64) {
+    /// Fills `length` bytes at `at` with the body from `from` on: its holes now, its data with the next flush.
+    fn queue_reads(&mut self, at: usize, length: usize, body: &Body, from: u64) {
         let until = from + length as u64;
         let ranges = body.extents.as_slice();
         let first = ranges.partition_point(|range| range.offset + range.length <= from);
@@ -139,27 +143,27 @@ impl<'scope> Output<'scope> {
         self.buffer[place(done)..place(until)].fill(0);
     }
 
-    /// Reads what is missing and has the buffer written.
+    /// Performs the queued reads and passes the buffer to the writer thread.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.read()?;
         if self.filled == 0 {
             return Ok(());
         }
         let buffer = std::mem::take(&mut self.buffer);
-        let piece = Piece { start: self.start, buffer, filled: self.filled };
-        self.buffer = self.pieces.take(piece)?;
+        let chunk = Chunk { start: self.start, buffer, filled: self.filled };
+        self.buffer = self.writer.write(chunk)?;
         self.buffer.resize(BUFFER, 0);
         self.start += self.filled as u64;
         self.filled = 0;
         Ok(())
     }
 
-    /// Waits until all is written that was flushed, and gives the digest back.
+    /// Waits until everything that was flushed is written, and returns the digest.
     pub(crate) fn finish(self) -> io::Result<Option<StreamHash>> {
-        self.pieces.finish()
+        self.writer.finish()
     }
 
-    /// Neighbouring bodies of the source in one call each, gaps between them read into the void.
+    /// Performs the queued reads, those of bodies that are close together in the source by one call.
     fn read(&mut self) -> io::Result<()> {
         let mut reads = self.reads.as_slice();
         while let Some(first) = reads.first() {
@@ -167,7 +171,7 @@ impl<'scope> Output<'scope> {
             let (mut count, mut gaps) = (1, 0);
             for next in &reads[1..] {
                 let gap = next.source.wrapping_sub(end);
-                if count == PIECES || gap > GAP || gaps + gap > VOID as u64 {
+                if count == MAX_READS || gap > MAX_GAP || gaps + gap > MAX_GAPS as u64 {
                     break;
                 }
                 end = next.source + next.length as u64;
@@ -175,10 +179,10 @@ impl<'scope> Output<'scope> {
                 count += 1;
             }
             let (now, later) = reads.split_at(count);
-            // Addresses in one file differ by bytes, those of two by far more than a gap.
+            // Reads this close together are of one file: addresses of two files differ by far more than a gap.
             let together = match self.bodies.file_at(first.source) {
                 Some((file, offset)) if count > 1 => {
-                    read_together(file, offset, now, &mut self.buffer, &mut self.void)?
+                    read_together(file, offset, now, &mut self.buffer, &mut self.discarded)?
                 }
                 _ => false,
             };
@@ -194,28 +198,35 @@ impl<'scope> Output<'scope> {
     }
 }
 
-/// One vectored read over all of `reads`, the first of which stands at `offset` of the file; `false` where it came short and each must be read on its own.
-fn read_together(file: &File, offset: u64, reads: &[Read], buffer: &mut [u8], void: &mut [u8]) -> io::Result<bool> {
-    // Gaps all land in the same bytes, but a slice can be lent out once only: each gap gets its own part.
-    let mut pieces: Vec<IoSliceMut> = Vec::with_capacity(2 * reads.len());
-    let (mut rest, mut void) = (buffer, void);
+/// Performs all of `reads`, the first of which is at `offset` of the file, by one vectored read. Returns `false` where it
+/// came up short and each must be read on its own.
+fn read_together(
+    file: &File,
+    offset: u64,
+    reads: &[Read],
+    buffer: &mut [u8],
+    discarded: &mut [u8],
+) -> io::Result<bool> {
+    // All gaps could share the same bytes, but Rust lends each only once.
+    let mut slices: Vec<IoSliceMut> = Vec::with_capacity(2 * reads.len());
+    let (mut rest, mut discarded) = (buffer, discarded);
     let (mut position, mut total) = (0, 0);
     let mut source = reads[0].source;
     for read in reads {
         let gap = (read.source - source) as usize;
         if gap > 0 {
-            let (now, later) = std::mem::take(&mut void).split_at_mut(gap);
-            pieces.push(IoSliceMut::new(now));
-            void = later;
+            let (now, later) = std::mem::take(&mut discarded).split_at_mut(gap);
+            slices.push(IoSliceMut::new(now));
+            discarded = later;
         }
         let (_, behind) = rest.split_at_mut(read.at - position);
         let (now, later) = behind.split_at_mut(read.length);
-        pieces.push(IoSliceMut::new(now));
+        slices.push(IoSliceMut::new(now));
         rest = later;
         position = read.at + read.length;
         source = read.source + read.length as u64;
         total += gap + read.length;
     }
     let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    Ok(preadv(file, &mut pieces, offset)? == total)
+    Ok(preadv(file, &mut slices, offset)? == total)
 }

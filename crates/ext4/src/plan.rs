@@ -1,5 +1,4 @@
-//! From counts to places: how large the filesystem is, and which blocks everything gets. After this nothing can fail
-//! but reading and writing.
+//! Decides the size of the filesystem and allocates every block. After this, only I/O can fail.
 
 use std::ops::Range;
 
@@ -13,11 +12,11 @@ use super::on_disk::{BLOCK, BLOCKS_PER_GROUP};
 use crate::Ext4Options;
 use crate::size::{self, Overhead, SizeDecision, SizePolicy, Structure};
 
-/// More blocks than this the writer does not lay out: 16 TiB, where old block maps end.
+/// The largest filesystem that is written: 16 TiB, where the 32-bit block numbers of the resize inode end.
 const MAX_BLOCKS: u64 = 1 << 32;
 
-/// Journal blocks by the size of the filesystem: mke2fs's table (`lib/ext2fs/mkjournal.c`), as (blocks from which it
-/// holds, journal blocks). Smaller filesystems get the least that the kernel accepts.
+/// Journal blocks by the size of the filesystem, as (blocks of the filesystem from which on, journal blocks): mke2fs's table
+/// (`lib/ext2fs/mkjournal.c`), except that the smallest filesystems get the smallest journal that the kernel accepts.
 const JOURNALS: [(u64, u64); 8] = [
     (1 << 25, 262_144),
     (1 << 24, 131_072),
@@ -29,7 +28,7 @@ const JOURNALS: [(u64, u64); 8] = [
     (0, 1_024),
 ];
 
-/// Names of overheads in a [`SizeDecision`].
+/// Names of the overheads in a [`SizeDecision`].
 pub(crate) mod structure {
     pub(crate) const SUPERBLOCKS: &str = "superblocks and group descriptors";
     pub(crate) const RESERVED_DESCRIPTORS: &str = "descriptors reserved for growth";
@@ -39,15 +38,15 @@ pub(crate) mod structure {
     pub(crate) const RESERVED: &str = "reserved for root";
 }
 
-/// Blocks of one inode, as ranges in [`Plan::runs`].
+/// The blocks of one inode, as ranges of indices in [`Plan::runs`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Placed {
     pub runs: Range<u32>,
-    /// Of the extent tree beside the inode; what is logical in them means nothing.
+    /// The blocks of the extent tree outside the inode; their logical numbers have no meaning.
     pub tree: Range<u32>,
 }
 
-/// What is written, and where.
+/// Everything that is written, and where.
 pub(crate) struct Plan<'tree> {
     pub inventory: Inventory<'tree>,
     pub decision: SizeDecision,
@@ -58,12 +57,12 @@ pub(crate) struct Plan<'tree> {
     /// By index of [`Inventory::xattr_blocks`].
     pub xattr_places: Vec<u64>,
     pub journal: Option<Placed>,
-    /// Every block before this one is in use; behind it only metadata is.
+    /// Every block before this one is in use; from here on, only metadata.
     pub end: u64,
     pub reserved_blocks: u64,
 }
 
-/// What decides ext4's overhead at each size.
+/// The overhead of the filesystems that this crate writes.
 struct Ext4Overhead<'options> {
     options: &'options Ext4Options,
 }
@@ -91,7 +90,7 @@ impl size::OverheadModel for Ext4Overhead<'_> {
         let reserved = u64::from(geometry.reserved_descriptor_blocks);
         let groups = u64::from(geometry.groups);
         let journal = self.journal_blocks(blocks);
-        // A journal of more runs than its inode holds needs a block for them.
+        // A journal may be split into more extents than its inode holds, and then needs a block for them.
         let journal_tree = u64::from(journal > 2 * MAX_RUN);
         Some(Overhead {
             inodes: geometry.inodes(),
@@ -106,14 +105,14 @@ impl size::OverheadModel for Ext4Overhead<'_> {
         })
     }
 
-    /// Within the same number of groups only journal and reserved blocks change, and they only grow.
+    /// Within the same number of groups only the journal and the reserved blocks change, and they only grow.
     fn monotonic_until(&self, blocks: u64) -> u64 {
         blocks.next_multiple_of(u64::from(BLOCKS_PER_GROUP))
     }
 }
 
 impl<'tree> Plan<'tree> {
-    /// Finds the smallest filesystem that `policy` allows and gives everything its blocks.
+    /// Finds the smallest filesystem that `policy` allows and allocates its blocks.
     pub(crate) fn new(
         inventory: Inventory<'tree>,
         policy: &SizePolicy,
@@ -127,9 +126,9 @@ impl<'tree> Plan<'tree> {
         if let Some(growth) = options.growth.filter(|&growth| growth > MAX_GROWTH) {
             return Err(Ext4Error::Growth { growth, limit: MAX_GROWTH });
         }
-        // Reserved inodes and lost+found are in the decision's count; the root is both in the tree and reserved.
-        let own_lost_found = u64::from(inventory.lost_found_is_own);
-        let inodes = inventory.nodes.len() as u64 - 1 + own_lost_found + size::EXT4_OWN_INODES;
+        // A lost+found that the tree does not have is in `nodes` as well as in EXT4_OWN_INODES.
+        let tree_inodes = inventory.nodes.len() as u64 - u64::from(!inventory.tree_has_lost_found);
+        let inodes = tree_inodes + size::EXT4_OWN_INODES;
         let everywhere = Allocation::new(&inventory, 0, &[], false);
         let mut policy = policy.clone();
         let mut data_blocks = everywhere.data_blocks;
@@ -144,14 +143,14 @@ impl<'tree> Plan<'tree> {
                 return Err(too_large());
             }
             let Some(layout) = model.geometry(blocks, asked).and_then(|geometry| Layout::new(geometry, blocks)) else {
-                // Inode tables that do not fit between the copies of the superblock: only where nearly all is metadata.
+                // The inode tables do not fit between the superblock backups: only where nearly everything is metadata.
                 policy.min_size = (blocks + 1) * BLOCK as u64;
                 continue;
             };
             let journal_blocks = model.journal_blocks(blocks);
             let free = layout.data();
             let allocation = Allocation::new(&inventory, journal_blocks, &free, true);
-            // Metadata in the way of a file may cut it into more extents than its inode holds.
+            // Group metadata may split a file into more extents than its inode holds.
             if allocation.data_blocks > data_blocks {
                 data_blocks = allocation.data_blocks;
                 continue;
@@ -175,7 +174,7 @@ impl<'tree> Plan<'tree> {
         &self.runs[range.start as usize..range.end as usize]
     }
 
-    /// Where the image has the bodies, in bytes: ascending, and neighbours as one.
+    /// Returns the ranges of the image, in bytes, that hold file contents: ascending, adjacent ones merged.
     pub(crate) fn body_ranges(&self) -> Vec<Range<u64>> {
         let bytes = |blocks: u64| blocks * BLOCK as u64;
         let files = self.inventory.nodes.iter().zip(&self.places);
@@ -191,12 +190,12 @@ impl<'tree> Plan<'tree> {
         ranges
     }
 
-    /// The blocks of an inode's map, in order.
+    /// Returns the blocks that an inode maps, in order.
     pub(crate) fn map_places(&self, placed: &Placed) -> impl Iterator<Item = u64> {
         self.places_of(&placed.runs)
     }
 
-    /// The blocks of the tree over an inode's map, in order.
+    /// Returns the blocks of an inode's extent tree, in order.
     pub(crate) fn tree_places(&self, placed: &Placed) -> impl Iterator<Item = u64> {
         self.places_of(&placed.tree)
     }
@@ -205,12 +204,12 @@ impl<'tree> Plan<'tree> {
         self.runs_of(range).iter().flat_map(|run| run.physical..run.physical + u64::from(run.length))
     }
 
-    /// Blocks of the journal that `placed` is, without a tree over them.
+    /// Returns the number of blocks of the journal, without those of its extent tree.
     pub(crate) fn journal_blocks(&self, placed: &Placed) -> u64 {
         self.runs_of(&placed.runs).iter().map(|run| u64::from(run.length)).sum()
     }
 
-    /// Blocks of an inode's map and of the tree over it.
+    /// Returns the number of blocks of an inode, those of its extent tree included.
     pub(crate) fn blocks_of(&self, placed: &Placed) -> u64 {
         [&placed.runs, &placed.tree]
             .into_iter()
@@ -220,26 +219,26 @@ impl<'tree> Plan<'tree> {
     }
 }
 
-/// Everything gets the next free blocks, in this order: directories, shared attributes, symlinks, journal, files.
-/// What the kernel reads to find files thus lies together, and the bodies can be written in one sweep.
+/// Allocated blocks. Everything gets the next free ones, in this order: directories, attribute blocks, symlinks, journal,
+/// files. What the kernel reads to look up files is thus close together, and file contents can be written in one pass.
 #[derive(Default)]
 struct Allocation {
     places: Vec<Placed>,
     xattr_places: Vec<u64>,
     journal: Option<Placed>,
     runs: Vec<Run>,
-    /// First block that was not given away.
+    /// The first block that is not allocated.
     end: u64,
-    /// Blocks given away, the journal's not counted.
+    /// Allocated blocks, the journal's not counted.
     data_blocks: u64,
 }
 
 impl Allocation {
-    /// Takes blocks from the ranges of `free` and, where they are not enough, from behind the last. Only counts unless
-    /// `record`ing.
+    /// Allocates from the ranges of `free` and, where they do not suffice, behind the last of them. Only counts blocks unless
+    /// `record` is set.
     fn new(inventory: &Inventory, journal_blocks: u64, free: &[Range<u64>], record: bool) -> Self {
-        let mut taker = Taker { free, next: 0, runs: Vec::new(), count: 0, taken: 0, record };
-        taker.enter(0);
+        let mut allocator = Allocator { free, next: 0, runs: Vec::new(), count: 0, allocated: 0, record };
+        allocator.enter(0);
         let mut places = vec![Placed::default(); if record { inventory.nodes.len() } else { 0 }];
         let mut keep = |at: usize, placed: Placed| {
             if record {
@@ -247,46 +246,46 @@ impl Allocation {
             }
         };
         for (at, directory) in inventory.directories() {
-            keep(at, taker.place(std::iter::once((0, directory.blocks() as u64))));
+            keep(at, allocator.place(std::iter::once((0, directory.blocks() as u64))));
         }
-        let xattr_places = inventory.xattr_blocks.iter().map(|_| taker.take_one()).collect();
+        let xattr_places = inventory.xattr_blocks.iter().map(|_| allocator.allocate(1).0).collect();
         for &at in &inventory.long_symlinks {
-            keep(at as usize, taker.place(std::iter::once((0, 1))));
+            keep(at as usize, allocator.place(std::iter::once((0, 1))));
         }
-        let before_journal = taker.taken;
-        let journal = (journal_blocks > 0).then(|| taker.place(std::iter::once((0, journal_blocks))));
-        let journal_blocks = taker.taken - before_journal;
+        let before_journal = allocator.allocated;
+        let journal = (journal_blocks > 0).then(|| allocator.place(std::iter::once((0, journal_blocks))));
+        let journal_blocks = allocator.allocated - before_journal;
         for (at, node) in inventory.nodes.iter().enumerate() {
             if let Kind::File(body) = &node.inode.kind {
-                keep(at, taker.place(block_runs(body)));
+                keep(at, allocator.place(block_runs(body)));
             }
         }
         Allocation {
             places,
             xattr_places,
             journal,
-            end: taker.next,
-            data_blocks: taker.taken - journal_blocks,
-            runs: taker.runs,
+            end: allocator.next,
+            data_blocks: allocator.allocated - journal_blocks,
+            runs: allocator.runs,
         }
     }
 }
 
-/// Gives away free blocks from front to back.
-struct Taker<'free> {
+/// Allocates free blocks in ascending order.
+struct Allocator<'free> {
     /// The range that `next` is in, and those behind it.
     free: &'free [Range<u64>],
     next: u64,
     runs: Vec<Run>,
-    /// Of runs, recorded or not.
+    /// Runs so far, recorded or not.
     count: u32,
-    /// Of blocks.
-    taken: u64,
+    /// Blocks so far.
+    allocated: u64,
     record: bool,
 }
 
-impl Taker<'_> {
-    /// Goes to the range at index `at`.
+impl Allocator<'_> {
+    /// Moves on to the free range at index `at`.
     fn enter(&mut self, at: usize) {
         self.free = &self.free[at.min(self.free.len())..];
         if let Some(range) = self.free.first() {
@@ -294,11 +293,11 @@ impl Taker<'_> {
         }
     }
 
-    /// Up to `blocks` neighbouring blocks: the first, and how many.
-    fn take(&mut self, blocks: u64) -> (u64, u64) {
+    /// Allocates up to `blocks` adjacent blocks; returns the first, and how many.
+    fn allocate(&mut self, blocks: u64) -> (u64, u64) {
         while self.free.first().is_some_and(|range| range.end == self.next) {
             if self.free.len() == 1 {
-                // Behind the last range: more than the filesystem has, which the count will show.
+                // Behind the last range: more blocks than the filesystem has, which the caller sees by their number.
                 self.free = &[];
             } else {
                 self.enter(1);
@@ -308,19 +307,15 @@ impl Taker<'_> {
         let length = blocks.min(left).min(MAX_RUN);
         let start = self.next;
         self.next += length;
-        self.taken += length;
+        self.allocated += length;
         (start, length)
     }
 
-    fn take_one(&mut self) -> u64 {
-        self.take(1).0
-    }
-
-    fn take_runs(&mut self, mut logical: u64, mut blocks: u64) {
+    fn allocate_runs(&mut self, mut logical: u64, mut blocks: u64) {
         while blocks > 0 {
-            let (physical, length) = self.take(blocks);
+            let (physical, length) = self.allocate(blocks);
             if self.record {
-                // Files end below 2^32 blocks, runs at MAX_RUN.
+                // Files have fewer than 2^32 blocks, runs at most MAX_RUN.
                 self.runs.push(Run { logical: logical as u32, length: length as u32, physical });
             }
             self.count += 1;
@@ -329,14 +324,14 @@ impl Taker<'_> {
         }
     }
 
-    /// Blocks for all (logical, length) runs of an inode, and for the tree over them.
+    /// Allocates blocks for all (logical, length) runs of an inode, and for its extent tree.
     fn place(&mut self, wanted: impl Iterator<Item = (u64, u64)>) -> Placed {
         let start = self.count;
         for (logical, blocks) in wanted {
-            self.take_runs(logical, blocks);
+            self.allocate_runs(logical, blocks);
         }
         let end = self.count;
-        self.take_runs(0, tree_blocks((end - start) as usize));
+        self.allocate_runs(0, tree_blocks((end - start) as usize));
         Placed { runs: start..end, tree: end..self.count }
     }
 }

@@ -1,43 +1,48 @@
-//! How large a filesystem should be: `size = max(min-size, what the content asks for)`, decided exactly.
+//! How large a filesystem is to be: the smallest one that holds the content with its headroom, and at least `min-size`.
 //!
-//! Pure: numbers in, a [`SizeDecision`] out. What a filesystem of a given size spends on itself is asked of a
-//! [`OverheadModel`], which the filesystem writer brings.
+//! [`decide`] takes numbers and returns a [`SizeDecision`]; it does no I/O. The overhead of a filesystem of a given size comes
+//! from an [`OverheadModel`], which the writer of the filesystem implements.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use snug_rootfs::tree::{Kind, RootTree, TreePath};
 
-/// Bytes of one filesystem block; every size is rounded up to it.
+/// Bytes of a filesystem block; every size is a multiple of it.
 pub const BLOCK_SIZE: u64 = 4096;
 
-/// Room for growth as a factor of the content, in millionths, so that `0.4 × data` is exact: 1.4 is 1_400_000.
+/// The capacity of a filesystem as a multiple of its content: with 1.4, free space is equal to 40 % of the content. An integer
+/// number of millionths, so that arithmetic is exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Headroom {
+    /// 1_400_000 is 1.4. Less than 1_000_000 counts as 1.0.
     pub millionths: u32,
 }
 
 impl Headroom {
-    /// What a guest that writes needs, unless the spec knows better.
+    /// 1.4, for guests that write.
     pub const DEFAULT: Headroom = Headroom { millionths: 1_400_000 };
-    /// An exactly full filesystem.
+    /// 1.0: a filesystem without free space.
     pub const NONE: Headroom = Headroom { millionths: 1_000_000 };
 
-    /// ⌈(headroom − 1) · amount⌉
+    /// Returns ⌈(headroom − 1) · amount⌉, the free blocks or inodes for `amount` used ones.
     pub fn free_for(self, amount: u64) -> u64 {
         let share = u128::from(self.millionths.saturating_sub(Self::NONE.millionths));
         u64::try_from((u128::from(amount) * share).div_ceil(1_000_000)).unwrap_or(u64::MAX)
     }
 }
 
-/// What the spec or the command line says about size. `min_size` and `max_size` are bytes of the filesystem.
+/// What a size must satisfy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SizePolicy {
+    /// Bytes that the filesystem has at least; rounded up to a block.
     pub min_size: u64,
+    /// Bytes that the filesystem must not exceed; more is [`SizeError::ExceedsMax`].
     pub max_size: Option<u64>,
+    /// Free blocks and inodes, in relation to the content.
     pub headroom: Headroom,
-    /// Free inodes to leave, where that is more than the headroom gives.
+    /// Free inodes to leave at least, whatever the headroom.
     pub free_inodes: Option<u64>,
 }
 
@@ -47,36 +52,36 @@ impl Default for SizePolicy {
     }
 }
 
-/// What a tree needs of a filesystem, before any headroom.
+/// What a tree needs of a filesystem, without headroom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
-    /// Blocks of file bodies (holes not counted), directories, extent and xattr blocks and slow symlinks.
+    /// Blocks of file contents (holes not counted), directories, extent trees, xattrs and long symlinks.
     pub data_blocks: u64,
     /// The tree's inodes and the filesystem's own ([`EXT4_OWN_INODES`]).
     pub inodes: u64,
 }
 
-/// Inodes that ext4 counts on top of the tree's: the ten reserved ones and lost+found.
+/// Inodes that ext4 has in addition to the tree's: the ten reserved ones and lost+found.
 pub const EXT4_OWN_INODES: u64 = 11;
 
 impl Demand {
-    /// The demand of `tree` in an ext4 whose writer needs `data_blocks` for it.
+    /// The demand of `tree` on an ext4 in which its content takes `data_blocks`.
     pub fn ext4(tree: &RootTree, data_blocks: u64) -> Self {
         Demand { data_blocks, inodes: tree.inode_count() as u64 + EXT4_OWN_INODES }
     }
 }
 
-/// What a filesystem spends on itself.
+/// What a filesystem of a given size consists of apart from content and free space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overhead {
-    /// Inodes that it really has: at least what was asked, as its groups round them.
+    /// Inodes of the filesystem: at least as many as were asked for, rounded up in every group.
     pub inodes: u64,
     /// Blocks by structure (`journal`, `inode tables`, …), reserved blocks among them.
     pub structures: Vec<Structure>,
 }
 
 impl Overhead {
-    /// All structures together, in blocks.
+    /// Returns the blocks of all structures together.
     pub fn blocks(&self) -> u64 {
         self.structures.iter().fold(0, |sum, structure| sum.saturating_add(structure.blocks))
     }
@@ -85,24 +90,27 @@ impl Overhead {
 /// Blocks of a filesystem that hold no content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Structure {
+    /// A noun in lower case: `inode tables`.
     pub name: String,
+    /// How many blocks.
     pub blocks: u64,
 }
 
 impl Structure {
+    /// A structure of this name with so many blocks.
     pub fn new(name: impl Into<String>, blocks: u64) -> Self {
         Structure { name: name.into(), blocks }
     }
 }
 
-/// What filesystems of a type spend on themselves, as a function of their size.
+/// The overhead of a type of filesystem as a function of its size.
 pub trait OverheadModel {
-    /// The overhead of a filesystem of exactly `blocks` blocks with at least `inodes` inodes; `None` where there is no
-    /// such filesystem (its last group would be too small to hold its own metadata, say).
+    /// Returns the overhead of a filesystem of exactly `blocks` blocks with at least `inodes` inodes; `None` if there is no
+    /// such filesystem, because its last group would be too small for its metadata, for example.
     fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead>;
 
-    /// The last size in blocks, at least `blocks`, up to which the overhead does not fall. Rounding inodes up in every
-    /// group can cost less with one group more, so that ext4 answers with the end of the last group.
+    /// Returns the largest size in blocks, at least `blocks`, up to which the overhead does not decrease. Since inodes are
+    /// rounded up in every group, one group more can need fewer blocks; for ext4 this is the end of the last group.
     fn monotonic_until(&self, blocks: u64) -> u64 {
         let _ = blocks;
         u64::MAX
@@ -115,53 +123,70 @@ pub trait OverheadModel {
 pub enum Rule {
     /// The content and its headroom.
     Content,
-    /// `min-size`, which is more than the content asks for.
+    /// [`SizePolicy::min_size`], which is more than that.
     MinSize,
 }
 
-/// How large a filesystem is, and why. Goes into `manifest.json`.
+/// How large a filesystem is, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SizeDecision {
+    /// What decided.
     pub rule: Rule,
+    /// [`SizePolicy::headroom`]
     pub headroom: Headroom,
     /// [`Demand::data_blocks`]
     pub data_blocks: u64,
     /// [`Demand::inodes`]
     pub inodes: u64,
-    /// Free blocks asked for: ⌈(headroom − 1) · data⌉. Where [`Rule::MinSize`] decided there are more.
+    /// Free blocks that the policy requires: ⌈(headroom − 1) · data blocks⌉. With [`Rule::MinSize`] there are more.
     pub free_blocks: u64,
-    /// Free inodes asked for: ⌈(headroom − 1) · inodes⌉, or `free-inodes` where that is more.
+    /// Free inodes that the policy requires: ⌈(headroom − 1) · inodes⌉, or [`SizePolicy::free_inodes`] if that is more.
     pub free_inodes: u64,
     /// Inodes of the filesystem, free ones included: at least `inodes + free_inodes`.
     pub total_inodes: u64,
-    /// What the filesystem spends on itself.
+    /// Blocks that hold no content.
     pub overhead: Vec<Structure>,
-    /// Blocks of the filesystem: at least data, free and overhead together.
+    /// Blocks of the filesystem: at least data, free blocks and overhead together.
     pub total_blocks: u64,
     /// `total_blocks` in bytes.
     pub bytes: u64,
 }
 
-/// Why there is no size.
+/// Why no size satisfies a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
-    /// The caller names what is large ([`largest`]).
+    /// The smallest filesystem is larger than [`SizePolicy::max_size`]. [`explain`] adds the paths that take the most space.
     #[error(
         "the image needs {} ({needed} bytes), and max-size is {} ({max} bytes)",
         human_bytes(*needed),
         human_bytes(*max)
     )]
-    ExceedsMax { needed: u64, max: u64 },
+    ExceedsMax {
+        /// Bytes of that filesystem.
+        needed: u64,
+        /// [`SizePolicy::max_size`]
+        max: u64,
+    },
+    /// No filesystem of this type is large enough.
     #[error("no filesystem holds {data_blocks} blocks of data and {inodes} inodes with the headroom asked for")]
-    Unrepresentable { data_blocks: u64, inodes: u64 },
+    Unrepresentable {
+        /// [`Demand::data_blocks`]
+        data_blocks: u64,
+        /// [`Demand::inodes`]
+        inodes: u64,
+    },
 }
 
-/// No filesystem is searched beyond this: ext4's own limit (48-bit block numbers in extents).
+/// Where the search ends: ext4's own limit, the 48-bit block numbers of extents.
 const BLOCKS_MAX: u64 = 1 << 48;
 
-/// Decides the size (DESIGN 5.1a): the smallest filesystem that holds the tree and then still has the free blocks and
+/// Decides the size (docs/architecture.md): the smallest filesystem that holds the content and has the free blocks and
 /// inodes that the headroom asks for, and at least `min_size`.
+///
+/// # Errors
+///
+/// [`SizeError`], if that is more than `max_size` or than any filesystem can have.
 pub fn decide(demand: Demand, policy: &SizePolicy, model: &dyn OverheadModel) -> Result<SizeDecision, SizeError> {
     let Demand { data_blocks, inodes } = demand;
     let unrepresentable = SizeError::Unrepresentable { data_blocks, inodes };
@@ -194,7 +219,8 @@ pub fn decide(demand: Demand, policy: &SizePolicy, model: &dyn OverheadModel) ->
     }
 }
 
-/// The smallest filesystem of at least `from` blocks that has `wanted` blocks and `inodes` inodes beside its overhead.
+/// Finds the smallest filesystem of at least `from` blocks that has `wanted` blocks apart from its overhead, and `inodes`
+/// inodes.
 fn smallest(from: u64, wanted: u64, inodes: u64, model: &dyn OverheadModel) -> Option<(u64, Overhead)> {
     let mut blocks = from.max(1);
     while blocks <= BLOCKS_MAX {
@@ -206,22 +232,23 @@ fn smallest(from: u64, wanted: u64, inodes: u64, model: &dyn OverheadModel) -> O
         if needed <= blocks {
             return Some((blocks, overhead));
         }
-        // As long as the overhead does not fall, nothing below `needed` can do.
+        // As long as the overhead does not decrease, no size below `needed` suffices.
         blocks = needed.min(model.monotonic_until(blocks).saturating_add(1).max(blocks + 1));
     }
     None
 }
 
-/// A path and what it holds, for messages.
+/// A path and the space that it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Weight {
+    /// A file or a directory.
     pub path: TreePath,
-    /// Bytes of the file, or of all that is below the directory, rounded to whole blocks; hard links count once.
+    /// Bytes of the file, or of all files below the directory, each rounded up to blocks; hard links count once.
     pub bytes: u64,
 }
 
-/// The `count` largest paths, largest first. A directory whose bytes come mostly from one child is only on the way
-/// there, and the child stands for it; the root is never named.
+/// Returns the `count` paths that take the most space, largest first. A directory is left out if more than half of its bytes
+/// are those of one child, which is listed in its place; so is the root.
 pub fn largest(tree: &RootTree, count: usize) -> Vec<Weight> {
     struct Open<'tree> {
         path: &'tree TreePath,
@@ -258,10 +285,10 @@ pub fn largest(tree: &RootTree, count: usize) -> Vec<Weight> {
     weights.into_iter().take(count).map(|(bytes, path)| Weight { path: path.clone(), bytes }).collect()
 }
 
-/// How many paths are named when an image is too large.
+/// How many paths [`explain`] lists.
 const LARGEST_NAMED: usize = 10;
 
-/// `error` for a person: with the largest paths of `tree` where it is about `max-size`.
+/// Adds the largest paths of `tree` to [`SizeError::ExceedsMax`], as text for people; other errors stay as they are.
 pub fn explain(error: SizeError, tree: &RootTree) -> anyhow::Error {
     if !matches!(error, SizeError::ExceedsMax { .. }) {
         return error.into();
@@ -274,7 +301,7 @@ pub fn explain(error: SizeError, tree: &RootTree) -> anyhow::Error {
     anyhow::Error::new(error).context(text)
 }
 
-/// `1.4`, as it is written in specs.
+/// `1.4`, as in image.toml.
 impl fmt::Display for Headroom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fraction = format!("{:06}", self.millionths % 1_000_000);
@@ -283,7 +310,7 @@ impl fmt::Display for Headroom {
     }
 }
 
-/// `1.4 GiB`, `312 MiB`, `4096 B`: binary units, as the specs use.
+/// Formats a size in binary units with three digits: `1.40 GiB`, `312 MiB`; below 10 KiB in bytes: `4096 B`.
 pub fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 10 * 1024 {
@@ -314,8 +341,8 @@ mod tests {
     use super::*;
     use snug_rootfs::tree::{Body, BodySource, Inode};
 
-    /// An ext4 in small: groups with metadata, backups in some, inodes rounded up in each, a journal by steps, and no
-    /// last group too small for itself.
+    /// A simplified ext4: groups with bitmaps, inodes rounded up in each, a journal whose size grows in steps, and no last
+    /// group smaller than its metadata.
     #[derive(Debug, Clone)]
     struct Groups {
         group: u64,
@@ -365,18 +392,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_smaller_would_do(
+        fn nothing_smaller_suffices(
             data_blocks in 0..2000_u64, inodes in 11..500_u64, policy in policies(), model in models()
         ) {
             let decided = decide(Demand { data_blocks, inodes }, &policy, &model);
-            // Groups smaller than their own tables hold nothing, however many.
+            // Groups smaller than their own inode tables never hold anything.
             prop_assume!(decided.is_ok());
             let decision = decided.unwrap();
             prop_assert!(satisfies(decision.total_blocks, &decision, &model));
             prop_assert!(decision.bytes >= policy.min_size);
             let floor = policy.min_size.div_ceil(BLOCK_SIZE);
             for blocks in floor.max(1)..decision.total_blocks {
-                prop_assert!(!satisfies(blocks, &decision, &model), "{} blocks would do", blocks);
+                prop_assert!(!satisfies(blocks, &decision, &model), "{} blocks suffice", blocks);
             }
             prop_assert_eq!(decision.rule == Rule::MinSize, (1..floor).any(|blocks| satisfies(blocks, &decision, &model)));
         }
@@ -386,7 +413,7 @@ mod tests {
             data_blocks in 0..2000_u64, inodes in 11..500_u64, more in 0..500_u64, policy in policies(),
             model in models()
         ) {
-            // A model that never falls: beside it, one group more may make room cheaper.
+            // An overhead that never decreases: with real groups, one group more can need fewer blocks.
             struct Monotonic(Groups);
             impl OverheadModel for Monotonic {
                 fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
@@ -452,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_said_for_people() {
+    fn sizes_are_formatted_in_binary_units() {
         assert_eq!(human_bytes(4096), "4096 B");
         assert_eq!(human_bytes(312 << 20), "312 MiB");
         assert_eq!(human_bytes(1_154_666_496), "1.08 GiB");

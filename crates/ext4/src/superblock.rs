@@ -3,7 +3,7 @@
 use super::checksum::{self, crc32c};
 use super::on_disk::{Field, on_disk};
 
-/// The superblock lies behind the boot sector.
+/// Bytes before the superblock in group 0, left for a boot sector.
 pub(crate) const SUPERBLOCK_OFFSET: usize = 1024;
 
 /// `super.rst`, "Superblock Compatible Feature Flags".
@@ -52,18 +52,18 @@ on_disk! {
         mount_time: u32,
         write_time: u32,
         mount_count: u16,
-        /// 0xffff: never forced to be checked by counting.
+        /// 0xffff: no check after a number of mounts.
         max_mount_count: u16,
         magic: u16,
         /// 1: cleanly unmounted.
         state: u16,
-        /// 1: carry on after an error.
+        /// 1: continue after an error.
         errors: u16,
         minor_revision: u16,
         last_check: u32,
         check_interval: u32,
         creator_os: u32,
-        /// 1: inode sizes and features are stated.
+        /// 1: inode size and features are dynamic.
         revision: u32,
         default_reserved_uid: u16,
         default_reserved_gid: u16,
@@ -85,7 +85,7 @@ on_disk! {
         journal_inode: u32,
         journal_device: u32,
         last_orphan: u32,
-        /// As the four little-endian words that the hash starts from.
+        /// The four little-endian words of the hash's initial state.
         hash_seed: [u8; 16],
         /// 1: half MD4.
         default_hash_version: u8,
@@ -122,14 +122,14 @@ on_disk! {
         mount_options: [u8; 64],
         user_quota_inode: u32,
         group_quota_inode: u32,
-        /// Blocks that no file can ever have: metadata of the groups and the journal.
+        /// Blocks that no file can use: the group metadata and the journal.
         overhead_blocks: u32,
         backup_groups: [u32; 2],
         encrypt_algorithms: [u8; 4],
         encrypt_password_salt: [u8; 16],
         lost_found_inode: u32,
         project_quota_inode: u32,
-        /// What metadata checksums start from: crc32c of the UUID the filesystem was made with.
+        /// The seed of metadata checksums: crc32c of the UUID that the filesystem was made with.
         checksum_seed: u32,
         write_time_hi: u8,
         mount_time_hi: u8,
@@ -148,7 +148,7 @@ on_disk! {
 }
 
 impl Superblock {
-    /// The 1024 bytes with their checksum.
+    /// Returns the encoded superblock with its checksum.
     pub(crate) fn seal(&self) -> [u8; 1024] {
         let mut bytes = [0; 1024];
         self.put(&mut bytes);

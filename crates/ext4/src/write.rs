@@ -1,4 +1,4 @@
-//! The planned filesystem onto the disk, in one ascending sweep: what the groups hold, and between it the data.
+//! Writes a planned filesystem in one pass over ascending blocks: the data, and the block groups' metadata in between.
 
 use anyhow::{Context, Result};
 use snug_rootfs::tree::{Body, Kind};
@@ -6,7 +6,7 @@ use snug_rootfs::tree::{Body, Kind};
 use super::checksum::{self, crc32c};
 use super::directory::Blocks;
 use super::extents::write_tree;
-use super::groups::Structures;
+use super::groups::GroupMetadata;
 use super::inode::inode_seed;
 use super::journal;
 use super::on_disk::{BLOCK, special};
@@ -16,40 +16,40 @@ use super::xattr::{self, Xattrs};
 use crate::identity::Description;
 
 /// Writes one plan.
-pub(crate) struct Writing<'a, 'output> {
+pub(crate) struct ImageWriter<'a, 'output> {
     plan: &'a Plan<'a>,
     description: &'a Description<'a>,
-    structures: Structures<'a>,
+    metadata: GroupMetadata<'a>,
     output: &'output mut Output<'a>,
-    /// What checksums start from: crc32c of the UUID.
+    /// The seed of metadata checksums: crc32c of the UUID.
     seed: u32,
 }
 
-impl<'a, 'output> Writing<'a, 'output> {
+impl<'a, 'output> ImageWriter<'a, 'output> {
     pub(crate) fn new(plan: &'a Plan<'a>, description: &'a Description<'a>, output: &'output mut Output<'a>) -> Self {
         let seed = crc32c(checksum::START, &description.identity.uuid);
-        Writing { plan, description, structures: Structures::new(plan, description, seed), output, seed }
+        ImageWriter { plan, description, metadata: GroupMetadata::new(plan, description, seed), output, seed }
     }
 
     pub(crate) fn run(mut self) -> Result<()> {
         self.data().context("write the data")?;
-        self.structures.write_before(u64::MAX, self.output)?;
+        self.metadata.write_before(u64::MAX, self.output)?;
         self.output.flush().context("write the data")
     }
 
-    /// Everything that the plan gave blocks to, in the order in which it did.
+    /// Writes everything that has data blocks, in the order in which the plan allocated them.
     fn data(&mut self) -> Result<()> {
         let plan = self.plan;
         let inventory = &plan.inventory;
         for (at, directory) in inventory.directories() {
             let placed = &plan.places[at];
             let seed = inode_seed(self.seed, directory.inode);
-            directory.write(seed, &mut InMap { places: plan.map_places(placed), writing: self })?;
+            directory.write(seed, &mut MappedBlocks { numbers: plan.map_places(placed), writer: self })?;
             self.extent_blocks(placed, directory.inode)?;
         }
         for (shared, &place) in inventory.xattr_blocks.iter().zip(&plan.xattr_places) {
             let xattrs = Xattrs::new(&inventory.nodes[shared.node as usize].inode.xattrs)?;
-            let mut block = xattrs.block().expect("it was counted");
+            let mut block = xattrs.block().expect("the inventory counted it");
             xattr::seal_block(&mut block, place, shared.sharers, self.seed);
             self.put(place, &block)?;
         }
@@ -78,16 +78,16 @@ impl<'a, 'output> Writing<'a, 'output> {
     }
 
     fn put(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
-        self.structures.write_before(block, self.output)?;
+        self.metadata.write_before(block, self.output)?;
         Ok(self.output.put(block, bytes)?)
     }
 
     fn put_body(&mut self, block: u64, body: &Body, logical: u32, blocks: u32) -> Result<()> {
-        self.structures.write_before(block, self.output)?;
+        self.metadata.write_before(block, self.output)?;
         Ok(self.output.put_body(block, body, logical, blocks)?)
     }
 
-    /// Blocks of an extent tree outside of its inode.
+    /// Writes the blocks of an extent tree that are not in the inode.
     fn extent_blocks(&mut self, placed: &Placed, number: u32) -> Result<()> {
         if placed.tree.is_empty() {
             return Ok(());
@@ -104,19 +104,19 @@ impl<'a, 'output> Writing<'a, 'output> {
     }
 }
 
-/// The blocks of an inode's map, one after the other.
-struct InMap<'w, 'a, 'output, I> {
-    places: I,
-    writing: &'w mut Writing<'a, 'output>,
+/// The blocks that an inode maps, in order.
+struct MappedBlocks<'w, 'a, 'output, I> {
+    numbers: I,
+    writer: &'w mut ImageWriter<'a, 'output>,
 }
 
-impl<I: Iterator<Item = u64>> Blocks for InMap<'_, '_, '_, I> {
+impl<I: Iterator<Item = u64>> Blocks for MappedBlocks<'_, '_, '_, I> {
     type Error = anyhow::Error;
 
     fn next(&mut self) -> Result<&mut [u8; BLOCK]> {
-        let Writing { structures, output, .. } = &mut *self.writing;
-        let place = self.places.next().expect("it was counted");
-        structures.write_before(place, output)?;
-        Ok(output.block(place)?)
+        let ImageWriter { metadata, output, .. } = &mut *self.writer;
+        let number = self.numbers.next().expect("the inventory counted the directory's blocks");
+        metadata.write_before(number, output)?;
+        Ok(output.block(number)?)
     }
 }

@@ -1,5 +1,5 @@
-//! Finished pieces of the image on their way into the file. A thread of their own writes them, so that the next ones are
-//! read meanwhile, and hands each to the digest where one is wanted.
+//! The thread that writes finished chunks to the image file, and passes them to the digest if there is one, while the next
+//! chunks are composed.
 
 use std::fs::File;
 use std::io;
@@ -12,110 +12,111 @@ use snug_rootfs::digest::StreamHash;
 
 use super::Meter;
 use super::on_disk::BLOCK;
-use super::preallocate::Reservation;
+use super::preallocate::Preallocation;
 
-/// Pieces that are written or wait for it. Few, so that they are still in a cache when it comes to them.
-const WAITING: usize = 3;
-/// Blocks of one write call, which end at multiples of it in the image: the kernel caches each call as one folio where it finds
-/// memory for it. 128 KiB is what `cp` writes at once; where memory is in pieces, looking for four times as much takes longer
-/// than all the rest.
-const AT_ONCE: usize = (128 << 10) / BLOCK;
-/// Zero blocks in a row from which on a hole in the image file is worth its own write call.
-const HOLE: usize = 8;
+/// Chunks that are being written or queued: few, so that they are still in the processor's cache when they are written.
+const QUEUED: usize = 3;
+/// The most blocks of one write call, which ends at a multiple of it in the image: the kernel caches each call as one folio
+/// where it finds the memory. 128 KiB is what `cp` writes at once; where memory is fragmented, finding folios four times as
+/// large takes longer than all the rest.
+const BLOCKS_PER_WRITE: usize = (128 << 10) / BLOCK;
+/// Zero blocks in a row from which on leaving a hole is worth another write call.
+const MIN_HOLE: usize = 8;
 
 /// The file that becomes the image.
 #[derive(Clone, Copy)]
 pub(crate) struct ImageFile<'a> {
     pub file: &'a File,
-    /// Is told of what is written.
     pub meter: &'a dyn Meter,
 }
 
-/// The beginning of a buffer, and where in the image it belongs.
-pub(crate) struct Piece {
-    /// In bytes.
+/// A filled part of the image.
+pub(crate) struct Chunk {
+    /// Offset in the image in bytes.
     pub start: u64,
     pub buffer: Vec<u8>,
-    /// Bytes of the buffer that count; whole blocks.
+    /// Bytes of the buffer that are in use, from its start; whole blocks.
     pub filled: usize,
 }
 
-/// The way to the thread, and back from it.
-pub(crate) struct Pieces<'scope> {
-    relay: Relay<Piece>,
+/// A handle to the thread.
+pub(crate) struct WriterThread<'scope> {
+    chunks: Relay<Chunk>,
     thread: ScopedJoinHandle<'scope, io::Result<Option<StreamHash>>>,
 }
 
-impl<'scope> Pieces<'scope> {
-    /// Starts the thread. `solid` are ranges in bytes, ascending, that will be written without a gap: disk is reserved there.
+impl<'scope> WriterThread<'scope> {
+    /// Starts the thread. `dense_ranges` are ascending ranges in bytes that will be written without a gap: they are
+    /// preallocated.
     pub(crate) fn start(
         scope: &'scope Scope<'scope, '_>,
         image: ImageFile<'scope>,
-        solid: Vec<Range<u64>>,
+        dense_ranges: Vec<Range<u64>>,
         mut hash: Option<StreamHash>,
     ) -> io::Result<Self> {
-        let (relay, runner) = relay::<Piece>(WAITING);
-        let mut reservation = Reservation::new(image.file, solid);
+        let (chunks, runner) = relay::<Chunk>(QUEUED);
+        let mut preallocation = Preallocation::new(image.file, dense_ranges);
         let work = move || {
-            while let Some(piece) = runner.next() {
-                reservation.advance(piece.start..piece.start + piece.filled as u64)?;
-                image.write(&piece, &mut reservation)?;
-                image.meter.advance(piece.filled as u64);
+            while let Some(chunk) = runner.next() {
+                preallocation.advance(chunk.start..chunk.start + chunk.filled as u64)?;
+                image.write(&chunk, &mut preallocation)?;
+                image.meter.advance(chunk.filled as u64);
                 let buffer = match &mut hash {
-                    Some(hash) => hash.take(piece.start, piece.buffer, piece.filled),
-                    None => piece.buffer,
+                    Some(hash) => hash.take(chunk.start, chunk.buffer, chunk.filled),
+                    None => chunk.buffer,
                 };
                 runner.give_back(buffer);
             }
-            reservation.give_back()?;
+            preallocation.finish()?;
             Ok(hash)
         };
         let thread = thread::Builder::new().name("image".into()).spawn_scoped(scope, work)?;
-        Ok(Pieces { relay, thread })
+        Ok(WriterThread { chunks, thread })
     }
 
-    /// Takes a piece, and answers another buffer; a new one is empty. An error here says no more than that the thread has
-    /// ended; [`Self::finish`] says why.
-    pub(crate) fn take(&mut self, piece: Piece) -> io::Result<Vec<u8>> {
-        self.relay.pass(piece).ok_or_else(|| io::Error::other("the image is no longer written"))
+    /// Queues a chunk and returns a buffer for the next one, which is empty if it is new. An error means only that the thread
+    /// has ended; [`Self::finish`] returns the cause.
+    pub(crate) fn write(&mut self, chunk: Chunk) -> io::Result<Vec<u8>> {
+        self.chunks.pass(chunk).ok_or_else(|| io::Error::other("the thread that writes the image has ended"))
     }
 
-    /// Waits until all is written, and gives the digest back.
+    /// Waits until everything is written, and returns the digest.
     pub(crate) fn finish(self) -> io::Result<Option<StreamHash>> {
-        drop(self.relay);
+        drop(self.chunks);
         self.thread.join().expect("writing does not panic")
     }
 }
 
 impl ImageFile<'_> {
-    /// Writes what is not zero.
-    fn write(&self, piece: &Piece, reservation: &mut Reservation) -> io::Result<()> {
-        let filled = &piece.buffer[..piece.filled];
+    /// Writes the blocks of `chunk` that are not zero.
+    fn write(&self, chunk: &Chunk, preallocation: &mut Preallocation) -> io::Result<()> {
+        let filled = &chunk.buffer[..chunk.filled];
         let (blocks, _) = filled.as_chunks::<BLOCK>();
-        let place = |block: usize| piece.start + (block * BLOCK) as u64;
+        let offset = |block: usize| chunk.start + (block * BLOCK) as u64;
         let mut from = 0;
         while from < blocks.len() {
-            let to_boundary = AT_ONCE - (place(from) / BLOCK as u64) as usize % AT_ONCE;
+            let to_boundary = BLOCKS_PER_WRITE - (offset(from) / BLOCK as u64) as usize % BLOCKS_PER_WRITE;
             let data = data_blocks(&blocks[from..blocks.len().min(from + to_boundary)]);
             if data > 0 {
-                self.file.write_all_at(&filled[from * BLOCK..(from + data) * BLOCK], place(from))?;
+                self.file.write_all_at(&filled[from * BLOCK..(from + data) * BLOCK], offset(from))?;
             }
             from += data;
             let zeros = blocks[from..].iter().take_while(|block| is_zero(block)).count();
-            reservation.skip(place(from)..place(from + zeros))?;
+            preallocation.skip(offset(from)..offset(from + zeros))?;
             from += zeros;
         }
         Ok(())
     }
 }
 
-/// How many blocks from the first on belong to one write: up to a hole of [`HOLE`] blocks, or a shorter one at the end.
+/// Returns how many blocks, from the first on, go into one write: those before the first [`MIN_HOLE`] zero blocks in a row,
+/// without zero blocks at the end.
 fn data_blocks(blocks: &[[u8; BLOCK]]) -> usize {
     let (mut data, mut zeros) = (0, 0);
     for (at, block) in blocks.iter().enumerate() {
         if is_zero(block) {
             zeros += 1;
-            if zeros == HOLE {
+            if zeros == MIN_HOLE {
                 break;
             }
         } else {
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reserved_zeros_are_holes_again_and_data_is_where_it_was_put() {
+    fn preallocated_zeros_become_holes_and_data_is_at_its_offset() {
         const BLOCKS: usize = 64;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
@@ -152,15 +153,16 @@ mod tests {
         }
         let expected = buffer.clone();
         let image = ImageFile { file: &file, meter: &() };
-        let solid = Vec::from_iter(Some(length..2 * length));
+        let dense_ranges = Vec::from_iter(Some(length..2 * length));
         thread::scope(|scope| {
-            let mut pieces = Pieces::start(scope, image, solid, Some(StreamHash::start().unwrap())).unwrap();
-            pieces.take(Piece { start: length, buffer, filled: BLOCKS * BLOCK }).unwrap();
-            pieces.finish().unwrap()
+            let hash = Some(StreamHash::start().unwrap());
+            let mut writer = WriterThread::start(scope, image, dense_ranges, hash).unwrap();
+            writer.write(Chunk { start: length, buffer, filled: BLOCKS * BLOCK }).unwrap();
+            writer.finish().unwrap()
         });
         let bytes = std::fs::read(&path).unwrap();
         assert!(bytes[..BLOCKS * BLOCK].iter().all(|byte| *byte == 0) && bytes[BLOCKS * BLOCK..] == expected);
-        // st_blocks counts 512-byte units. A tmpfs, whose pages may be huge ones, takes what it likes.
+        // st_blocks counts 512-byte units. On a tmpfs with huge pages it says nothing.
         if !is_tmpfs(&path) {
             assert_eq!(file.metadata().unwrap().blocks() * 512, 5 * BLOCK as u64);
         }
@@ -176,10 +178,10 @@ mod tests {
         let file = File::options().write(true).open("/dev/full").unwrap();
         let image = ImageFile { file: &file, meter: &() };
         let error = thread::scope(|scope| {
-            let mut pieces = Pieces::start(scope, image, Vec::new(), None).unwrap();
-            let piece = || Piece { start: 0, buffer: vec![1; BLOCK], filled: BLOCK };
-            while pieces.take(piece()).is_ok() {}
-            pieces.finish().map(drop).unwrap_err()
+            let mut writer = WriterThread::start(scope, image, Vec::new(), None).unwrap();
+            let chunk = || Chunk { start: 0, buffer: vec![1; BLOCK], filled: BLOCK };
+            while writer.write(chunk()).is_ok() {}
+            writer.finish().map(drop).unwrap_err()
         });
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }

@@ -1,5 +1,5 @@
-//! Extended attributes: in the inode where they fit, the rest in one block that inodes with equal rests share (kernel
-//! documentation, `attributes.rst`).
+//! Extended attributes: in the inode as far as they fit, the rest in one block, which inodes with an equal rest share
+//! (kernel documentation, `attributes.rst`).
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::checksum::crc32c;
 use super::on_disk::{BLOCK, Field, INODE, INODE_XATTRS, on_disk};
 
 on_disk! {
-    /// `attributes.rst`: the head of an attribute block.
+    /// `attributes.rst`: the header of an attribute block.
     XattrHeader, 32, {
         magic: u32,
         reference_count: u32,
@@ -18,7 +18,7 @@ on_disk! {
     }
 }
 
-/// `h_magic`, of blocks and of the attributes in an inode.
+/// `h_magic`, of attribute blocks and of the attributes in an inode.
 pub(crate) const XATTR_MAGIC: u32 = 0xea02_0000;
 
 on_disk! {
@@ -35,36 +35,44 @@ on_disk! {
 
 /// Bytes of an attribute before its name.
 const ENTRY: usize = <XattrEntry as Field>::SIZE;
-/// Four zero bytes end the list of entries.
+/// Four zero bytes terminate the list of entries.
 const END: usize = 4;
 const HEADER: usize = <XattrHeader as Field>::SIZE;
 /// Bytes for entries and values in the inode, behind the magic number.
 pub(crate) const INODE_ROOM: usize = INODE - INODE_XATTRS - 4 - END;
 /// Bytes for entries and values in the block.
 pub(crate) const BLOCK_ROOM: usize = BLOCK - HEADER - END;
-/// How many inodes may share a block (`EXT4_XATTR_REFCOUNT_MAX`).
+/// The most inodes that may share a block (`EXT4_XATTR_REFCOUNT_MAX`).
 pub(crate) const MAX_SHARERS: u32 = 1024;
 
-/// What stands for a name's prefix on the disk (`attributes.rst`, "Attribute Name Indices"). ACLs have no name left.
+/// Numbers for the prefixes of names (`attributes.rst`, "Attribute Name Indices"). Those of ACLs stand for the whole name.
 const PREFIXES: [(&[u8], u8); 3] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6)];
 const ACL_ACCESS: (&[u8], u8) = (b"system.posix_acl_access", 2);
 const ACL_DEFAULT: (&[u8], u8) = (b"system.posix_acl_default", 3);
 
-/// Why attributes cannot be stored.
+/// Why the extended attributes of an inode cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum XattrError {
-    #[error("the attribute `{}` has no namespace that ext4 stores", .0.escape_ascii())]
+    /// The name, held here, is not in `user.`, `trusted.` or `security.`, nor is it that of an ACL.
+    #[error("ext4 does not store the namespace of the attribute `{}`", .0.escape_ascii())]
     Namespace(Vec<u8>),
+    /// The value of this attribute is none that the kernel accepts (acl(5)).
     #[error("the attribute `{}` is not a valid POSIX ACL", .0.escape_ascii())]
     Acl(Vec<u8>),
-    #[error("{bytes} bytes of extended attributes are more than the inode's {INODE_ROOM} and {limit} of a block")]
-    TooLarge { bytes: usize, limit: usize },
+    /// The attributes fit neither into the inode nor into a block.
+    #[error("{bytes} bytes of extended attributes are more than the {INODE_ROOM} of the inode and {limit} of a block")]
+    TooLarge {
+        /// Bytes of names, values and their padding.
+        bytes: usize,
+        /// Bytes that a block holds.
+        limit: usize,
+    },
 }
 
-/// One attribute in its form on the disk.
+/// One attribute in its on-disk encoding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Attribute {
-    // The derived order is that of the kernel's block search: by index, length of the name, name.
+    // The derived order is the one in which the kernel searches a block: by index, length of the name, name.
     index: u8,
     name_length: usize,
     name: Vec<u8>,
@@ -144,24 +152,25 @@ impl Xattrs {
         Ok(Xattrs { inode, block })
     }
 
-    /// Fills the part of a zeroed inode behind its fields.
+    /// Writes the attributes that go into the inode to `area`, its zeroed bytes behind the fields.
     pub(crate) fn put_in_inode(&self, area: &mut [u8]) {
         if self.inode.is_empty() {
             return;
         }
         XATTR_MAGIC.put(&mut area[..4]);
-        // Offsets of values count from the first entry; the hash of attributes in an inode is zero.
+        // Offsets of values count from the first entry; the hashes of attributes in an inode are zero.
         put_attributes(&self.inode, &mut area[4..], 0, |_| 0);
     }
 
-    /// The block that the inode needs besides, with reference count, checksum and number left to [`seal_block`].
+    /// Returns the block for the other attributes, if there are any. Its reference count and checksum are left to
+    /// [`seal_block`].
     pub(crate) fn block(&self) -> Option<Vec<u8>> {
         if self.block.is_empty() {
             return None;
         }
         let mut bytes = vec![0; BLOCK];
         let hash = self.block.iter().fold(0_u32, |hash, attribute| hash.rotate_left(16) ^ attribute.hash());
-        // A zero hash of any attribute means that the block must not be shared by the kernel.
+        // An attribute with the hash zero tells the kernel not to share the block.
         let hash = if self.block.iter().any(|attribute| attribute.hash() == 0) { 0 } else { hash };
         let header = XattrHeader { magic: XATTR_MAGIC, blocks: 1, hash, ..XattrHeader::ZERO };
         header.put(&mut bytes[..HEADER]);
@@ -170,7 +179,7 @@ impl Xattrs {
     }
 }
 
-/// Finishes a block for the place and the number of inodes that it gets.
+/// Fills in the reference count and the checksum of an attribute block with this block number.
 pub(crate) fn seal_block(block: &mut [u8], number: u64, sharers: u32, filesystem_seed: u32) {
     sharers.put(&mut block[4..8]);
     0_u32.put(&mut block[16..20]);
@@ -178,7 +187,7 @@ pub(crate) fn seal_block(block: &mut [u8], number: u64, sharers: u32, filesystem
     sum.put(&mut block[16..20]);
 }
 
-/// Entries from the front, values from the back; `base` is added to the offsets of values.
+/// Writes entries from the front of `area` and values from its end; `base` is added to the offsets of values.
 fn put_attributes(attributes: &[Attribute], area: &mut [u8], base: usize, hash: impl Fn(&Attribute) -> u32) {
     let (mut front, mut back) = (0, area.len());
     for attribute in attributes {
@@ -198,10 +207,10 @@ fn put_attributes(attributes: &[Attribute], area: &mut [u8], base: usize, hash: 
     }
 }
 
-/// Which attributes together fill `room` best: exactly, since sizes are few multiples of four.
+/// Returns which attributes together fill `room` bytes best: the optimum, found by dynamic programming over multiples of four.
 fn fullest(attributes: &[Attribute], room: usize) -> Vec<bool> {
     let slots = room / 4;
-    // For each fill that can be reached, which attribute was put in last; the earliest way to reach it stays.
+    // For each reachable sum of sizes, the first set of attributes that was found to have it.
     let mut reached: Vec<Option<Vec<bool>>> = vec![None; slots + 1];
     reached[0] = Some(vec![false; attributes.len()]);
     for (at, attribute) in attributes.iter().enumerate() {
@@ -228,12 +237,12 @@ mod acl_tag {
     pub(super) const OTHER: u16 = 0x20;
 }
 
-/// Version of ACLs in `setxattr` and archives, with entries of eight bytes; and on the disk, where entries without an id
-/// have four (`fs/ext4/acl.h`).
+/// Version of ACLs in setxattr(2) and in archives, where entries have eight bytes; and on the disk, where entries without an
+/// id have four (`fs/ext4/acl.h`).
 const ACL_VERSION: u32 = 2;
 const ACL_VERSION_ON_DISK: u32 = 1;
 
-/// The form on the disk of an ACL as `getxattr` gives it; `None` when the kernel would refuse it.
+/// Converts an ACL from the form of getxattr(2) to the on-disk form. `None` if the kernel would refuse it.
 fn acl_on_disk(value: &[u8]) -> Option<Vec<u8>> {
     use acl_tag::*;
     let (version, entries) = value.split_first_chunk::<4>()?;

@@ -1,21 +1,23 @@
-//! What an image asks of the kernel that reads it, so that one that is too old is refused when planning and not found out
-//! by a guest that does not boot. Versions are those of Linux in which a feature was released.
+//! What an image requires of the kernel that mounts it, so that a kernel that is too old is refused before a build and not
+//! noticed by a guest that does not boot. Versions are the Linux releases that introduced a feature.
 
 use crate::Filesystem;
 
-/// A feature, and the first kernel that has it: major and minor.
+/// A feature and the first kernel that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
+    /// The feature, as a noun: `erofs compressed with zstd`.
     pub feature: String,
+    /// Major and minor version of Linux.
     pub since: (u16, u16),
 }
 
-/// Everything that the guest's kernel must know.
+/// Returns all features that the guest's kernel must have for an image of this type, sealed with dm-verity if `verity`.
 pub fn requirements(filesystem: &Filesystem, verity: bool) -> Vec<Requirement> {
     let mut found: Vec<(String, (u16, u16))> = Vec::new();
     let algorithm = |compression: &str| compression.split(':').next().unwrap_or_default().to_owned();
     match filesystem {
-        // metadata_csum_seed is the youngest of the features that are written.
+        // The newest of the features that the images have.
         Filesystem::Ext4(_) => found.push(("ext4 with metadata_csum_seed".into(), (4, 4))),
         Filesystem::Squashfs(options) => {
             let algorithm = algorithm(&options.compression);
@@ -37,7 +39,7 @@ pub fn requirements(filesystem: &Filesystem, verity: bool) -> Vec<Requirement> {
             };
             if algorithm != "none" {
                 found.push((format!("erofs compressed with {algorithm}"), since));
-                // The kernels before cannot find a file's end in the metadata either.
+                // Compressed images have the ends of files in the metadata blocks ("ztailpacking").
                 found.push(match options.dedupe {
                     true => ("erofs with dedupe".into(), (6, 1)),
                     false => ("erofs with packed tails".into(), (5, 17)),
@@ -51,7 +53,7 @@ pub fn requirements(filesystem: &Filesystem, verity: bool) -> Vec<Requirement> {
     found.into_iter().map(|(feature, since)| Requirement { feature, since }).collect()
 }
 
-/// The requirement that a kernel of this version misses by most, if it misses any.
+/// Returns the feature that is missing from a kernel of this version (major, minor); of several, the newest one.
 pub fn missed(filesystem: &Filesystem, verity: bool, kernel: (u16, u16)) -> Option<Requirement> {
     requirements(filesystem, verity).into_iter().filter(|need| need.since > kernel).max_by_key(|need| need.since)
 }
@@ -62,7 +64,7 @@ mod tests {
     use crate::{ErofsOptions, FilesystemKind, SquashfsOptions};
 
     #[test]
-    fn the_youngest_missing_feature_is_named() {
+    fn the_newest_missing_feature_is_returned() {
         let erofs = |compression: &str, dedupe| {
             Filesystem::Erofs(ErofsOptions { compression: compression.into(), dedupe, ..ErofsOptions::default() })
         };
@@ -74,7 +76,7 @@ mod tests {
         assert_eq!(named(&erofs("none", false), (5, 15)), None);
         let squashfs = Filesystem::Squashfs(SquashfsOptions::default());
         assert_eq!(named(&squashfs, (4, 9)).as_deref(), Some("squashfs compressed with zstd"));
-        // Debian 12's kernel reads every type as it is written by default.
+        // Debian 12's kernel reads every type with its default options.
         for kind in FilesystemKind::ALL {
             assert_eq!(missed(&Filesystem::default_of(kind), true, (6, 1)), None, "{kind}");
         }

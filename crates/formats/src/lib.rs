@@ -1,5 +1,16 @@
-//! The types of filesystem that an image can have: their options, and the kernel that each needs. What a spec may ask for
-//! and what writers are told, without knowing of either.
+//! The types of filesystem that an image can have: their options, and the version of Linux that each needs. Shared by those
+//! who read options (a spec, a command line) and those who write images.
+//!
+//! ```
+//! use snug_formats::{Filesystem, FilesystemKind, kernel};
+//!
+//! let kind: FilesystemKind = "erofs".parse().expect("one of ext4, squashfs, erofs");
+//! let filesystem = Filesystem::default_of(kind);
+//! let missed = kernel::missed(&filesystem, false, (5, 10)).expect("5.10 is too old");
+//! assert_eq!((missed.feature.as_str(), missed.since), ("erofs with packed tails", (5, 17)));
+//! ```
+
+#![warn(missing_docs)]
 
 pub mod kernel;
 
@@ -10,18 +21,23 @@ use serde::{Deserialize, Serialize};
 
 pub use snug_ext4::{Ext4Options, Ext4Writer};
 
-/// The type of an image; also its file extension and its name in specs.
+/// A type of filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FilesystemKind {
+    /// Writable, sized by a policy.
     Ext4,
+    /// Read-only, compressed.
     Squashfs,
+    /// Read-only, compressed or not.
     Erofs,
 }
 
 impl FilesystemKind {
+    /// All types.
     pub const ALL: [FilesystemKind; 3] = [FilesystemKind::Ext4, FilesystemKind::Squashfs, FilesystemKind::Erofs];
 
+    /// Returns its name, as in image.toml and as the extension of image files.
     pub fn as_str(self) -> &'static str {
         match self {
             FilesystemKind::Ext4 => "ext4",
@@ -48,12 +64,12 @@ impl FromStr for FilesystemKind {
     }
 }
 
-/// What a squashfs image can be told.
+/// The options of a squashfs image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SquashfsOptions {
-    /// `zstd:15`, `gzip`, `xz`, `lz4`: algorithm and, after a colon, its level.
+    /// `zstd:15`, `gzip`, `xz`, `lz4`: an algorithm and, after a colon, its level. Default: `zstd:15`.
     pub compression: String,
-    /// Bytes, a power of two in 4 KiB..=1 MiB.
+    /// Bytes of a data block, a power of two in 4 KiB..=1 MiB. Default: 1 MiB.
     pub block_size: u32,
 }
 
@@ -63,12 +79,15 @@ impl Default for SquashfsOptions {
     }
 }
 
-/// What an erofs image can be told.
+/// The options of an erofs image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErofsOptions {
+    /// `lz4hc:12`, `zstd:15`, `deflate`, `lzma`: an algorithm of mkfs.erofs and, after a colon, its level; or `none`. Default:
+    /// `lz4hc:12`.
     pub compression: String,
-    /// Bytes of a physical cluster, a power of two in 4 KiB..=1 MiB.
+    /// Bytes of a physical cluster, a power of two in 4 KiB..=1 MiB. Default: 64 KiB.
     pub cluster_size: u32,
+    /// Whether equal compressed data is stored once (`-Ededupe`). Default: no.
     pub dedupe: bool,
 }
 
@@ -82,12 +101,16 @@ impl Default for ErofsOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Filesystem {
+    /// ext4.
     Ext4(Ext4Options),
+    /// squashfs.
     Squashfs(SquashfsOptions),
+    /// erofs.
     Erofs(ErofsOptions),
 }
 
 impl Filesystem {
+    /// Returns the type without its options.
     pub fn kind(&self) -> FilesystemKind {
         match self {
             Filesystem::Ext4(_) => FilesystemKind::Ext4,
@@ -96,7 +119,7 @@ impl Filesystem {
         }
     }
 
-    /// The type with its default options.
+    /// Returns the type with its default options.
     pub fn default_of(kind: FilesystemKind) -> Self {
         match kind {
             FilesystemKind::Ext4 => Filesystem::Ext4(Ext4Options::default()),
