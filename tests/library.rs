@@ -98,7 +98,7 @@ fn the_example_of_the_ext4_writer_runs() {
     let (tar, image) = (sample(folder.path()), folder.path().join("rootfs.ext4"));
     let output = succeed(example("snug-ext4", "pack").arg(&tar).arg(&image));
     let shown = String::from_utf8_lossy(&output.stdout);
-    assert!(shown.contains("inode tables") && shown.contains("in all, SHA-256 "), "{shown}");
+    assert!(shown.contains("inode tables") && shown.contains("in all"), "{shown}");
     judge(&image);
 }
 

@@ -1,8 +1,8 @@
-//! erofs by the field's own program, `mkfs.erofs` of erofs-utils, which is fed the tree as a tar through a pipe: no tree is
-//! ever on disk, and owners, devices and xattrs need no privileges.
+//! erofs by `mkfs.erofs` of erofs-utils, which reads the tree as a tar from a pipe: no file of the tree is created on disk, and
+//! owners, devices and xattrs need no privileges.
 //!
-//! It reads tars well from 1.8 on. Where the host has none or an older one (Debian 12 has 1.5), Debian 13's is unpacked
-//! into the cache, with its libraries, and run from there; nothing is installed.
+//! Its support of tars is complete from version 1.8 on. If the host has an older one (Debian 12 has 1.5) or none, Debian 13's
+//! is unpacked into the cache, with its libraries, and run from there; nothing is installed.
 
 use std::fs;
 use std::io::Write;
@@ -26,13 +26,13 @@ use crate::host::erofs_utils::{MKFS, host_version, version};
 use crate::report::progress::{Progress, Stage};
 
 const DUMP: &str = "dump.erofs";
-/// Where to take it from otherwise.
+/// The Debian release whose erofs-utils are used if the host's are too old.
 const SUITE: &str = "trixie";
 
-/// A physical cluster, in bytes: powers of two in this range are all that the kernel reads.
+/// Bytes of a physical cluster: the kernel reads the powers of two in this range.
 const CLUSTER_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
 
-/// Namespaces of extended attributes that the format numbers; of others mkfs.erofs would lose the xattr without a word.
+/// Extended attributes that the format can store; mkfs.erofs drops others silently.
 const XATTR_NAMESPACES: [&[u8]; 5] =
     [b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default"];
 
@@ -45,7 +45,7 @@ pub struct ErofsWriter {
 }
 
 impl ErofsWriter {
-    /// Validates the options.
+    /// A writer with these options, if they are valid.
     pub fn new(options: &ErofsOptions, utils: ErofsUtils) -> Result<Self> {
         let cluster = options.cluster_size;
         ensure!(
@@ -54,12 +54,12 @@ impl ErofsWriter {
         );
         ensure!(
             !options.dedupe || options.compression != "none",
-            "erofs dedupe shares compressed data\nhint: choose a compression, or leave dedupe out"
+            "erofs dedupe works on compressed data only\nhint: choose a compression, or leave dedupe out"
         );
         Ok(ErofsWriter { options: options.clone(), utils, workers: None })
     }
 
-    /// Compresses in this many threads instead of one a core. The image is the same.
+    /// Compresses in this many threads instead of one for each core; the image has the same bytes.
     pub fn workers(self, workers: usize) -> Self {
         ErofsWriter { workers: Some(workers), ..self }
     }
@@ -69,7 +69,7 @@ impl ErofsWriter {
         let mut uuid = [0; 16];
         let described = format!("{compression} {cluster_size} {dedupe}");
         uuid.copy_from_slice(&identity::seed("snug erofs uuid 1", described.as_bytes(), tree)[..16]);
-        // The time of the superblock, from which inodes without a time of their own count.
+        // The time of the superblock is also that of inodes that store none.
         let time = image_time(tree).clamp(0, i64::from(u32::MAX));
 
         let mut command = self.utils.command("mkfs.erofs")?;
@@ -79,14 +79,14 @@ impl ErofsWriter {
             let (name, level) = compression.split_once(':').map_or((&**compression, None), |(a, b)| (a, Some(b)));
             let level = level.map(|level| format!(",level={level}")).unwrap_or_default();
             command.args([format!("-z{name}{level}"), format!("-C{cluster_size}")]);
-            // The ends of files, which fill no cluster, stand beside their inodes. All together in one place (`fragments`)
-            // they would be smaller still, but mkfs.erofs 1.8.6 then writes other bytes at every run.
+            // The ends of files, shorter than a cluster, are stored beside their inodes. Packed together (`fragments`) they
+            // would be smaller, but mkfs.erofs 1.8.6 is not reproducible then.
             command.arg(if *dedupe { "-Ededupe,ztailpacking" } else { "-Eztailpacking" });
         }
         if let Some(workers) = self.workers {
             command.arg(format!("--workers={workers}"));
         }
-        // Without a source it reads standard input.
+        // Without a source argument it reads standard input.
         command.arg(output);
         Ok(command)
     }
@@ -97,7 +97,7 @@ impl FilesystemWriter for ErofsWriter {
         FilesystemKind::Erofs
     }
 
-    /// The sizing policy does not apply: the image is as large as its compressed content (DESIGN 5.1a).
+    /// The policy is ignored: a read-only image is as large as its compressed content.
     fn write(&self, tree: &RootTree, _policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
         refuse_foreign_xattrs(tree)?;
         let mut command = self.command(tree, output)?;
@@ -120,8 +120,8 @@ impl ErofsWriter {
         let size = fs::metadata(image)?.len();
         let said = child::run(self.utils.command(DUMP)?.arg("-S").arg(image), &[])?;
         let said = String::from_utf8_lossy(&said);
-        let data = compressed_bytes(&said).with_context(|| format!("{DUMP} tells no size of the files:\n{said}"))?;
-        // Where equal data is shared, dump.erofs counts it once a file.
+        let data = compressed_bytes(&said).with_context(|| format!("{DUMP} does not state a file size:\n{said}"))?;
+        // dump.erofs counts deduplicated data once for every file.
         let data = data.min(size);
         let parts = [("file data", data), ("inodes, directories, xattrs and padding", size - data)]
             .map(|(name, bytes)| Part { name: name.into(), bytes });
@@ -140,7 +140,7 @@ fn refuse_foreign_xattrs(tree: &RootTree) -> Result<()> {
         for name in entry.inode.xattrs.keys() {
             if !XATTR_NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) {
                 bail!(
-                    "{} has the xattr {}, and erofs holds only user.*, trusted.*, security.* and access control lists\n\
+                    "{} has the xattr {}, and erofs stores only user.*, trusted.*, security.* and POSIX ACLs\n\
                      hint: remove it from the tree, or use ext4",
                     entry.path,
                     name.escape_ascii()
@@ -151,7 +151,7 @@ fn refuse_foreign_xattrs(tree: &RootTree) -> Result<()> {
     Ok(())
 }
 
-/// erofs-utils that read tars: the host's, or unpacked ones.
+/// erofs-utils that are new enough: the host's, or unpacked ones.
 #[derive(Debug, Clone)]
 pub struct ErofsUtils {
     /// `None`: on the host's PATH.
@@ -160,29 +160,30 @@ pub struct ErofsUtils {
 }
 
 impl ErofsUtils {
-    /// The host's where they are new enough, else those of the cache, which are fetched the first time.
+    /// Returns the host's if they are new enough, otherwise those in the cache, which are downloaded if it has none.
     pub fn find(progress: &Progress) -> Result<Self> {
         if let Some(version) = host_version() {
             return Ok(ErofsUtils { tools: None, version });
         }
         let tools = Tools::fetch(&Cache::open()?, SUITE, &[MKFS.package], progress)
-            .context("erofs needs mkfs.erofs 1.8 or newer, which this host has not")?;
+            .context("erofs needs mkfs.erofs 1.8 or newer, which this host does not have")?;
         let said = child::run(tools.command(MKFS.name)?.arg("--version"), &[])?;
-        let version = version(&String::from_utf8_lossy(&said)).context("mkfs.erofs tells no version")?;
+        let version = version(&String::from_utf8_lossy(&said)).context("mkfs.erofs does not state its version")?;
         Ok(ErofsUtils { tools: Some(tools), version })
     }
 
-    /// Would [`Self::find`] have to download anything?
+    /// Whether [`Self::find`] would have to download them.
     pub fn must_be_fetched() -> bool {
         let cached = || Some(Tools::cached(&Cache::open().ok()?, SUITE, &[MKFS.package]).is_some());
         host_version().is_none() && !cached().unwrap_or(false)
     }
 
+    /// Returns the version of mkfs.erofs: `1.8.6`.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// One of the programs, ready for arguments.
+    /// Returns a command that runs one of the programs.
     pub fn command(&self, program: &'static str) -> Result<Command> {
         match &self.tools {
             None => Ok(HostProgram { name: program, ..MKFS }.command()?),
@@ -202,7 +203,7 @@ mod tests {
     use snug_tests::{have, is_root, skip};
 
     fn writer(options: &ErofsOptions) -> Option<ErofsWriter> {
-        // Fetching takes the tool's own hidden verb, which this test program has not: `test --setup` fetches.
+        // Downloading needs the tool's hidden verb, which this test program does not have: `test --setup` downloads.
         if ErofsUtils::must_be_fetched() && !skip("needs mkfs.erofs 1.8 or newer, or an unpacked one in the cache") {
             return None;
         }
@@ -233,7 +234,7 @@ mod tests {
         }
     }
 
-    /// Everything the format can hold, as the kernel's own reader sees it, and as fsck.erofs does.
+    /// All that the format can store, judged by fsck.erofs and the kernel.
     #[test]
     fn the_kernel_reads_the_same_tree() {
         let folder = tempfile::tempdir().unwrap();
@@ -266,12 +267,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_format_cannot_hold_is_refused() {
+    fn what_the_format_cannot_store_is_refused() {
         let mut tree = sample_tree();
         let path = snug_rootfs::tree::TreePath::new("etc/hello").unwrap();
         tree.get_mut(&path).unwrap().xattrs.insert(b"system.other".as_slice().into(), b"".as_slice().into());
         insta::assert_snapshot!(refuse_foreign_xattrs(&tree).unwrap_err(), @r"
-        /etc/hello has the xattr system.other, and erofs holds only user.*, trusted.*, security.* and access control lists
+        /etc/hello has the xattr system.other, and erofs stores only user.*, trusted.*, security.* and POSIX ACLs
         hint: remove it from the tree, or use ext4
         ");
     }

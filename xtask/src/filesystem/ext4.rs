@@ -1,4 +1,4 @@
-//! The native writer of ext4 (the crate `snug-ext4`) as one of the writers of this tool.
+//! The native ext4 writer, the crate `snug-ext4`.
 
 use std::path::Path;
 

@@ -1,12 +1,12 @@
-//! ext4 by `mke2fs -d`, or by the kernel over an empty filesystem of mke2fs ([`LoopWriter`]), driven so that it ends with
-//! exactly the free blocks and inodes that were asked for.
+//! ext4 by `mke2fs -d`, or by the kernel in an empty filesystem of mke2fs ([`LoopWriter`]), with exactly the free blocks and
+//! inodes that the policy asks for.
 //!
-//! Either decides by itself how many blocks a tree takes (mke2fs drops blocks of zeros, and both pack directories their
-//! own way), so the image is made once for a close estimate, measured, and then moved to its final size: by `resize2fs`
-//! within the last block group, and by another run where the number of groups or inodes changes.
+//! How many blocks a tree takes is known only afterwards: mke2fs turns blocks of zeros into holes, and both pack directories
+//! in their own way. So an image of an estimated size is made and measured. It is then changed to its final size by `resize2fs`
+//! if only the end of the last block group moves, and made anew if the number of groups or inodes changes.
 //!
-//! Of the tree, sub-second times and times after 2038 are lost: mke2fs 1.47 copies 32 bits of them. The image is not
-//! promised to be bit-identical from run to run; the native writer is.
+//! mke2fs 1.47 copies times as 32 bits: fractions of seconds and times after 2038 are lost. The images are not guaranteed to be
+//! reproducible; those of the native writer are.
 
 mod attributes;
 mod estimate;
@@ -41,20 +41,20 @@ use snug_rootfs::tree::image_time;
 const MKE2FS: HostProgram = HostProgram { name: "mke2fs", package: "e2fsprogs" };
 const RESIZE2FS: HostProgram = HostProgram { name: "resize2fs", package: "e2fsprogs" };
 
-/// On-disk features, named one by one: what a host's mke2fs.conf says plays no part. As the native writer's.
+/// On-disk features, those of the native writer; all are listed, so that the host's mke2fs.conf has no effect.
 const FEATURES: &str = "none,dir_index,dir_nlink,ext_attr,extent,extra_isize,filetype,flex_bg,huge_file,large_file,\
                         metadata_csum,metadata_csum_seed,sparse_super,64bit";
-/// Bytes of an inode: room for times in nanoseconds and small xattrs.
+/// Bytes of an inode, enough for times in nanoseconds and small xattrs.
 const INODE_SIZE: u64 = 256;
-/// Blocks of the root and of lost+found (16 KiB) as mke2fs makes them: they are content, and in every image.
+/// Blocks of the root and of lost+found (16 KiB) as mke2fs makes them; they count as content.
 const OWN_DIRECTORY_BLOCKS: u64 = 5;
 /// A filesystem can grow to this many times its size, and at least to [`GROWTH_MIN`], unless the spec says otherwise.
 const GROWTH_FACTOR: u64 = 16;
 /// 64 GiB in blocks.
 const GROWTH_MIN: u64 = 64 << 30 >> 12;
-/// resize_inode reserves descriptors for 32-bit block numbers at most.
+/// The resize inode has 32-bit block numbers.
 const GROWTH_MAX: u64 = u32::MAX as u64;
-/// Runs until a size is found. One is usual, and a second one where a border of block groups is crossed.
+/// Attempts to find a size. One is usual; a second one is needed if the number of block groups changes.
 const RUNS_MAX: usize = 8;
 
 /// Writes a tree as ext4 by mke2fs.
@@ -64,13 +64,13 @@ pub struct Mke2fsWriter {
 }
 
 impl Mke2fsWriter {
-    /// Validates the options and finds the programs.
+    /// A writer with these options, if they are valid and this host has the programs.
     pub fn new(options: &Ext4Options) -> Result<Self> {
         check(options, &[MKE2FS, RESIZE2FS, attributes::DEBUGFS])?;
         Ok(Mke2fsWriter { options: options.clone() })
     }
 
-    /// Writes `tree`, which `files` holds on disk.
+    /// Writes `tree`, which `files` has on disk.
     pub fn write_materialised(
         &self,
         tree: &RootTree,
@@ -84,7 +84,7 @@ impl Mke2fsWriter {
     }
 }
 
-/// Refuses what no mke2fs takes, and a host without the programs.
+/// Refuses options that mke2fs does not accept, and a host without the programs.
 fn check(options: &Ext4Options, tools: &[HostProgram]) -> Result<()> {
     for tool in tools {
         tool.command()?;
@@ -108,13 +108,13 @@ impl FilesystemWriter for Mke2fsWriter {
     }
 }
 
-/// Can resize2fs go from one size to the other by moving nothing but the end of the last group?
+/// Whether resize2fs changes one size to the other by moving nothing but the end of the last group.
 fn within_last_group(from: &SizeDecision, to: &SizeDecision) -> bool {
     from.total_inodes == to.total_inodes && from.overhead == to.overhead
 }
 
-/// Did mke2fs say that the tree does not fit (ext2fs error table, `EXT2_ET_BLOCK_ALLOC_FAIL` and
-/// `EXT2_ET_INODE_ALLOC_FAIL`, `EXT2_ET_DIR_NO_SPACE`), or the kernel (`ENOSPC`)?
+/// Whether mke2fs (ext2fs error table, `EXT2_ET_BLOCK_ALLOC_FAIL`, `EXT2_ET_INODE_ALLOC_FAIL`, `EXT2_ET_DIR_NO_SPACE`) or the
+/// kernel (`ENOSPC`) reports that the tree does not fit.
 fn is_full(error: &anyhow::Error) -> bool {
     let said = format!("{error:#}");
     ["Could not allocate block", "Could not allocate inode", "No free space in", "No space left on device"]
@@ -122,7 +122,7 @@ fn is_full(error: &anyhow::Error) -> bool {
         .any(|text| said.contains(text))
 }
 
-/// What every mke2fs of one image is told, whatever its size.
+/// The settings of an image that do not depend on its size.
 #[derive(Debug, Clone)]
 struct Settings {
     options: Ext4Options,
@@ -139,12 +139,12 @@ impl Settings {
             options: options.clone(),
             uuid: uuid_text(&identity.uuid),
             hash_seed: uuid_text(&identity.hash_seed),
-            // Zero means "now" to libext2fs, which reads the variable as unsigned.
+            // libext2fs reads the variable as unsigned, and takes zero for "now".
             time: image_time(tree).clamp(1, u32::MAX.into()).to_string(),
         }
     }
 
-    /// The command for a filesystem of this size, without its content and file.
+    /// Returns the command that makes a filesystem of this size, without the arguments for content and output.
     fn mke2fs(&self, blocks: u64, inodes: u64) -> Result<Command> {
         let options = &self.options;
         let growth = match options.growth {
@@ -173,21 +173,21 @@ impl Settings {
         Ok(command)
     }
 
-    /// Stops the clock of a program of e2fsprogs.
+    /// Has a program of e2fsprogs use the image's time instead of the clock.
     fn freeze(&self, command: &mut Command) {
         command.env("E2FSPROGS_FAKE_TIME", &self.time).env("SOURCE_DATE_EPOCH", &self.time);
     }
 }
 
-/// How a tree gets into a filesystem.
+/// A way to fill a filesystem with a tree.
 trait Content {
-    /// Has `mke2fs`, a command complete but for its file, make a filesystem of `blocks` blocks, and fills it.
+    /// Makes a filesystem of `blocks` blocks by `mke2fs`, a command without its output, and fills it.
     fn make(&self, run: &Run, mke2fs: Command, blocks: u64) -> Result<()>;
-    /// What is said to have written the image.
+    /// Returns name and version of the program that fills it.
     fn writer(&self) -> Result<String>;
 }
 
-/// By mke2fs itself, from files.
+/// mke2fs itself copies files.
 struct Copied<'a>(&'a dyn MaterialisedTree);
 
 impl Content for Copied<'_> {
@@ -204,7 +204,7 @@ impl Content for Copied<'_> {
     }
 }
 
-/// One image in the making.
+/// The making of one image.
 struct Run<'a> {
     settings: Settings,
     tree: &'a RootTree,
@@ -214,7 +214,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Makes the filesystem until it has the size that its own content asks for.
+    /// Makes the filesystem again until its size is the one that its measured content asks for.
     fn search(&self, policy: &SizePolicy) -> Result<Census> {
         let model = MeasuredOverhead::new(&self.settings)?;
         let decide = |data_blocks, policy: &SizePolicy| {
@@ -223,7 +223,7 @@ impl Run<'_> {
         };
 
         self.stage.detail("counting blocks");
-        // At least this much is needed, so that a `max-size` it exceeds is refused before anything is written.
+        // A lower bound: where it exceeds max-size, that is reported before anything is written.
         let least = estimate::data_blocks(self.tree)?;
         decide(least, policy)?;
         let mut guess = least + estimate::margin(least);
@@ -243,8 +243,8 @@ impl Run<'_> {
                 return self.census(wanted);
             }
             if self.settings.options.reserved_percent == 0 && within_last_group(&tried, &wanted) {
-                // With few blocks and many inodes, groups are smaller than a bitmap tells, and resize2fs fails or drops
-                // the last one: then the image is made anew at its size.
+                // With few blocks and many inodes, mke2fs makes smaller groups, and resize2fs fails or drops the last one:
+                // then the image is made anew.
                 let moved = self.resize(&wanted).is_ok() && self.is_as_large_as(&wanted)?;
                 if moved && self.measure(&model)? == data {
                     return self.census(wanted);
@@ -257,7 +257,7 @@ impl Run<'_> {
 
     /// Makes the filesystem of this size from the tree.
     fn make(&self, decision: &SizeDecision) -> Result<()> {
-        // mke2fs would keep the length and the leftovers of a longer file.
+        // mke2fs would keep the length and the content of a longer file.
         if let Err(error) = fs::remove_file(self.output)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -267,7 +267,7 @@ impl Run<'_> {
         self.content.make(self, command, decision.total_blocks)
     }
 
-    /// Blocks that the content really takes in the image as it is.
+    /// Returns the blocks that the content takes in the image.
     fn measure(&self, model: &MeasuredOverhead) -> Result<u64> {
         let superblock = Superblock::read(self.output)?;
         let taken = superblock.blocks - superblock.free_blocks;
@@ -290,7 +290,7 @@ impl Run<'_> {
         Ok(superblock.blocks == decision.total_blocks && superblock.inodes == decision.total_inodes)
     }
 
-    /// Proves the decision on the image itself and accounts for its blocks.
+    /// Checks that the image is as decided, and accounts for its blocks.
     fn census(&self, decision: SizeDecision) -> Result<Census> {
         let superblock = Superblock::read(self.output)?;
         let free = superblock.free_blocks.saturating_sub(superblock.reserved_blocks);
@@ -298,7 +298,7 @@ impl Run<'_> {
             self.is_as_large_as(&decision)?
                 && free >= decision.free_blocks
                 && u64::from(superblock.free_inodes) >= decision.free_inodes,
-            "mke2fs made another filesystem than was decided: {superblock:?}, {decision:?}"
+            "mke2fs made a filesystem that is not the decided one: {superblock:?}, {decision:?}"
         );
         let size = fs::metadata(self.output)?.len();
         ensure!(size == decision.bytes, "the image is {size} bytes long instead of {}", decision.bytes);
@@ -311,7 +311,7 @@ impl Run<'_> {
     }
 }
 
-/// `mke2fs 1.47.0`
+/// Returns `mke2fs 1.47.0`.
 fn version() -> Result<String> {
     let said = child::output(MKE2FS.command()?.arg("-V"))?.stderr;
     let said = String::from_utf8_lossy(&said);

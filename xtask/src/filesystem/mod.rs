@@ -1,4 +1,4 @@
-//! Filesystem images from a [`RootTree`]: ext4, squashfs, erofs. Nothing here knows of specs or engines.
+//! Filesystem images from a [`RootTree`]: ext4, squashfs, erofs, and dm-verity. Independent of specs and engines.
 
 pub mod erofs;
 pub mod ext4;
@@ -19,14 +19,14 @@ use crate::report::progress::{Progress, Stage};
 
 /// Writes one tree as one image.
 pub trait FilesystemWriter {
-    /// The type that it writes.
+    /// Returns the type that it writes.
     fn kind(&self) -> FilesystemKind;
 
-    /// Writes `tree` to `output`, a path in the folder of the final image that the caller renames afterwards, sized by
-    /// `policy`, and answers what every byte is for. On an error `output` may be left behind for the caller to remove.
+    /// Writes `tree` to `output`, sized by `policy`, and returns what every byte is used for. `output` is a path beside the
+    /// final image, which the caller renames afterwards. On an error it may be left behind for the caller to remove.
     fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> anyhow::Result<Census>;
 
-    /// As [`Self::write`], and answers the SHA-256 of the image as well. Taken while writing where the writer can, or else
+    /// As [`Self::write`], and also returns the SHA-256 of the image: computed during the write if the writer can, otherwise
     /// by reading the image again.
     fn write_hashed(
         &self,
@@ -42,7 +42,8 @@ pub trait FilesystemWriter {
     }
 }
 
-/// The writer of a filesystem type, its options checked and its programs found, or fetched into the cache.
+/// Returns the writer of a filesystem type. Fails if its options are invalid or its programs are missing; erofs-utils are
+/// downloaded into the cache if the host has none.
 pub fn writer(filesystem: &Filesystem, progress: &Progress) -> Result<Box<dyn FilesystemWriter>> {
     match filesystem {
         Filesystem::Ext4(options) => match options.writer {

@@ -1,5 +1,5 @@
-//! squashfs by the field's own programs: `tar2sqfs` of squashfs-tools-ng, or else `mksquashfs -tar`. Both are fed the
-//! tree as a tar through a pipe, so that no tree is ever on disk and owners, devices and xattrs need no privileges.
+//! squashfs by `tar2sqfs` of squashfs-tools-ng, or by `mksquashfs -tar`. Both read the tree as a tar from a pipe: no file of the
+//! tree is created on disk, and owners, devices and xattrs need no privileges.
 
 mod compression;
 mod tables;
@@ -27,13 +27,13 @@ use crate::report::progress::Stage;
 const TAR2SQFS: HostProgram = HostProgram { name: "tar2sqfs", package: "squashfs-tools-ng" };
 const MKSQUASHFS: HostProgram = HostProgram { name: "mksquashfs", package: "squashfs-tools" };
 
-/// A block of file data, in bytes: powers of two in this range are all that the kernel reads.
+/// Bytes of a data block: the kernel reads the powers of two in this range.
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
 
-/// Namespaces of extended attributes that the format can hold.
+/// Namespaces of extended attributes that the format can store.
 const XATTR_NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
-/// POSIX access control lists, as the kernel shows them (acl(5)).
+/// Names of POSIX ACLs begin with this (acl(5)).
 const ACL_XATTRS: &[u8] = b"system.posix_acl_";
 
 /// Writes a tree as squashfs.
@@ -45,7 +45,7 @@ pub struct SquashfsWriter {
     jobs: Option<usize>,
 }
 
-/// The first mksquashfs with `-tar`.
+/// The first version of mksquashfs with `-tar`.
 const READS_TAR: (u32, u32) = (4, 5);
 
 /// Which program writes.
@@ -53,12 +53,12 @@ const READS_TAR: (u32, u32) = (4, 5);
 pub enum Program {
     /// Keeps every xattr, hard link and device, and the attributes of the root.
     Tar2sqfs,
-    /// From 4.5, which is the first to read tar streams. Loses xattrs and mtime of the root directory.
+    /// From version 4.5 on, which reads tar streams. Loses xattrs and mtime of the root directory.
     Mksquashfs,
 }
 
 impl Program {
-    /// Why the program cannot be used here: it is missing, or too old to read tar streams.
+    /// Fails if the program is missing or too old to read tar streams.
     pub fn probe(self) -> Result<()> {
         let tool = match self {
             Program::Tar2sqfs => TAR2SQFS,
@@ -70,10 +70,10 @@ impl Program {
         if self == Program::Mksquashfs {
             let said = child::run(MKSQUASHFS.command()?.arg("-version"), &[1])?;
             let version = mksquashfs_version(&String::from_utf8_lossy(&said));
-            let (major, minor) = version.context("mksquashfs does not say its version")?;
+            let (major, minor) = version.context("mksquashfs does not state its version")?;
             ensure!(
                 (major, minor) >= READS_TAR,
-                "mksquashfs {major}.{minor} cannot read a tar stream, which {}.{} is the first to do\nhint: {}",
+                "mksquashfs {major}.{minor} cannot read tar streams; {}.{} is the first version that can\nhint: {}",
                 READS_TAR.0,
                 READS_TAR.1,
                 install_command(&TAR2SQFS.missing().lacked)
@@ -84,7 +84,7 @@ impl Program {
 }
 
 impl SquashfsWriter {
-    /// Validates the options and finds a program that writes squashfs.
+    /// A writer with these options, if they are valid, and with a program that this host has.
     pub fn new(options: &SquashfsOptions) -> Result<Self> {
         let program = match (Program::Tar2sqfs.probe(), Program::Mksquashfs.probe()) {
             (Ok(()), _) => Program::Tar2sqfs,
@@ -94,7 +94,7 @@ impl SquashfsWriter {
         Self::with_program(options, program)
     }
 
-    /// As [`Self::new`], by this program.
+    /// As [`Self::new`], with this program.
     pub fn with_program(options: &SquashfsOptions, program: Program) -> Result<Self> {
         let block_size = options.block_size;
         ensure!(
@@ -104,7 +104,7 @@ impl SquashfsWriter {
         Ok(SquashfsWriter { compression: options.compression.parse()?, block_size, program, jobs: None })
     }
 
-    /// Compresses in this many threads instead of one a core. The image is the same.
+    /// Compresses in this many threads instead of one for each core; the image has the same bytes.
     pub fn jobs(self, jobs: usize) -> Self {
         SquashfsWriter { jobs: Some(jobs), ..self }
     }
@@ -132,10 +132,10 @@ impl SquashfsWriter {
             Program::Mksquashfs => {
                 let root = tree.get(&TreePath::root()).context("the tree has no root")?;
                 let mut command = MKSQUASHFS.command()?;
-                // SOURCE_DATE_EPOCH beside -mkfs-time is an error of mksquashfs, and it is not in the environment.
+                // SOURCE_DATE_EPOCH, which is not in the command's environment, together with -mkfs-time would be an error.
                 command.arg("-").arg(output).args(["-tar", "-noappend", "-quiet", "-no-progress"]);
                 command.args(["-comp", algorithm.as_str(), "-b", &block_size, "-mkfs-time", &time.to_string()]);
-                // What the stream says of `./` is not read.
+                // The entry `./` of the stream is ignored.
                 command.args(["-root-mode", &format!("{:o}", root.mode)]);
                 command.args(["-root-uid", &root.uid.to_string(), "-root-gid", &root.gid.to_string()]);
                 match level {
@@ -157,7 +157,7 @@ impl FilesystemWriter for SquashfsWriter {
         FilesystemKind::Squashfs
     }
 
-    /// The sizing policy does not apply: the image is as large as its compressed content (DESIGN 5.1a).
+    /// The policy is ignored: a read-only image is as large as its compressed content.
     fn write(&self, tree: &RootTree, _policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
         let (tree, omitted) = representable(tree)?;
         let tree = tree.as_ref();
@@ -175,7 +175,7 @@ impl SquashfsWriter {
             Program::Tar2sqfs => (TAR2SQFS, "--version"),
             Program::Mksquashfs => (MKSQUASHFS, "-version"),
         };
-        // mksquashfs 4.5 answers `-version` with status 0 or 1, depending on its patch level.
+        // mksquashfs 4.5 exits with status 0 or 1, depending on its patch level.
         let said = child::run(tool.command()?.arg(flag), &[1])?;
         let first = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned();
         Ok(first.replace(" version ", " ").split(" (20").next().unwrap_or_default().to_owned())
@@ -187,9 +187,9 @@ fn mksquashfs_version(said: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The tree as squashfs can hold it, and what it cannot. The format numbers only three namespaces of xattrs; of others
-/// the programs would lose the xattr without a word or stop half-way. Access control lists only refine the mode, and are
-/// left out; nobody can tell what another foreign xattr is worth, so it is refused.
+/// Returns the tree without what squashfs cannot store, and sentences about what was left out. The format has three namespaces
+/// of xattrs; the programs drop others silently or fail half-way. POSIX ACLs only refine the mode and are left out; any other
+/// xattr may matter and is an error.
 fn representable(tree: &RootTree) -> Result<(Cow<'_, RootTree>, Vec<String>)> {
     let foreign = |name: &[u8]| !XATTR_NAMESPACES.iter().any(|namespace| name.starts_with(namespace));
     let mut listed = Vec::new();
@@ -197,7 +197,7 @@ fn representable(tree: &RootTree) -> Result<(Cow<'_, RootTree>, Vec<String>)> {
         for name in entry.inode.xattrs.keys().filter(|name| foreign(name)) {
             if !name.starts_with(ACL_XATTRS) {
                 bail!(
-                    "{} has the xattr {}, and squashfs holds only user.*, trusted.* and security.*\n\
+                    "{} has the xattr {}, and squashfs stores only user.*, trusted.* and security.*\n\
                      hint: remove it from the tree, or use ext4",
                     entry.path,
                     name.escape_ascii()
@@ -213,7 +213,7 @@ fn representable(tree: &RootTree) -> Result<(Cow<'_, RootTree>, Vec<String>)> {
         0 => String::new(),
         count => format!(" and {count} more"),
     };
-    let omitted = vec![format!("squashfs holds no access control lists: left out on {first}{others}")];
+    let omitted = vec![format!("squashfs stores no POSIX ACLs: those of {first}{others} are left out")];
     let mut without = tree.clone();
     for inode in without.inodes_mut() {
         inode.xattrs.retain(|name, _| !foreign(name));
@@ -221,8 +221,8 @@ fn representable(tree: &RootTree) -> Result<(Cow<'_, RootTree>, Vec<String>)> {
     Ok((Cow::Owned(without), omitted))
 }
 
-/// Writes the tree as the plainest tar there is, and says how far it got. Sockets are left out: tar has no type for
-/// them.
+/// Writes the tree as a tar without extensions that the programs do not read, and reports progress. Sockets are left out: tar
+/// has no type for them.
 fn feed_tar(tree: &RootTree, input: &mut dyn Write, stage: &Stage) -> Result<()> {
     let mut said = 0;
     tar::write(tree, input, TarOptions::PLAIN, &mut |written| {
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    /// Everything the format can hold, as the kernel's own reader sees it.
+    /// All that the format can store, judged by the kernel.
     #[test]
     fn the_kernel_reads_the_same_tree() {
         if !have(&["tar2sqfs", "mksquashfs", "mount"]) || !is_root() {
@@ -301,14 +301,14 @@ mod tests {
             let tree = sample_tree();
             write(&tree, &SquashfsWriter::with_program(&options(), program).unwrap(), &image).unwrap();
             let mounted = Mounted::new(&image, "squashfs", &place);
-            // mksquashfs 4.5 makes up the root's mtime and drops its xattrs.
+            // mksquashfs 4.5 does not keep the root's mtime and xattrs.
             compare(&tree, &place, Lost { root: program == Program::Mksquashfs, directory_links: true });
             drop(mounted);
         }
     }
 
     #[test]
-    fn access_control_lists_are_left_out_aloud_and_other_foreign_xattrs_refused() {
+    fn acls_are_left_out_and_reported_and_other_foreign_xattrs_refused() {
         let mut tree = sample_tree();
         let path = TreePath::new("run/fifo").unwrap();
         let mut inode = Inode::new(Kind::Fifo, 0o600);
@@ -316,12 +316,12 @@ mod tests {
         inode.xattrs.insert(b"user.note".as_slice().into(), b"stays".as_slice().into());
         tree.insert(path.clone(), inode).unwrap();
         let (held, omitted) = representable(&tree).unwrap();
-        assert_eq!(omitted, ["squashfs holds no access control lists: left out on /run/fifo"]);
+        assert_eq!(omitted, ["squashfs stores no POSIX ACLs: those of /run/fifo are left out"]);
         let left: Vec<_> = held.get(&path).unwrap().xattrs.keys().map(|name| name.to_vec()).collect();
         assert_eq!(left, [b"user.note"]);
         tree.get_mut(&path).unwrap().xattrs.insert(b"system.other".as_slice().into(), b"".as_slice().into());
         insta::assert_snapshot!(representable(&tree).unwrap_err(), @r"
-        /run/fifo has the xattr system.other, and squashfs holds only user.*, trusted.* and security.*
+        /run/fifo has the xattr system.other, and squashfs stores only user.*, trusted.* and security.*
         hint: remove it from the tree, or use ext4
         ");
     }
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_mksquashfs_are_understood() {
+    fn versions_of_mksquashfs_are_parsed() {
         assert_eq!(mksquashfs_version("mksquashfs version 4.5.1 (2022/03/17)\n"), Some((4, 5)));
         assert_eq!(mksquashfs_version("mksquashfs version 4.6 (2023)\n"), Some((4, 6)));
         assert_eq!(mksquashfs_version("something else"), None);

@@ -1,11 +1,10 @@
-//! dm-verity: a tree of hashes behind a filesystem, so that the kernel refuses every block that is not as it was when the
-//! image was made. The format is cryptsetup's (its wiki, "DMVerity"; the kernel's
-//! Documentation/admin-guide/device-mapper/verity.rst), so that `veritysetup` and every kernel know it.
+//! dm-verity: a hash tree behind a filesystem, by which the kernel refuses every block that has changed since the image was
+//! made. The format is cryptsetup's (its wiki, "DMVerity"; kernel documentation, `admin-guide/device-mapper/verity.rst`).
 //!
-//! Behind the filesystem come one block with the superblock, then the levels of the tree, the top first. A block of a
-//! level holds the hashes of 128 blocks of the level below, whose lowest are the filesystem's own blocks. A hash is
-//! SHA-256 over the salt and the block. The hash of the top block is the root hash: whoever knows it needs to trust
-//! nothing else.
+//! The filesystem is followed by a block with the verity superblock and by the levels of the hash tree, the top level first. A
+//! block of a level holds the hashes of 128 blocks of the level below; the lowest level holds those of the filesystem's blocks.
+//! A hash is SHA-256 over the salt and the block. The hash of the top block is the root hash, the only thing that has to be
+//! trusted.
 
 use std::fs::{File, OpenOptions};
 use std::num::NonZero;
@@ -25,26 +24,27 @@ use crate::report::progress::Stage;
 /// Bytes of a block, of data and of hashes.
 pub const BLOCK: usize = 4096;
 const DIGEST: usize = 32;
-/// Hashes in a block of the tree.
+/// Hashes in a block of the hash tree.
 const FANOUT: u64 = (BLOCK / DIGEST) as u64;
-/// The kernel's sectors, in which device-mapper counts.
+/// Bytes of a sector, the unit of device-mapper tables.
 const SECTOR: u64 = 512;
 
 /// `struct verity_sb` of cryptsetup: signature, version and hash type.
 const SIGNATURE: &[u8; 8] = b"verity\0\0";
 const VERSION: u32 = 1;
-/// The salt comes before the block (type 0, of Chrome OS, has it behind).
+/// The salt is hashed before the block; in type 0, of Chrome OS, after it.
 const HASH_TYPE: u32 = 1;
 const ALGORITHM: &str = "sha256";
 
-/// Name of the mapped device in the ready command lines.
+/// Name of the mapped device in [`Verity`]'s command lines.
 const DEVICE_NAME: &str = "root";
-/// The disk in the ready command lines: a microVM's first.
+/// The disk in [`Verity`]'s command lines: the first one of a microVM.
 const DISK: &str = "/dev/vda";
 
+/// Bytes of a salt.
 pub const SALT: usize = 32;
 
-/// What makes one seal differ from another: never by chance, so that the same image is sealed the same way twice.
+/// UUID and salt of a hash tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seed {
     pub uuid: [u8; 16],
@@ -52,7 +52,7 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// Derived from the tree, as the filesystem's own UUID is.
+    /// Derives both from the tree, as the UUID of the filesystem is, so that a build is reproducible.
     pub fn of(tree: &RootTree) -> Self {
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&identity::seed("snug verity uuid 1", &[], tree)[..16]);
@@ -60,31 +60,32 @@ impl Seed {
     }
 }
 
-/// A sealed image: what it takes to open it, and the lines that do.
+/// How to open a sealed image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Verity {
-    /// Hex; the one thing that has to be trusted.
+    /// Hexadecimal; the only thing that has to be trusted.
     pub root_hash: String,
-    /// Hex.
+    /// Hexadecimal.
     pub salt: String,
+    /// As RFC 9562 writes it.
     pub uuid: String,
-    /// Blocks of 4096 bytes that are sealed: the filesystem.
+    /// Blocks of the filesystem, of 4096 bytes.
     pub data_blocks: u64,
-    /// Where the verity superblock is, in bytes: the size of the filesystem.
+    /// Offset of the verity superblock in bytes, which is the size of the filesystem.
     pub hash_offset: u64,
-    /// Bytes of superblock and tree.
+    /// Bytes of the verity superblock and the hash tree.
     pub hash_bytes: u64,
-    /// For the command line of a kernel with CONFIG_DM_INIT, and for our initramfs; root=/dev/dm-0 goes with it.
+    /// An argument for a kernel with CONFIG_DM_INIT, and for our initramfs; used together with root=/dev/dm-0.
     pub kernel_argument: String,
-    /// Opens the image as /dev/mapper/root.
+    /// A command that opens the image as /dev/mapper/root.
     pub veritysetup: String,
-    /// Does the same, without looking for a superblock.
+    /// A command that does the same without reading the verity superblock.
     pub dmsetup: String,
 }
 
 impl Verity {
-    /// What a person needs to open the image.
+    /// Returns root hash and command lines as text for people.
     pub fn lines(&self) -> String {
         format!(
             "verity root hash {}\n  kernel   {} root=/dev/dm-0\n  or       {}\n  or       {}\n",
@@ -114,11 +115,11 @@ impl Verity {
     }
 }
 
-/// Where everything lies, in blocks.
+/// Where the levels of a hash tree are, in blocks of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct HashTree {
     data_blocks: u64,
-    /// First block and number of blocks of each level, the lowest (over the data) first.
+    /// First block and number of blocks of each level, the lowest first.
     levels: Vec<(u64, u64)>,
 }
 
@@ -130,7 +131,7 @@ impl HashTree {
             below = below.div_ceil(FANOUT);
             sizes.push(below);
         }
-        // The top level comes first, right behind the superblock.
+        // The top level is first, directly behind the verity superblock.
         let mut at = data_blocks + 1;
         let mut levels: Vec<(u64, u64)> = Vec::new();
         for size in sizes.into_iter().rev() {
@@ -141,32 +142,32 @@ impl HashTree {
         HashTree { data_blocks, levels }
     }
 
+    /// Returns the offset of the verity superblock in bytes.
     fn superblock_at(&self) -> u64 {
         self.data_blocks * BLOCK as u64
     }
 
-    /// Bytes of filesystem, superblock and tree.
+    /// Returns the bytes of filesystem, verity superblock and hash tree.
     fn end(&self) -> u64 {
         let tree: u64 = self.levels.iter().map(|(_, size)| size).sum();
         (self.data_blocks + 1 + tree) * BLOCK as u64
     }
 }
 
-/// Appends superblock and hash tree to the filesystem in `image`, which is filled up to a whole block with zeros.
+/// Appends a verity superblock and a hash tree to the filesystem in `image`, which is padded to a whole block with zeros.
 ///
-/// The blocks are hashed on all cores, each its own part of the image, in 512 KiB of memory a core; holes of the file
-/// stay holes.
+/// All cores hash, each a part of the image, with 512 KiB of memory each. Holes of the file stay holes.
 pub fn seal(image: &Path, seed: &Seed, stage: &Stage) -> Result<Verity> {
     let file = OpenOptions::new().read(true).write(true).open(image);
     let file = file.with_context(|| format!("cannot open {}", image.display()))?;
     let size = file.metadata()?.len();
     ensure!(size > 0, "an empty image cannot be sealed");
     let hash_tree = HashTree::new(size.div_ceil(BLOCK as u64));
-    file.set_len(hash_tree.end()).context("cannot make room for the hash tree")?;
+    file.set_len(hash_tree.end()).context("cannot extend the image for the hash tree")?;
 
     let salted = Sha256::new_with_prefix(seed.salt);
     let threads = thread::available_parallelism().map_or(1, NonZero::get) as u64;
-    // The hashes of a level are the content of the level above; the one above the top is the root hash.
+    // From the lowest level to the top.
     let mut below = (0, hash_tree.data_blocks);
     for level in &hash_tree.levels {
         hash_level(&file, &salted, below, level.0, threads, stage)?;
@@ -184,7 +185,7 @@ fn hash(salted: &Sha256, block: &[u8]) -> [u8; DIGEST] {
     salted.clone().chain_update(block).finalize().into()
 }
 
-/// Hashes the blocks `first..first + count` into blocks from `into` on, the parts of the level on `threads` threads.
+/// Hashes `count` blocks from `first` on, in `threads` threads, and writes the hashes to the blocks from `into` on.
 fn hash_level(
     file: &File,
     salted: &Sha256,
@@ -193,7 +194,7 @@ fn hash_level(
     threads: u64,
     stage: &Stage,
 ) -> Result<()> {
-    // Whole blocks of hashes, so that no two threads write to one.
+    // Whole blocks of hashes, so that no two threads write to the same block.
     let share = count.div_ceil(FANOUT).div_ceil(threads) * FANOUT;
     thread::scope(|scope| {
         let workers: Vec<_> = (0..count)
@@ -215,7 +216,7 @@ fn hash_part(
     into: u64,
     stage: &Stage,
 ) -> Result<()> {
-    // Free space is most of what an ext4 has beside its content.
+    // Free space in an ext4 is zeros, whose hash is computed once.
     let zeros = [0; BLOCK];
     let of_zeros = hash(salted, &zeros);
     let mut data = vec![0; BLOCK * FANOUT as usize];
@@ -235,7 +236,7 @@ fn hash_part(
     Ok(())
 }
 
-/// `struct verity_sb`, little-endian, and zeros up to a block.
+/// Encodes `struct verity_sb`, little-endian, padded to a block with zeros.
 fn superblock(hash_tree: &HashTree, seed: &Seed) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);

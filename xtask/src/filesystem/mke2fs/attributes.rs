@@ -1,5 +1,5 @@
-//! What mke2fs cannot take from files, written into the image afterwards by debugfs: device nodes, which no user
-//! namespace may make, xattrs that the kernel or the filesystem underneath refused, and the root's own attributes.
+//! What mke2fs cannot copy from files is written into the image by debugfs afterwards: device nodes, which a user namespace
+//! cannot create, xattrs that the kernel or the host's filesystem refused, and the attributes of the root directory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ const S_IFCHR: u32 = 0o020_000;
 const S_IFBLK: u32 = 0o060_000;
 const S_IFDIR: u32 = 0o040_000;
 
-/// Makes the image agree with the tree where mke2fs left it different.
+/// Writes to the image what mke2fs did not copy.
 pub(super) fn complete(tree: &RootTree, image: &Path, settings: &Settings) -> Result<()> {
     let values = tempfile::tempdir().context("cannot make a temporary folder")?;
     let mut script = Script { text: Vec::new(), folder: values.path(), values: HashMap::new() };
@@ -33,7 +33,7 @@ pub(super) fn complete(tree: &RootTree, image: &Path, settings: &Settings) -> Re
     let mut command = DEBUGFS.command()?;
     settings.freeze(&mut command);
     let output = child::output(command.arg("-w").arg("-f").arg(&file).arg(image))?;
-    // Its exit status says nothing of the commands, and its errors stand alone on standard error, after its version.
+    // Its exit status does not depend on the commands. Standard error has its version, and then nothing but errors.
     let said = String::from_utf8_lossy(&output.stderr);
     let errors: Vec<&str> =
         said.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("debugfs 1.")).take(10).collect();
@@ -46,12 +46,12 @@ pub(super) fn complete(tree: &RootTree, image: &Path, settings: &Settings) -> Re
 struct Script<'a> {
     text: Vec<u8>,
     folder: &'a Path,
-    /// Files that hold xattr values, by value: many files share a few.
+    /// Files with the values of xattrs, by value: few values are shared by many inodes.
     values: HashMap<Box<[u8]>, OsString>,
 }
 
 impl Script<'_> {
-    /// Replaces the empty files that stand in for device nodes, under all of their names.
+    /// Replaces the empty files that stand in for device nodes by these, with all of their names.
     fn devices(&mut self, tree: &RootTree) -> Result<()> {
         let mut names: BTreeMap<InodeId, Vec<&TreePath>> = BTreeMap::new();
         for entry in tree.entries() {
@@ -72,7 +72,7 @@ impl Script<'_> {
             }
             let Some((first, links)) = paths.split_first() else { continue };
             let device = quoted(first)?;
-            // mknod takes a name, not a path.
+            // The command mknod takes a name, not a path.
             self.line(&[b"cd", &quoted(&first.parent().unwrap_or_else(TreePath::root))?]);
             let (major, minor) = (major.to_string(), minor.to_string());
             self.line(&[b"mknod", &quote(first.name())?, letter.as_bytes(), major.as_bytes(), minor.as_bytes()]);
@@ -85,9 +85,9 @@ impl Script<'_> {
         Ok(())
     }
 
-    /// Mode, owner and time.
+    /// Sets mode, owner and time.
     fn attributes(&mut self, file: &[u8], inode: &Inode, kind: u32) {
-        // debugfs sets the 32 bits that ext4 had before it counted epochs.
+        // debugfs sets 32 bits, without the epoch.
         let seconds = inode.mtime.seconds.clamp(0, i32::MAX.into());
         for (field, value) in [
             ("mode", format!("0{:o}", kind | u32::from(inode.mode))),
@@ -99,8 +99,8 @@ impl Script<'_> {
         }
     }
 
-    /// Sets every xattr, those that mke2fs copied included: which ones it could not see depends on the kernel, the
-    /// namespace and the filesystem that the tree was laid out in.
+    /// Sets every xattr, including those that mke2fs copied: which ones it could not read depends on the kernel, the namespace
+    /// and the host's filesystem.
     fn xattrs(&mut self, tree: &RootTree) -> Result<()> {
         for entry in tree.entries() {
             if entry.hard_link_to.is_some() || entry.inode.kind == Kind::Socket {
@@ -131,12 +131,12 @@ impl Script<'_> {
     }
 }
 
-/// A path as one word of debugfs's command language (libss).
+/// Quotes a path for debugfs's command language (libss).
 fn quoted(path: &TreePath) -> Result<Vec<u8>> {
     quote(&[b"/", path.as_bytes()].concat()).with_context(|| format!("mke2fs cannot finish {path}"))
 }
 
-/// In quotes, only a quote is special; it is doubled. Nothing stands for a newline.
+/// Quotes a word. Inside quotes only a quote is special, and is doubled; a newline cannot be written.
 fn quote(word: &[u8]) -> Result<Vec<u8>> {
     ensure!(!word.contains(&b'\n'), "debugfs takes no names with a newline");
     let mut quoted = vec![b'"'];

@@ -1,4 +1,4 @@
-//! How many blocks mke2fs will need for a tree, at least: what is known before it runs.
+//! A lower bound of the blocks that mke2fs needs for a tree.
 
 use anyhow::{Context, Result};
 use snug_ext4::size::BLOCK_SIZE;
@@ -6,17 +6,17 @@ use snug_rootfs::tree::{Body, Kind, RootTree};
 
 use super::OWN_DIRECTORY_BLOCKS;
 
-/// Symlinks shorter than this stand in their inode (`i_block` without its NUL).
+/// Symlink targets shorter than this are stored in the inode (`i_block` with a NUL).
 const FAST_SYMLINK: usize = 60;
-/// Of a directory block with a checksum, 12 bytes are its tail (`struct ext4_dir_entry_tail`).
+/// Bytes for entries in a directory block: 12 are its tail with the checksum (`struct ext4_dir_entry_tail`).
 const DIRECTORY_BLOCK: u64 = BLOCK_SIZE - 12;
-/// `.` and `..`
+/// Bytes of the entries `.` and `..`.
 const DOT_ENTRIES: u64 = 24;
-/// Bodies are looked through in pieces of this many bytes.
+/// Bytes of a file that are read at a time.
 const BUFFER: usize = 1 << 20;
 
-/// Blocks of bodies without those of nothing but zeros (mke2fs makes holes of them), of long symlinks, and of
-/// directories as if they could be filled to the last byte; extent and xattr blocks are not counted.
+/// Counts the blocks of files except those of zeros, which mke2fs turns into holes, of long symlinks, and of directories as if
+/// they were full to the last byte. Blocks of extent trees and xattrs are not counted.
 pub(super) fn data_blocks(tree: &RootTree) -> Result<u64> {
     let mut blocks = OWN_DIRECTORY_BLOCKS - 1;
     let mut names = vec![DOT_ENTRIES; tree.inode_slots()];
@@ -40,7 +40,7 @@ pub(super) fn data_blocks(tree: &RootTree) -> Result<u64> {
     Ok(blocks + directories.map(|entry| names[RootTree::slot(entry.id)].div_ceil(DIRECTORY_BLOCK)).sum::<u64>())
 }
 
-/// Room for what [`data_blocks`] does not count.
+/// Returns the blocks to add for what [`data_blocks`] does not count.
 pub(super) fn margin(data_blocks: u64) -> u64 {
     data_blocks / 128 + 64
 }
@@ -50,12 +50,12 @@ fn blocks_with_data(body: &Body, tree: &RootTree, buffer: &mut [u8]) -> Result<u
     for range in body.extents.as_slice() {
         let mut done = 0;
         while done < range.length {
-            // Pieces end on borders of blocks of the file.
+            // A read ends at a block border of the file.
             let offset = range.offset + done;
-            let piece = (buffer.len() as u64 - offset % BLOCK_SIZE).min(range.length - done);
-            let bytes = &mut buffer[..piece as usize];
+            let length = (buffer.len() as u64 - offset % BLOCK_SIZE).min(range.length - done);
+            let bytes = &mut buffer[..length as usize];
             tree.bodies().read_exact_at(bytes, range.source + done)?;
-            let (head, rest) = bytes.split_at(((BLOCK_SIZE - offset % BLOCK_SIZE) % BLOCK_SIZE).min(piece) as usize);
+            let (head, rest) = bytes.split_at(((BLOCK_SIZE - offset % BLOCK_SIZE) % BLOCK_SIZE).min(length) as usize);
             let first = offset.div_ceil(BLOCK_SIZE);
             let rest = rest.chunks(BLOCK_SIZE as usize).zip(first..).map(|(bytes, block)| (block, bytes));
             for (block, bytes) in std::iter::once((offset / BLOCK_SIZE, head)).chain(rest) {
@@ -64,7 +64,7 @@ fn blocks_with_data(body: &Body, tree: &RootTree, buffer: &mut [u8]) -> Result<u
                     last = Some(block);
                 }
             }
-            done += piece;
+            done += length;
         }
     }
     Ok(count)

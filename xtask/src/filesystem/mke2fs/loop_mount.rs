@@ -1,5 +1,5 @@
-//! ext4 as the kernel itself writes it: mke2fs makes an empty filesystem, root mounts it through a loop device, and GNU
-//! tar unpacks the tree there. Slow, and it needs root; but nothing of it is ours, which makes it the judge of the rest.
+//! ext4 as the kernel writes it: mke2fs makes an empty filesystem, root mounts it through a loop device, and GNU tar unpacks
+//! the tree there. Slow, and for root only; but it shares no code with the other writers, which can be compared with it.
 //!
 //! The mount lives in the mount namespace of a process of its own: the tool, started again under a hidden verb
 //! ([`VERB`]). However that process ends, the kernel takes mount and loop device away with it. It ends with the tool.
@@ -26,12 +26,12 @@ use super::{Content, MKE2FS, RESIZE2FS, Run, Settings, check, version};
 use crate::filesystem::FilesystemWriter;
 use crate::report::progress::Stage;
 
-/// The hidden verb under which the tool starts itself again to mount an image and unpack its input into it.
+/// The hidden verb with which the tool starts itself to mount an image and unpack its standard input there.
 pub const VERB: &str = "__loop";
 
 const MOUNT: HostProgram = HostProgram { name: "mount", package: "mount" };
 const TAR: HostProgram = HostProgram { name: "tar", package: "tar" };
-/// Pieces in which the tree goes to tar: what a pipe holds.
+/// Bytes of a write to tar's standard input: the capacity of a pipe.
 const PIPE_BYTES: usize = 64 << 10;
 
 /// Writes a tree as ext4 through a loop mount.
@@ -41,7 +41,7 @@ pub struct LoopWriter {
 }
 
 impl LoopWriter {
-    /// Validates the options, finds the programs, and refuses anybody but root.
+    /// A writer with these options, if they are valid, this host has the programs, and we are root.
     pub fn new(options: &Ext4Options) -> Result<Self> {
         if !geteuid().is_root() {
             bail!(
@@ -65,7 +65,7 @@ impl FilesystemWriter for LoopWriter {
     }
 }
 
-/// By the kernel, from a tar.
+/// The kernel writes what GNU tar unpacks.
 struct Unpacked;
 
 impl Content for Unpacked {
@@ -91,7 +91,7 @@ impl Content for Unpacked {
     }
 }
 
-/// Entry of the hidden verb: mounts the image that follows it and unpacks standard input there.
+/// Runs the hidden verb: mounts the image named by its argument and unpacks standard input there.
 pub fn inside_main() -> ExitCode {
     let filled = match std::env::args_os().nth(2) {
         Some(image) => fill(Path::new(&image)),
@@ -109,13 +109,12 @@ fn fill(image: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).with_context(|| format!("cannot make a mount namespace\n{hint}"))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("cannot keep mounts to this process")?;
-    // The folder of the image is always there. Nobody else sees the mount over it, so that nothing has to be made or
-    // removed for it.
+    // The image's own folder is used as the mount point: it exists, and only this process sees the mount.
     let place = image.parent().context("an image is in a folder")?;
     let mut command = MOUNT.command()?;
     command.args(["-t", "ext4", "-o", "loop,noatime"]).arg(image).arg(place);
     child::run(&mut command, &[]).map_err(|error| error.context(hint_of_loop()))?;
-    keep_no_clusters_back(place).context("cannot give the last blocks out")?;
+    release_reserved_clusters(place).context("cannot release the kernel's reserved clusters")?;
     unpack(place)?;
     umount2(place, MntFlags::empty()).context("cannot unmount the image")
 }
@@ -124,11 +123,11 @@ fn hint_of_loop() -> String {
     "cannot mount the image\nhint: the host must have loop devices; the native writer needs none".to_owned()
 }
 
-/// The kernel keeps blocks back for itself, up to 2 % or 4096 of them (kernel documentation, `ABI/testing/sysfs-fs-ext4`,
-/// `reserved_clusters`), which an exactly full image has not.
-fn keep_no_clusters_back(place: &Path) -> Result<()> {
+/// The kernel reserves 2 % of the clusters, at most 4096, for its own use (kernel documentation,
+/// `ABI/testing/sysfs-fs-ext4`, `reserved_clusters`). An exactly full image needs them.
+fn release_reserved_clusters(place: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
-    // The last mount over a place is the one that is seen there; fields as in proc_pid_mountinfo(5).
+    // Our mount is the last one. The fields are described in proc_pid_mountinfo(5).
     let device = mounts
         .lines()
         .rev()
@@ -137,7 +136,7 @@ fn keep_no_clusters_back(place: &Path) -> Result<()> {
         .and_then(|device| Path::new(device).file_name())
         .with_context(|| format!("{} is not mounted", place.display()))?;
     let control = Path::new("/sys/fs/ext4").join::<&OsStr>(device).join("reserved_clusters");
-    // Where /sys is read-only, an image with some free blocks can still be written.
+    // Fails if /sys is read-only; an image with enough free blocks can still be written.
     let _ = fs::write(control, "0");
     Ok(())
 }
@@ -148,7 +147,7 @@ fn unpack(place: &Path) -> Result<()> {
     command.args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "-C"]).arg(place);
     let tar = Child::start(command.stdin(Stdio::inherit()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let output = tar.wait_with_output().context("cannot read what tar says")?;
-    // An attribute that the kernel refuses is a warning to tar; here, nothing may be lost without a word.
+    // tar only warns of an attribute that the kernel refuses; here it is an error.
     if !output.status.success() || !output.stderr.is_empty() {
         bail!("tar ended with {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
     }

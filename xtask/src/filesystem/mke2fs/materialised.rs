@@ -1,4 +1,4 @@
-//! A tree laid out as real files, and programs that see it with the image's owners.
+//! A tree as files on disk, and programs that see these with the owners that they have in the image.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -14,19 +14,20 @@ use snug_sandbox::{Action, Event, Job, JobError, Program};
 use crate::cache::{Cache, WorkFolder};
 use crate::report::progress::Stage;
 
-/// Lines of a failing program that are worth showing.
+/// How many of the last lines of a failing program are part of the error.
 const LAST_LINES: usize = 12;
 
-/// Where a tree is laid out as files, as `rootfs::disk` does.
+/// A tree as files on disk, created by `snug_rootfs::disk`.
 pub trait MaterialisedTree {
+    /// Returns the directory that is the root of the tree.
     fn root(&self) -> &Path;
-    /// Runs a command to which the files belong to the owners they have in the image.
+    /// Runs a command that sees the files with the owners that they have in the image.
     fn run(&self, command: &mut Command) -> Result<()>;
 }
 
-/// A tree laid out in the cache, by ids of our user namespace.
+/// A tree in the cache, its files owned by the ids of our user namespace.
 pub(super) struct InNamespace {
-    /// Goes with the files when this is dropped.
+    /// Removes the files when it is dropped.
     _work: WorkFolder,
     root: PathBuf,
 }
@@ -63,7 +64,7 @@ impl MaterialisedTree for InNamespace {
         let program = Program {
             command: words.map(text).collect::<Result<_>>()?,
             environment: set.map(|(name, value)| Ok((text(name)?, text(value)?))).collect::<Result<_>>()?,
-            // Paths of the command may be relative to where the tool was started.
+            // The command may have paths relative to the current directory.
             directory: Some(std::env::current_dir().context("there is no current folder")?),
         };
         let said = Mutex::new(Vec::new());

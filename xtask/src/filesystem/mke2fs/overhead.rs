@@ -1,5 +1,5 @@
-//! What mke2fs spends on an empty filesystem, measured by making one: a few milliseconds in a sparse file, and right
-//! for whatever version is installed.
+//! The overhead of mke2fs's filesystems, measured by making an empty one: it takes a few milliseconds in a sparse file, and
+//! is right for any version of mke2fs.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,15 +12,15 @@ use tempfile::TempDir;
 use super::superblock::Superblock;
 use super::{INODE_SIZE, OWN_DIRECTORY_BLOCKS, Settings};
 
-/// One bitmap block tells of as many blocks: 8 · 4096.
+/// As many blocks as a bitmap block has bits.
 const BLOCKS_PER_GROUP: u64 = 8 * BLOCK_SIZE;
-/// mke2fs leaves a last group out if it has not this many blocks beside its metadata (libext2fs, `ext2fs_initialize`).
+/// mke2fs omits a last group with fewer blocks than this in addition to its metadata (libext2fs, `ext2fs_initialize`).
 const LAST_GROUP_MIN: u64 = 50;
-/// An ordinary size: if mke2fs refuses it, no other size will help.
+/// An ordinary size: if mke2fs refuses it, it would refuse any other.
 const ORDINARY_BLOCKS: u64 = 64 << 20 >> 12;
 const ORDINARY_INODES: u64 = 1024;
 
-/// The model of mke2fs under the settings of one image.
+/// The overhead of mke2fs's filesystems with the settings of one image.
 pub(super) struct MeasuredOverhead<'a> {
     settings: &'a Settings,
     folder: TempDir,
@@ -35,7 +35,7 @@ impl<'a> MeasuredOverhead<'a> {
         Ok(model)
     }
 
-    /// Blocks of an empty filesystem that are not free, its directories excepted.
+    /// Returns the blocks in use of an empty filesystem, without those of its directories.
     pub(super) fn metadata_blocks(&self, blocks: u64, inodes: u64) -> Result<u64> {
         let empty = self.empty(blocks, inodes).context("mke2fs makes no empty filesystem of this size")?;
         Ok(empty.blocks - empty.free_blocks - OWN_DIRECTORY_BLOCKS)
@@ -68,7 +68,7 @@ impl<'a> MeasuredOverhead<'a> {
     }
 }
 
-/// Spares the search to try every size that mke2fs is known to cut back.
+/// Whether mke2fs would omit the last group. Saves the search one run of mke2fs for each such size.
 fn last_group_is_too_small(blocks: u64, inodes: u64) -> bool {
     let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
     let last = blocks - groups.saturating_sub(1) * BLOCKS_PER_GROUP;
@@ -80,8 +80,8 @@ impl OverheadModel for MeasuredOverhead<'_> {
     fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
         let inode_tables = inodes.div_ceil(BLOCK_SIZE / INODE_SIZE);
         if inode_tables >= blocks {
-            // mke2fs refuses these. Saying what they need at least lets the search go on behind them, where trying one
-            // block more each time would start it thousands of times.
+            // mke2fs refuses these. With a lower bound of the overhead the search skips them, instead of running mke2fs for
+            // thousands of sizes.
             return Some(Overhead { inodes, structures: vec![Structure::new("inode tables", inode_tables + 1)] });
         }
         let empty = self.empty(blocks, inodes)?;
@@ -101,7 +101,7 @@ impl OverheadModel for MeasuredOverhead<'_> {
         Some(Overhead { inodes: empty.inodes, structures: structures.collect() })
     }
 
-    /// Inodes are rounded up in each group, so that one group more can take fewer blocks.
+    /// Inodes are rounded up in each group, so that one group more can need fewer blocks.
     fn monotonic_until(&self, blocks: u64) -> u64 {
         blocks.next_multiple_of(BLOCKS_PER_GROUP)
     }

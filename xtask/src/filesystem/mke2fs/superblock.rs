@@ -1,4 +1,4 @@
-//! The few numbers of an ext4 superblock that say how full it is.
+//! The counts in an ext4 superblock.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -7,23 +7,23 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use snug_ext4::size::BLOCK_SIZE;
 
-/// Where the superblock lies in the image, in bytes, and how long it is.
+/// Offset and length of the superblock in bytes.
 const OFFSET: u64 = 1024;
 const LENGTH: usize = 1024;
 const MAGIC: u16 = 0xef53;
 
-/// `struct ext4_super_block` (kernel documentation, "ext4 Data Structures and Algorithms", 4.1 Super Block).
+/// A part of `struct ext4_super_block` (kernel documentation, `filesystems/ext4/super.rst`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Superblock {
     pub inodes: u64,
     pub free_inodes: u32,
     pub blocks: u64,
-    /// Blocks that no content uses, the reserved ones among them.
+    /// Free blocks, including the reserved ones.
     pub free_blocks: u64,
-    /// Blocks that only root may fill.
+    /// Blocks reserved for root.
     pub reserved_blocks: u64,
     pub blocks_per_group: u32,
-    /// Length of the journal in blocks, from the copy of its inode; 0 without one.
+    /// Blocks of the journal, from the copy of its inode in `s_jnl_blocks`; 0 without a journal.
     pub journal_blocks: u64,
 }
 
@@ -33,7 +33,7 @@ impl Superblock {
         File::open(image)
             .and_then(|file| file.read_exact_at(&mut bytes, OFFSET))
             .with_context(|| format!("cannot read the superblock of {}", image.display()))?;
-        Self::parse(&bytes).with_context(|| format!("{} is not an ext4 of ours", image.display()))
+        Self::parse(&bytes).with_context(|| format!("{} is not a valid ext4 image", image.display()))
     }
 
     fn parse(bytes: &[u8; LENGTH]) -> Result<Self> {
@@ -48,7 +48,7 @@ impl Superblock {
             reserved_blocks: wide(0x8, 0x154),
             free_blocks: wide(0xc, 0x158),
             blocks_per_group: word(0x20),
-            // s_jnl_blocks[16] is i_size, [15] its upper half.
+            // s_jnl_blocks[16] is the lower half of i_size, [15] the upper half.
             journal_blocks: wide(0x14c, 0x148) / BLOCK_SIZE,
         };
         ensure!(superblock.free_blocks <= superblock.blocks, "more blocks are free than there are");

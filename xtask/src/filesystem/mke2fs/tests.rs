@@ -39,7 +39,7 @@ fn write(tree: &RootTree, options: &Ext4Options, policy: &SizePolicy, folder: &P
     writer.write_materialised(tree, &files, policy, &folder.join("image"), &Progress::hidden().stage("test"))
 }
 
-/// e2fsck finds nothing to mend, and dumpe2fs says what was decided.
+/// e2fsck finds nothing to repair, and dumpe2fs shows what was decided.
 #[track_caller]
 fn judge(image: &Path, census: &Census, policy: &SizePolicy) {
     let fsck = Command::new("/sbin/e2fsck").arg("-fn").arg(image).output().unwrap();
@@ -107,8 +107,8 @@ fn options_and_policies_end_to_the_block() {
     }
 }
 
-/// Free space of these amounts ends the filesystem before, on and behind the border of its first block group (32768
-/// blocks), and where a second group would be too small to be made.
+/// With these headrooms the filesystem ends before, at and behind the end of its first block group (32768 blocks), and where a
+/// second group would be too small.
 #[test]
 fn borders_of_block_groups_are_crossed_exactly() {
     if !have(&TOOLS) || !is_root() {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compression {
     pub algorithm: Algorithm,
-    /// From 1; `None` for the algorithm's default.
+    /// 1 or more; `None` for the default of the algorithm.
     pub level: Option<u8>,
 }
 
@@ -24,7 +24,7 @@ pub enum Algorithm {
 impl Algorithm {
     const ALL: [Algorithm; 5] = [Algorithm::Gzip, Algorithm::Lz4, Algorithm::Lzo, Algorithm::Xz, Algorithm::Zstd];
 
-    /// Its name on the command line of both programs.
+    /// Returns its name on the command line of both programs.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Algorithm::Gzip => "gzip",
@@ -35,7 +35,7 @@ impl Algorithm {
         }
     }
 
-    /// The highest level; 0 where there are none.
+    /// Returns the highest level; 0 if the algorithm has no levels.
     fn highest_level(self) -> u8 {
         match self {
             Algorithm::Gzip | Algorithm::Lzo => 9,
@@ -45,7 +45,7 @@ impl Algorithm {
     }
 }
 
-/// Why text is not a squashfs compression.
+/// Why a text is not a squashfs compression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompressionError {
     #[error("squashfs compression `{0}` is not one of gzip, lz4, lzo, xz, zstd")]

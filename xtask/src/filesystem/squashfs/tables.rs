@@ -11,7 +11,7 @@ use snug_ext4::{Census, Part};
 /// little-endian.
 const SUPERBLOCK_BYTES: u64 = 96;
 const MAGIC: u32 = 0x7371_7368;
-/// A table that the image does not have.
+/// The address of a table that the image does not have.
 const NO_TABLE: u64 = u64::MAX;
 
 /// Accounts for every byte of the image, from the addresses of the tables in its superblock.
@@ -22,8 +22,8 @@ pub(super) fn census(image: &Path, writer: &str) -> Result<Census> {
     Ok(Census { size, writer: writer.to_owned(), parts, decision: None, omitted: Vec::new() })
 }
 
-/// The image from front to back: superblock, file data, then the tables in the order they were written. A table whose
-/// superblock field names an index starts at the metadata block that the first slot of the index names.
+/// Returns the parts of the image from front to back: superblock, file data, then the tables in the order in which they were
+/// written. Where a field of the superblock is the address of an index, the table starts at the first address in that index.
 fn parts(file: &File, size: u64) -> Result<Vec<Part>> {
     let mut superblock = [0; SUPERBLOCK_BYTES as usize];
     file.read_exact_at(&mut superblock, 0)?;
