@@ -1,4 +1,4 @@
-//! The images that this workspace ships: sound, sized by their content, and with scripts that a linter has read.
+//! The images of this workspace: they pass `check`, are sized by their content, and shellcheck accepts their scripts.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,7 +9,7 @@ use snug_spec::ImageSet;
 use snug_spec::model::FileSource;
 use snug_tests::{have, image, succeed, workspace};
 
-/// Those with a size of their own that build from what Debian serves. openclaw has tests of its own.
+/// The images that are sized by their content and build from Debian's archive. openclaw has tests of its own.
 const BUILT_HERE: &[&str] = &["debian-ssh-key", "browser-chromium", "openclaw"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! `writer = "loop"`: for root alone, exact like the others, and with nothing left mounted however it ends.
+//! `writer = "loop"`: needs root, is as exact as the others, and leaves nothing mounted however it ends.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use snug_tests::{have, is_root, succeed, xtask};
 
 /// A user that owns nothing.
 const NOBODY: &str = "65534";
-/// How long the kernel may take to give loop devices back, in steps of [`PAUSE`].
+/// How often to look, every [`PAUSE`], whether the kernel has released the loop devices.
 const PATIENCE: usize = 600;
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -77,7 +77,7 @@ fn what_the_kernel_refuses_is_an_error_and_not_a_loss() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    // No kernel takes a capability set of three bytes.
+    // The kernel refuses a capability of three bytes.
     let script = "import tarfile\n\
                   info = tarfile.TarInfo('ping')\n\
                   info.pax_headers = {'SCHILY.xattr.security.capability': 'abc'}\n\

@@ -1,4 +1,4 @@
-//! What the native writer keeps in memory: some bytes for each inode, and nothing that grows with the bodies.
+//! The memory of the native writer: a bounded number of bytes for each inode, and nothing that grows with file content.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use snug_tests::{have, succeed, xtask};
 
-/// The most that an inode may take, its name and its place in the image included.
+/// The most memory that an inode may take, including its name and its place in the image, in bytes.
 const BYTES_PER_INODE: u64 = 700;
 /// Files of the smaller and of the larger tar: enough that a growing list is seen at its worst.
 const FILES: [u64; 2] = [5_000, 65_000];

@@ -1,4 +1,4 @@
-//! The main job: openclaw from its spec, judged by e2fsck, dumpe2fs, the kernel's mounts and the program itself.
+//! The openclaw image, built from its spec and checked by e2fsck, dumpe2fs, the kernel's mount and the program itself.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,7 +37,7 @@ fn the_image_is_sound_and_exactly_as_large_as_its_policy_asks() {
     let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
     let decision = &manifest["census"]["decision"];
     let number = |name: &str| decision[name].as_u64().unwrap_or_else(|| panic!("{name} in {decision}"));
-    // Headroom decided, not a constant under a new name.
+    // Headroom decided, not `min-size`.
     assert_eq!(decision["rule"], "content");
 
     // docs/architecture.md, "Sizing", computed here from the content alone: ⌈0.4 · data⌉ and ⌈0.4 · inodes⌉ stay free.
@@ -89,7 +89,7 @@ fn an_image_that_is_up_to_date_is_left_alone() {
 /// What writing openclaw may take at its peak, in bytes.
 const PEAK_MEMORY: u64 = 96 << 20;
 
-/// The fewest blocks that could hold a tar's tree: bodies by the holes they state, packed directories, exact inode tables
+/// The fewest blocks that can hold a tar's tree: file content without holes, packed directories, exact inode tables
 /// with ten inodes of the filesystem's own, two bitmaps a group, one superblock and one block of descriptors.
 const FLOOR: &str = r#"
 import collections, sys, tarfile

@@ -1,4 +1,4 @@
-//! `pack`: tars from files and pipes to images, and hostile ones to errors.
+//! `pack`: tars from files and pipes become images, and hostile tars are refused.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use snug_tests::{Mounted, have, is_root, skip, succeed, tree_digest, xtask};
 
-/// A small root as GNU tar packs it, with what makes tars interesting.
+/// A small root packed by GNU tar, with long names, hard links, holes and extended attributes.
 fn sample(folder: &Path) -> std::path::PathBuf {
     let script = r#"
         mkdir -p root/etc root/bin root/var/empty

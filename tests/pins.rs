@@ -1,11 +1,11 @@
-//! Packages by version: taken as they are asked for or not at all, and told by the manifest.
+//! Packages pinned by version: installed in that version or not at all, and listed in the manifest.
 
 use std::fs;
 
 use serde_json::Value;
 use snug_tests::{Workshop, have};
 
-/// The version of a package in what the manifest says is installed.
+/// Returns the version of an installed package from the manifest.
 fn version(workshop: &Workshop, image: &str, package: &str) -> String {
     let text = fs::read(workshop.path("out").join(image).join("manifest.json")).expect("a manifest");
     let manifest: Value = serde_json::from_slice(&text).expect("JSON");
@@ -31,13 +31,13 @@ fn debians_packages_are_pinned_by_version_or_by_pattern() {
     let found = version(&workshop, "pinned", "openssh-server");
     assert!(found.starts_with("1:9.2p1-2+deb12u"), "{found}");
 
-    // The very version that was found is the same image.
+    // The version that was found, pinned exactly, gives the same image.
     spec("exact", &found);
     let output = workshop.build("exact");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(version(&workshop, "exact", "openssh-server"), found);
 
-    // One that the archive has not, or not any more.
+    // A version that the archive does not have, or no longer has.
     spec("gone", "1:9.2p1-1*");
     let output = workshop.build("gone");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

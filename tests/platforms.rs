@@ -1,4 +1,4 @@
-//! Images for another machine than this one, whose programs run under qemu's emulation.
+//! Images for another architecture, whose programs run under QEMU's user-mode emulation.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A forward proxy for HTTP that gives up after a number of bytes: a network that vanishes at a moment of our choice.
+//! A forward proxy for HTTP that breaks all connections after a number of bytes, like a network that fails.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-/// Bytes of a request's head that are read before it is taken for none.
+/// Longest head of a request, in bytes.
 const HEAD: usize = 64 << 10;
 
 /// Listens on the loopback device until the tests end.
@@ -36,7 +36,7 @@ impl VanishingProxy {
         &self.url
     }
 
-    /// Has it let through all that it would?
+    /// Returns whether all of its bytes have passed.
     pub(crate) fn is_gone(&self) -> bool {
         self.left.load(Ordering::SeqCst) == 0
     }

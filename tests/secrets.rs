@@ -1,4 +1,4 @@
-//! Secrets of a build: steps read them, and neither image, cache nor output keeps them.
+//! Secrets of a build: steps can read them, and neither image, cache nor output contains them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,8 +56,7 @@ fn assert_holds_nothing(folder: &Path) {
     assert_eq!(found.status.code(), Some(1), "{found:?}");
 }
 
-/// Steps that read both secrets, and write down how long one is. The spec must not hold the canary either: the step puts it
-/// together.
+/// Steps that read both secrets and write the length of one. The spec must not contain the canary: the step assembles it.
 fn reading() -> String {
     format!(
         "run = [\n  'test \"$(cat /run/secrets/token)$(cat /run/secrets/key)\" = {0}{0}',\n  'cat /run/secrets/token',\n  \
@@ -66,7 +65,7 @@ fn reading() -> String {
     )
 }
 
-/// A step that tells one as it fails.
+/// A step that prints a secret and fails.
 const TELLING: &str = "run = [\"cat /run/secrets/token; exit 3\"]";
 
 #[track_caller]
@@ -96,7 +95,7 @@ fn steps_read_secrets_that_nothing_keeps() {
     // A failing step's last lines.
     assert_masked(folder, &build(folder, TELLING));
 
-    // A step that keeps one is refused, and the last image stays.
+    // A build whose tree contains a secret is refused, and the last image stays.
     let output = build(folder, "run = [\"mkdir /opt; cp /run/secrets/key /opt/key\"]");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));

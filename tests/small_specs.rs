@@ -1,4 +1,4 @@
-//! New images without code: a spec of four lines and one of twelve, in a folder of one's own.
+//! New images without code: specs of four and of twelve lines, in a folder outside the workspace.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +44,7 @@ fn specs_of_four_and_twelve_lines_build_with_no_code() {
         fs::create_dir_all(images.join(name)).expect("a folder");
         fs::write(images.join(name).join("image.toml"), spec.trim_start()).expect("a spec");
     }
-    // A cache of its own: what is tested is the way from nothing.
+    // With an empty cache, everything is built.
     let mut command = xtask();
     command.env("XDG_CACHE_HOME", folder.path().join("cache"));
     succeed(command.args(["image", "--all", "--images"]).arg(&images).arg("--output").arg(folder.path().join("out")));
@@ -56,7 +56,7 @@ fn specs_of_four_and_twelve_lines_build_with_no_code() {
     }
     assert!(fs::metadata(&four).expect("an image").len() >= 256 << 20);
     assert!(debugfs(&four, "stat /usr/sbin/sshd").contains("Type: regular"));
-    // Nothing of the build stays: no host keys, no lists, no policy against services, nobody's machine-id.
+    // Nothing of the build is left: no host keys, no package lists, no policy-rc.d, no machine-id.
     for gone in ["/etc/ssh/ssh_host_ed25519_key", "/usr/sbin/policy-rc.d", "/run/build", "/dev/null"] {
         assert!(!debugfs(&four, &format!("stat {gone}")).contains("Inode:"), "{gone}");
     }

@@ -1,4 +1,4 @@
-//! What the tests of the writers share: a tree with everything in it, and tools that may be missing.
+//! Shared by the tests of the writers: a tree with every feature, and its comparison with a mounted image.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,7 +15,7 @@ fn at(path: &str) -> TreePath {
     TreePath::new(path).expect("a good path")
 }
 
-/// One of everything: set-id modes, owners above 16 bits, hard links, devices, a FIFO, binary xattrs and a capability,
+/// A tree with every feature: set-id modes, owners above 16 bits, hard links, devices, a FIFO, binary xattrs and a capability,
 /// long and short symlinks, holes, a name that is not UTF-8, an empty file, a directory of many entries.
 pub fn sample_tree() -> RootTree {
     let mut bytes: Vec<u8> =
@@ -68,7 +68,7 @@ pub struct Mounted<'path>(&'path Path);
 
 impl<'path> Mounted<'path> {
     pub fn new(image: &Path, kind: &str, place: &'path Path) -> Self {
-        // An ext4 with a journal is not to be written even by a replay.
+        // Replaying the journal of an ext4 would write to it.
         let options = if kind == "ext4" { "ro,loop,noload" } else { "ro,loop" };
         let status = Command::new("mount").args(["-t", kind, "-o", options]).args([image, place]).status();
         assert!(status.expect("mount runs").success());
@@ -96,7 +96,7 @@ pub fn unmount(place: &Path) {
     assert!(gone || std::thread::panicking(), "{} stays mounted", place.display());
 }
 
-/// What a type or a program is known not to keep, and is not compared.
+/// What a filesystem or a writer does not keep, and is not compared.
 #[derive(Default)]
 pub struct Lost {
     /// Modification time and xattrs of the root.

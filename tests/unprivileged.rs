@@ -1,11 +1,11 @@
-//! Without root: the same tree, entry by entry, and words that help where something stands in the way.
+//! Builds without root: the same tree, entry by entry, and helpful errors where the host does not allow them.
 
 use std::fs;
 use std::process::Command;
 
 use snug_tests::{Workshop, have, is_root, succeed};
 
-/// A time to say it all happened at: what a build writes is no later. 2025-01-01.
+/// `SOURCE_DATE_EPOCH` of the builds: 2025-01-01.
 const EPOCH: &str = "1735689600";
 
 /// Accounts, modes, links, FIFOs, devices, capabilities, xattrs, and what `run` leaves as other users.
@@ -44,7 +44,7 @@ fn a_user_without_rights_gets_the_same_tree_as_root_entry_by_entry() {
     let root = export(&mut workshop.xtask(&["export", "everything"]), &roots);
     let user = export(&mut workshop.xtask_as_user(&["export", "everything"], 65536), &users);
     assert_eq!(user, root);
-    // Not all of one kind: the comparison would say nothing.
+    // The tree has entries of every kind, so that the comparison means something.
     for shape in ["-rws--x--x", "prw--w----", "crw-rw-rw-", "hrws--x--x", "lrwx", "----------  0 65534"] {
         assert!(root.contains(shape) || root.contains(&shape.replacen('h', "-", 1)), "no {shape} in\n{root}");
     }

@@ -1,4 +1,4 @@
-//! dm-verity over every type, as `veritysetup` sees it.
+//! dm-verity over every filesystem, verified by `veritysetup`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -45,7 +45,7 @@ fn veritysetup_opens_what_was_sealed_and_notices_one_changed_byte() {
         let parts = about["census"]["parts"].as_array().expect("parts");
         assert_eq!(parts.iter().map(|part| part["bytes"].as_u64().expect("bytes")).sum::<u64>(), size);
 
-        // The filesystem in front of the tree is what it is without one.
+        // The filesystem before the hash tree is the same as without one.
         match kind {
             "ext4" => drop(succeed(Command::new("e2fsck").arg("-fn").arg(&image))),
             _ => drop(succeed(Command::new("unsquashfs").arg("-l").arg(&image))),

@@ -1,4 +1,4 @@
-//! A place to build small images in: a busybox base, specs on it, and a cache and results of its own, which all go with it.
+//! A temporary workspace for small images: a busybox base, specs, a cache and results, all removed with it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -51,8 +51,8 @@ impl Workshop {
         fs::write(folder.join("image.toml"), text).expect("a spec");
     }
 
-    /// The tar of a Debian. It comes from the cache of the person who runs the tests: what a test does with it is of
-    /// interest, not how it came about. Needs mmdebstrap.
+    /// Returns the tar of a Debian root, from the cache of the user who runs the tests: what is tested is not how it was
+    /// made. Needs mmdebstrap.
     #[track_caller]
     pub fn debian_base(&self) -> PathBuf {
         self.write_spec("debian-of-the-tests", "base = { debian = \"trixie\" }\n");
@@ -77,13 +77,13 @@ impl Workshop {
         command
     }
 
-    /// Builds `name` and answers how that went.
+    /// Builds `name` and returns the output.
     #[track_caller]
     pub fn build(&self, name: &str) -> Output {
         self.xtask(&["image", name]).output().expect("xtask runs")
     }
 
-    /// Names of what stands in a folder of the workshop; none where there is no folder.
+    /// Returns the names in a folder of the workshop; none if the folder is missing.
     pub fn names(&self, below: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(below)).into_iter().flatten();
         let mut names: Vec<String> =

@@ -1,5 +1,5 @@
-//! What images start from and take in: Debian roots, images of registries, programs built by cargo; and programs of other
-//! suites, unpacked for the tool itself.
+//! The inputs of images: Debian roots, OCI images and programs built by cargo; and packages of other suites, unpacked for
+//! the tool itself.
 
 pub mod cargo;
 pub mod debian;

@@ -1,4 +1,4 @@
-//! What an image says of itself: a manifest, which names the list of its contents.
+//! The manifest of an image, and the list of its contents that the manifest names.
 
 mod list;
 mod manifest;
