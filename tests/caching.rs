@@ -118,9 +118,10 @@ fn each_key_of_a_spec_makes_anew_what_depends_on_it() {
         workshop.write_spec("made", &format!("{}\n{base}\n", lines.join("\n")));
         let mut command = workshop.xtask(&["image", "made", "--dry-run", "--json"]);
         let output = succeed(command.env_remove("SOURCE_DATE_EPOCH"));
-        let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let about: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let word = |value: &Value| value.as_str().expect("a fingerprint").to_owned();
-        (word(&rows[0]["trees"][0]["fingerprint"]), word(&rows[0]["fingerprint"]))
+        let row = &about["images"][0];
+        (word(&row["trees"][0]["fingerprint"]), word(&row["fingerprint"]))
     };
     workshop.write_spec("made", "");
     for (name, content) in [("tool", "one"), ("other", "one"), ("init", "#!/bin/sh\n")] {
