@@ -63,10 +63,10 @@ impl Binaries<'_> {
     }
 }
 
-/// Where cargo works.
+/// The folders that cargo works in.
 struct Place {
     folder: PathBuf,
-    /// A target folder apart: other flags than those of the workspace's own builds would make both build anew each time.
+    /// A target folder of its own: with other flags in one folder, this and the workspace's builds would undo each other.
     target: PathBuf,
 }
 
@@ -105,7 +105,7 @@ impl Place {
     }
 }
 
-/// The best target of rustc's for `platform` whose standard library is installed.
+/// Returns the preferred rustc target for `platform` whose standard library is installed.
 fn target(platform: Platform) -> Result<String> {
     let installed = |target: &String| {
         let output = child::output(Command::new("rustc").args(["--print", "target-libdir", "--target", target]));
@@ -125,7 +125,7 @@ fn triple(platform: Platform, library: &str) -> String {
     format!("{}-unknown-linux-{library}", platform.machine())
 }
 
-/// Takes out of a command's environment what the cargo that runs this tool put there for the tool.
+/// Removes from a command's environment what the cargo that runs this tool set for the tool.
 fn scrub(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -136,7 +136,7 @@ fn scrub(command: &mut Command) {
     }
 }
 
-/// Runs cargo; what it says is shown, and the program that it names is the answer.
+/// Runs cargo and shows its messages. Returns the path of the program that it built.
 fn run(mut command: Command, program: &Program, stage: &Stage) -> Result<Option<PathBuf>> {
     let mut cargo = Child::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let messages = BufReader::new(cargo.stdout.take().context("cargo has no output")?);

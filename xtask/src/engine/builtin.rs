@@ -1,4 +1,4 @@
-//! The engine of our own: steps in namespaces, without root and without a container runtime.
+//! The engine `builtin`: steps in namespaces, without root and without a container runtime.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use crate::report::progress::Progress;
 use crate::steps::secret::Secret;
 use crate::steps::watched::{self, Title};
 
-/// What --shell opens: the most comfortable shell that the tree has.
+/// What `--shell` opens: bash if the tree has it, else sh.
 const SHELL: &str = "command -v bash >/dev/null && exec bash; exec sh";
 
-/// Name of the machine while steps run, where the spec gives none.
+/// The host name while steps run, if the spec gives none.
 const BUILD_HOSTNAME: &str = "localhost";
 
 pub struct Builtin {

@@ -1,4 +1,4 @@
-//! Which engine runs the steps: what the person asks for, else the first that can work here.
+//! Which engine runs the steps: the one that was asked for, else the first that works on this host.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,24 +12,24 @@ use crate::cache::Cache;
 use crate::error::Failure;
 use crate::plan::EngineKind;
 
-/// Names an engine for every image that the command line does not.
+/// The variable that names an engine where the command line does not.
 const VARIABLE: &str = "SNUG_ENGINE";
 
-/// In the order in which they are tried where nobody asks for one.
+/// The order in which engines are tried where none was asked for.
 const PREFERENCE: [EngineKind; 3] = [EngineKind::Builtin, EngineKind::Docker, EngineKind::Podman];
 
-/// An engine that can work here, and why it was taken.
+/// An engine that works on this host, and why it was chosen.
 #[derive(Clone)]
 pub struct Choice {
     pub engine: Arc<dyn Engine>,
-    /// For people: `--engine asks for it`.
+    /// For people: `the default`, or `--engine asks for it`.
     pub reason: String,
 }
 
-/// The engines of this host. Each is probed once, when it is first thought of.
+/// The engines of this host. Each is probed once, when it is first considered.
 pub struct Engines {
     cache: Cache,
-    /// What SNUG_ENGINE asks for.
+    /// The engine that SNUG_ENGINE names.
     variable: Option<EngineKind>,
     probed: Mutex<BTreeMap<EngineKind, Probed>>,
 }
@@ -37,7 +37,7 @@ pub struct Engines {
 #[derive(Clone)]
 struct Probed {
     engine: Arc<dyn Engine>,
-    /// Why it cannot work here, and what to do.
+    /// Why it does not work on this host, and what to do.
     lack: Option<String>,
 }
 
@@ -52,8 +52,8 @@ impl Engines {
         Ok(Engines { cache: cache.clone(), variable, probed: Mutex::default() })
     }
 
-    /// The engine for one image: the command line's, else SNUG_ENGINE's, else the spec's, else the first that works.
-    /// One that was asked for and cannot work here is an error: what somebody asks for has a reason.
+    /// Returns the engine for one image: the command line's, else SNUG_ENGINE's, else the spec's, else the first that works.
+    /// One that was asked for and does not work is an error: nothing else is tried in its place.
     pub fn choose(&self, command_line: Option<EngineKind>, spec: Option<EngineKind>) -> Result<Choice> {
         let asked = [(command_line, "--engine"), (self.variable, VARIABLE), (spec, "the spec")];
         if let Some((kind, who)) = asked.into_iter().find_map(|(kind, who)| Some((kind?, who))) {
@@ -87,7 +87,7 @@ impl Engines {
     }
 }
 
-/// The engine of this name, whether or not it can work here.
+/// Returns the engine of this kind, whether or not it works on this host.
 pub fn engine(kind: EngineKind, cache: &Cache) -> Arc<dyn Engine> {
     match kind {
         EngineKind::Builtin => Arc::new(Builtin::new(cache.clone())),

@@ -1,7 +1,8 @@
 //! The engines `docker` and `podman`: the steps as a Dockerfile, built by the command of that name.
 //!
-//! The commands, not a socket's API: they know contexts, DOCKER_HOST and how to log in, and so a remote daemon builds as
-//! well. For its sake nothing of the host is mounted: base, files and certificates travel as streams and as a context.
+//! They are used by their commands and not by a socket's API: the commands know contexts, DOCKER_HOST and logins, so that a
+//! remote daemon works as well. For its sake nothing of the host is mounted: base, files and certificates are sent as streams
+//! and as a context.
 
 mod cleanup;
 mod cli;
@@ -33,13 +34,13 @@ use crate::error::Failure;
 use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::{Progress, human_bytes};
 
-/// What the commands' tar readers are sure to know: times as they are, holes as zeros.
+/// What every tar reader of the commands understands: times as they are, holes as zeros.
 const TRANSPORT: TarOptions = TarOptions { sparse: false, plain_times: false };
 
 pub struct Container {
     cli: Cli,
     cache: Cache,
-    /// Once is enough for all images of a run.
+    /// One sweep is enough for all images of a run.
     swept: Once,
 }
 
@@ -48,9 +49,9 @@ impl Container {
         Container { cli: Cli::new(kind), cache, swept: Once::new() }
     }
 
-    /// Makes an image of the base's tree, which everything else is built on and labelled by.
+    /// Imports the base's tree as an image, whose labels all that is built on it inherits.
     fn import(&self, base: &Path, names: &BuildNames, progress: &Progress) -> Result<RootTree> {
-        let stage = progress.stage(format!("hand the base to {}", self.cli));
+        let stage = progress.stage(format!("send the base to {}", self.cli));
         let base = read(base)?;
         let mut sent = base.clone();
         make_mount_points(&mut sent);
@@ -61,7 +62,7 @@ impl Container {
         Ok(base)
     }
 
-    /// What the commands cannot do, or not without leaving it behind.
+    /// Refuses plans that the command cannot build, or not without leaving secrets behind.
     fn refuse(&self, plan: &BuildPlan) -> Result<()> {
         if self.cli.builder(!plan.secrets.is_empty()) == Builder::BuildKit {
             self.cli.require_buildkit()?;
@@ -82,7 +83,7 @@ impl Container {
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()> {
-        let stage = progress.stage(format!("collect the tree from {}", self.cli));
+        let stage = progress.stage(format!("export the tree from {}", self.cli));
         self.cli.export(names, |stdout| {
             consume(&mut Metered { stream: stdout, advance: &mut |bytes| stage.advance(bytes) })
         })?;
@@ -170,7 +171,7 @@ fn read(base: &Path) -> Result<RootTree> {
         .with_context(|| format!("cannot read {}", base.display()))
 }
 
-/// Folders that steps find as the builtin engine has them: there, and empty.
+/// Makes the folders that the builtin engine mounts over exist and be empty.
 fn make_mount_points(tree: &mut RootTree) {
     for (name, mode) in [("dev", 0o755), ("proc", 0o555), ("sys", 0o555), ("run", 0o755), ("tmp", 0o1777)] {
         let path = TreePath::new(name).expect("the paths written here are clean");
@@ -195,7 +196,7 @@ fn is_device(kind: &Kind) -> bool {
     matches!(kind, Kind::CharacterDevice { .. } | Kind::BlockDevice { .. })
 }
 
-/// Does Debian's word against services have a place in this root, and none stands there?
+/// Whether our `policy-rc.d` is to be added: its folder exists in this root, and it has none of its own.
 fn wants_policy(base: &RootTree) -> bool {
     let policy = TreePath::new(POLICY_PATH).expect("the paths written here are clean");
     let Some(folder) = policy.parent().and_then(|folder| base.resolve(&folder)) else { return false };
@@ -217,7 +218,7 @@ impl Read for Metered<'_> {
     }
 }
 
-/// The content of a file, if that is what stands at `path`.
+/// Returns the content of the file at `path`, if it is one.
 fn text_at(tree: &RootTree, path: &TreePath) -> Option<Vec<u8>> {
     match &tree.get(path)?.kind {
         Kind::File(body) => tree.bodies().read_to_vec(body).ok(),

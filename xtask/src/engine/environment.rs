@@ -1,4 +1,4 @@
-//! The environment of build steps: an allow-list, never the caller's own.
+//! The environment of build steps: an allow-list instead of the caller's environment.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +7,11 @@ use snug_sandbox::{CA_BUNDLE, CACHES};
 use crate::plan::PackageManager;
 use crate::steps::environment::{ALWAYS, owned, passed};
 
-/// The time that a reproducible build is said to happen at, which useradd and Python write down. It is in the
-/// fingerprint of every tree.
+/// The time of a reproducible build (reproducible-builds.org), which useradd and Python record. It is an input of every
+/// tree.
 const TIME: &str = "SOURCE_DATE_EPOCH";
 
-/// Variables by which programs are told of a certificate bundle.
+/// Variables that name a certificate bundle to programs.
 const CA_VARIABLES: [&str; 7] = [
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
@@ -30,13 +30,13 @@ const CA_BUNDLES: [&str; 3] =
 pub(crate) const CACHED_MANAGERS: [PackageManager; 4] =
     [PackageManager::Apt, PackageManager::Apk, PackageManager::Npm, PackageManager::Pip];
 
-/// The host's certificates: a company's own authority is among them, and the image's network is the host's.
+/// Returns the host's certificate bundle. Steps use the host's network, which may need a company's own authority.
 pub(crate) fn ca_bundle() -> Option<PathBuf> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     named.into_iter().chain(CA_BUNDLES.map(PathBuf::from)).find(|path| path.is_file())
 }
 
-/// The environment of a step. `spec` wins over all that the tool sets.
+/// Returns the environment of a step. Variables of `spec` override all that the tool sets.
 pub(crate) fn of_step(spec: &[(String, String)], trust: bool, caches: bool) -> Vec<(String, String)> {
     let mut environment = owned(&ALWAYS);
     environment.extend(passed());

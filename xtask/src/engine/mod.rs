@@ -1,4 +1,5 @@
-//! Turns a [`BuildPlan`] into the tar stream of a root filesystem. Knows nothing of filesystems.
+//! Engines, which run the steps of a [`BuildPlan`] and export a root filesystem as a tar stream. They know nothing of
+//! image formats.
 
 pub mod builtin;
 pub mod choose;
@@ -19,25 +20,25 @@ use crate::report::progress::Progress;
 
 pub use files::{apply_attributes, file_tree};
 
-/// What becomes of the tree of a failing step.
+/// What happens to the tree of a failing step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailure {
     #[default]
     Remove,
-    /// It stays, for a person to look at.
+    /// It stays in the cache, to be looked at.
     Keep,
-    /// A shell opens in it, on the terminal of the tool; then it goes.
+    /// A shell opens in it, on the terminal of the tool; then it is removed.
     Shell,
 }
 
-/// One way to run the steps of a plan.
+/// A way to run the steps of a plan.
 pub trait Engine: Send + Sync {
     fn kind(&self) -> EngineKind;
 
-    /// Can it work here? The error says why not and what to do.
+    /// Checks that the engine works on this host. The error says why it does not, and what to do.
     fn probe(&self) -> Result<()>;
 
-    /// Removes what killed runs left with it, once it is to be used.
+    /// Removes what killed runs left in the engine.
     fn sweep(&self) {}
 
     /// Runs the plan's steps on the tree in `base`, a tar file, and hands the tar stream of what comes out to `consume`,
@@ -51,12 +52,12 @@ pub trait Engine: Send + Sync {
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()>;
 
-    /// Puts right what the way of the tree through the engine has done to it, before anything else looks at it.
+    /// Restores what the engine's export loses. `base` is the tar that the build began with.
     fn restore(&self, _tree: &mut RootTree, _base: &Path) -> Result<()> {
         Ok(())
     }
 
-    /// The plan in the engine's own words, where it has any.
+    /// Returns the plan as the engine's own script (a Dockerfile), if it has one.
     fn script(&self, _plan: &BuildPlan) -> Option<String> {
         None
     }

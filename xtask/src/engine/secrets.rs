@@ -1,4 +1,4 @@
-//! Secrets of a build: read when it starts, shown to its steps as files in memory, and neither kept nor told.
+//! Secrets of a build: read when it starts, mounted for its steps from memory, and neither stored nor printed.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use snug_sandbox::SECRETS;
 use crate::plan::{PlannedSecret, SecretSource};
 use crate::steps::secret::{SHORTEST, Secret};
 
-/// Bytes of a body that are looked through at a time.
+/// Bytes of a file that are searched at a time.
 const WINDOW: usize = 1 << 20;
 
 /// Reads the secrets of a plan from the caller's environment and files. Errors name the place in the spec.
@@ -85,7 +85,7 @@ pub fn refuse_in(tree: &RootTree, secrets: &[Secret]) -> Result<()> {
     Ok(())
 }
 
-/// Looks through `length` bytes at `source`, in windows that overlap by the longest secret.
+/// Searches `length` bytes at `source`, in windows that overlap by the longest secret.
 fn in_range<'secret>(
     tree: &RootTree,
     source: u64,

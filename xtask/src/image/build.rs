@@ -1,4 +1,4 @@
-//! One image from its order to its manifest.
+//! Builds one image: tree, image file, check, manifest.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ impl Order<'_> {
             return Ok(BuildOutcome::Base { tree: tree.path().to_path_buf() });
         };
         if let Some(folder) = image.parent() {
-            // What a killed run left, of any type of image.
+            // Partial files of a killed run, whatever the type of image.
             Partial::sweep(folder, "")?;
         }
         let fingerprint = self.fingerprint()?;
@@ -58,9 +58,9 @@ impl Order<'_> {
         {
             return Ok(BuildOutcome::UpToDate { image, manifest });
         }
-        // A folder that cannot be written to is better known before the tree is built.
+        // Fail on a folder that cannot be written to before the tree is built.
         drop(Partial::begin(&image)?);
-        // What cannot be written here is better known before the tree is built.
+        // Likewise on a filesystem that this host cannot write.
         let writer = filesystem::writer(filesystem, progress)?;
         let held = assembly.tree(&self.chain, progress)?;
         let tree = finished_tree(held.path(), self.spec)?;
@@ -96,7 +96,7 @@ impl Order<'_> {
             };
             check::guard(subject, progress)?;
         }
-        // Between the steps the old manifest would speak of the new files.
+        // Until all files are published, the old manifest would describe the new ones.
         let place = manifest_beside(&image);
         if place.exists() {
             fs::remove_file(&place).with_context(|| format!("cannot replace {}", place.display()))?;
@@ -108,7 +108,7 @@ impl Order<'_> {
     }
 }
 
-/// The tree of `spec` as its image holds it: the one that was built and kept at `tar`, with the tool's own first stage.
+/// Returns the tree of `spec` as its image has it: the one in the cache at `tar`, with the first stage installed.
 pub fn finished_tree(tar: &Path, spec: &ImageSpec) -> Result<RootTree> {
     let mut tree = tar::read_file(File::open(tar)?, &tar::Limits::default(), &mut |_| {})
         .with_context(|| format!("cannot read the finished tree {}", tar.display()))?;

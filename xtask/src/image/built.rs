@@ -1,4 +1,4 @@
-//! Images that were built, as they stand in the folder of results.
+//! Images in the folder of results.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use crate::manifest::{MANIFEST_FILE, Manifest, read_contents};
 use crate::plan::{Providers, hash_file};
 use crate::report::progress::Progress;
 
-/// What was built: for the platform that is named, else the first of the spec.
+/// Returns the target of a built image: the named platform, else the first of the spec.
 fn target(set: &ImageSet, name: &str, platform: Option<Platform>) -> Result<Target> {
     Ok(Target::all(set.get(name)?, platform.as_slice())?[0])
 }
@@ -28,7 +28,7 @@ fn guest_command(check: &Located<BootCheck>) -> GuestCommand {
     GuestCommand { run: run.clone(), prints: prints.clone(), within: *within }
 }
 
-/// Where an image's own init may stand, with `/sbin` and `/bin` as they are after Debian's usrmerge, too.
+/// Paths of an image's own init, those after Debian's merge of `/sbin` and `/bin` into `/usr` included.
 const OWN_INITS: [&str; 6] =
     ["usr/lib/snug/init", "sbin/init", "usr/sbin/init", "etc/init", "bin/init", "usr/bin/init"];
 
@@ -41,7 +41,7 @@ pub struct Built {
 }
 
 impl Built {
-    /// The names of the images with a manifest in the folder of results.
+    /// Returns the names of the images with a manifest in the folder of results.
     pub fn names(set: &ImageSet, output: &Path, platform: Option<Platform>) -> Vec<String> {
         let is_built = |name: &&str| {
             target(set, name, platform).is_ok_and(|target| target.folder(output, name).join(MANIFEST_FILE).is_file())
@@ -49,7 +49,7 @@ impl Built {
         set.names().filter(is_built).map(ToOwned::to_owned).collect()
     }
 
-    /// The image that was built last under this name.
+    /// Returns the image that was built last under this name.
     pub fn find(set: &ImageSet, name: &str, output: &Path, platform: Option<Platform>) -> Result<Self> {
         let target = target(set, name, platform)?;
         let folder = target.folder(output, name);
@@ -66,17 +66,17 @@ impl Built {
         Ok(Built { name: name.to_owned(), target, image, manifest })
     }
 
-    /// Is its root read-only whatever it is mounted with?
+    /// Whether its root is read-only, however it is mounted.
     pub fn is_read_only(&self) -> bool {
         self.manifest.filesystem.kind() != FilesystemKind::Ext4 || self.manifest.verity.is_some()
     }
 
-    /// What the kernel's command line must say for the root to be found, where that is not the disk itself.
+    /// Returns the kernel arguments by which the root is found, if it is not the disk itself.
     pub fn root_arguments(&self) -> Vec<String> {
         self.manifest.verity.as_ref().map(|verity| mapper::arguments(verity).into()).unwrap_or_default()
     }
 
-    /// What to tell where the spec has moved on since the image was built.
+    /// Returns a warning if the inputs have changed since the image was built.
     pub fn staleness(&self, set: &ImageSet, providers: &Providers) -> Option<String> {
         let named = ImageType { kind: self.manifest.filesystem.kind(), verity: self.manifest.verity.is_some() };
         let order = Order::new(set, &self.name, self.target, Some(named), providers).ok()?;
@@ -84,7 +84,7 @@ impl Built {
         (fingerprint != self.manifest.fingerprint).then(|| "its inputs have changed since it was built".to_owned())
     }
 
-    /// The image with what it is held against.
+    /// Returns the image with what it is to be checked against.
     pub fn subject(&self, set: &ImageSet) -> Result<Subject<'_>> {
         let resolved = set.resolve(&self.name)?;
         Ok(Subject {
@@ -96,7 +96,7 @@ impl Built {
         })
     }
 
-    /// Starts the image and tries it. `found` is what was read of it.
+    /// Boots the image and runs its tests. `found` is what was read of it.
     pub fn boot(
         &self,
         set: &ImageSet,
@@ -110,9 +110,9 @@ impl Built {
                 format!("the image is for {}, and only this machine's own platform is started", self.target.platform);
             return Ok((vec![Check::skipped("boot", why)], None));
         }
-        // What cannot be read is better tried than left out.
+        // An image that could not be read is tried.
         let has = |path| found.is_none_or(|found| found.has(path));
-        // Every image has the tool's first stage; that becomes one of these.
+        // The first stage of every image executes one of these.
         if !OWN_INITS.into_iter().any(has) {
             return Ok((vec![Check::skipped("boot", "the image has no init")], None));
         }
@@ -122,7 +122,7 @@ impl Built {
         Ok((checks, Some(booted)))
     }
 
-    /// The image as it is to be booted.
+    /// Returns the boot test of the image.
     pub fn boot_test<'a>(&'a self, machine: &'a Bootable, boot: &'a Boot, has_sshd: bool) -> Result<BootTest<'a>> {
         let logs = self.image.parent().context("an image has a folder")?;
         boot::forget_logs(logs);
@@ -142,7 +142,7 @@ impl Built {
         })
     }
 
-    /// The tree that the image was made from, as it was listed when the image was written.
+    /// Returns the tree that the image was made from, as it was listed when the image was written.
     fn meant(&self) -> Result<Result<Listing, String>> {
         let (contents, name) = (&self.manifest.contents, &self.name);
         let list = self.image.with_file_name(&contents.file);

@@ -1,5 +1,5 @@
-//! One image from its spec to its file: what is decided before anything runs, the way through tree, filesystem and manifest,
-//! and what stands there afterwards.
+//! One image from its spec to its file: what is decided before anything runs, the build, writing the file, and what was
+//! built.
 
 mod build;
 mod built;

@@ -24,7 +24,7 @@ use crate::manifest::{Manifest, manifest_beside};
 use crate::plan::{self, BuildPlan, PlannedBase, Providers};
 use crate::tree::first_stage;
 
-/// Part of every image's fingerprint: raised when the same tree would come out as other bytes than before.
+/// Part of every image's fingerprint: raised when the same tree gives other bytes than before.
 const IMAGE_FORMAT: u32 = 1;
 
 /// A type of image as the command line names it: a filesystem, and whether it is sealed, as `erofs` or `squashfs+verity`.
@@ -84,7 +84,7 @@ impl fmt::Display for ImageType {
     }
 }
 
-/// One image to be built, with all that is decided before anything runs.
+/// One image to be built, with everything that is decided before anything runs.
 #[derive(Debug, Clone)]
 pub struct Order<'set> {
     pub spec: &'set ImageSpec,
@@ -92,15 +92,15 @@ pub struct Order<'set> {
     pub chain: Vec<BuildPlan>,
     /// Paths that the specs of the chain put into the image by name.
     pub placed: Vec<TreePath>,
-    /// `None`: a base; its tree is made and no image.
+    /// `None`: a base, of which only the tree is made.
     pub filesystem: Option<Filesystem>,
     /// Seal the image with dm-verity.
     pub verity: bool,
     pub sizing: SizePolicy,
     pub target: Target,
-    /// Hold the image against its tree before it is published.
+    /// Compare the image with its tree before it is published.
     pub check: bool,
-    /// What to tell the person who asked.
+    /// Notes and warnings for the user.
     pub notes: Vec<String>,
 }
 
@@ -118,7 +118,7 @@ pub enum ImageState {
 }
 
 impl<'set> Order<'set> {
-    /// Decides everything for the image `name` on `target`; `named` overrides the spec's filesystem.
+    /// Plans the image `name` for `target`; `named` overrides the spec's filesystem.
     pub fn new(
         set: &'set ImageSet,
         name: &str,
@@ -150,7 +150,7 @@ impl<'set> Order<'set> {
         self.chain.last().expect("a chain ends with its image")
     }
 
-    /// The image of a registry that everything stands on, where it does.
+    /// Returns the image of a registry at the bottom of the chain, if there is one.
     pub fn oci(&self) -> Option<&Resolution> {
         match &self.chain.first()?.base {
             PlannedBase::Oci(resolution) => Some(resolution),
@@ -158,7 +158,7 @@ impl<'set> Order<'set> {
         }
     }
 
-    /// The image's name, with its platform where one was named.
+    /// Returns the image's name, with its platform if one was named.
     pub fn title(&self) -> String {
         match self.target.named {
             true => format!("{} ({})", self.spec.name, self.target.platform),
@@ -166,13 +166,13 @@ impl<'set> Order<'set> {
         }
     }
 
-    /// The image file in the folder of results.
+    /// Returns the path of the image file; a base has none.
     pub fn image(&self, output: &Path) -> Option<PathBuf> {
         let kind = self.filesystem.as_ref()?.kind();
         Some(self.target.folder(output, &self.spec.name).join(format!("rootfs.{kind}")))
     }
 
-    /// SHA-256 over everything the image file depends on.
+    /// Returns the SHA-256, as hex, over everything that the image file depends on.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(format!("image {IMAGE_FORMAT} {} {}\n", self.target.platform, self.plan().fingerprint));
@@ -239,7 +239,7 @@ fn task_of(filesystem: &Filesystem) -> Task {
     }
 }
 
-/// Refuses what the oldest kernel that the spec wants to support cannot read.
+/// Refuses filesystem options that the oldest kernel of the spec cannot read.
 fn refuse_for_kernel(name: &str, filesystem: &Filesystem, verity: bool, kernel: KernelVersion) -> Result<()> {
     let Some(missed) = missed(filesystem, verity, (kernel.major, kernel.minor)) else { return Ok(()) };
     let (major, minor) = missed.since;
@@ -251,7 +251,7 @@ fn refuse_for_kernel(name: &str, filesystem: &Filesystem, verity: bool, kernel: 
     )));
 }
 
-/// The spec's filesystem, or the one of the command line: with the spec's options where the type is the same.
+/// Returns the spec's filesystem or, if it is of another type, the default of the one that the command line names.
 fn choose_filesystem(
     spec: &ImageSpec,
     named: Option<FilesystemKind>,

@@ -1,4 +1,4 @@
-//! A tree as an image file, with its digests and its seal.
+//! Writes a tree as an image file, with digests and dm-verity.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -23,20 +23,20 @@ pub enum Digests {
     All,
 }
 
-/// An image that is written and not yet published.
+/// An image that was written but not published.
 pub struct Written {
     pub partial: Partial,
     pub census: Census,
-    /// Of the image file, where it was asked for.
+    /// Of the image file, if it was asked for.
     pub sha256: Option<Digest>,
-    /// Of the files, where they were asked for.
+    /// Of the files, if they were asked for.
     pub bodies: Option<BodyDigests>,
-    /// How to open it, where it is sealed.
+    /// The parameters to open it with, if it is sealed.
     pub verity: Option<Verity>,
 }
 
-/// Threads that hash bodies: the writer and the digest of the image have work for one core, and more than a few wait for
-/// the disk.
+/// Returns how many threads hash file bodies: the writer and the digest of the image keep one core busy, and more than a few
+/// threads only wait for the disk.
 fn body_threads() -> usize {
     thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).clamp(1, 4))
 }
@@ -56,7 +56,7 @@ pub fn write(
     let (written, bodies) = thread::scope(|scope| {
         let hash = || BodyDigests::of(tree, body_threads(), &stop);
         let bodies = (digests == Digests::All).then(|| scope.spawn(hash));
-        // A seal adds to the image: its digest comes after.
+        // A seal extends the image, so its digest is taken afterwards.
         let written = match digests == Digests::None || seal {
             true => writer.write(tree, sizing, partial.path(), &stage).map(|census| (census, None)),
             false => {

@@ -1,4 +1,4 @@
-//! What has to be done for an image, in which order, and the fingerprint of every input.
+//! What is to be done for the tree of an image, in which order, and the fingerprint of all its inputs.
 //!
 //! A plan is all that engines and the tree see of a spec: plain values, each with the place (`path:line`) that errors name.
 
@@ -43,12 +43,12 @@ const DEFAULT_VARIANT: &str = "minbase";
 #[derive(Debug, Clone)]
 pub struct BuildPlan {
     pub name: String,
-    /// What the tree runs on.
+    /// The platform of the tree's programs.
     pub platform: Platform,
     pub base: PlannedBase,
     /// `path:line` of the spec that names the base.
     pub base_place: String,
-    /// What installs system packages.
+    /// The package manager for system packages.
     pub system: PackageManager,
     pub steps: Vec<Step>,
     /// Environment that the spec gives to the steps.
@@ -72,15 +72,15 @@ pub enum PlannedBase {
     Debian {
         suite: String,
         variant: String,
-        /// A moment of Debian's snapshot archive.
+        /// A time stamp of Debian's snapshot archive.
         snapshot: Option<String>,
         fingerprint: String,
     },
     /// An image of a registry.
     Oci(Resolution),
-    /// A tar of the user's.
+    /// A tar file.
     Tar { path: PathBuf, sha256: String },
-    /// The tree of another image, made before.
+    /// The tree of another image, which is made first.
     Image { name: String, fingerprint: String },
 }
 
@@ -93,7 +93,7 @@ impl PlannedBase {
         }
     }
 
-    /// The base in a few words.
+    /// Returns the base in a few words.
     pub fn describe(&self) -> String {
         match self {
             PlannedBase::Debian { suite, variant, snapshot: None, .. } => format!("Debian {suite}, {variant}"),
@@ -200,7 +200,7 @@ pub enum StepAction {
         manager: PackageManager,
         packages: Vec<String>,
     },
-    /// Puts the files into the image.
+    /// Copies the files into the image.
     Files(Vec<PlannedFile>),
     Shell(String),
 }
@@ -210,7 +210,7 @@ pub enum StepAction {
 pub enum PackageManager {
     Apt,
     Apk,
-    /// The base's own, apt or apk: what a tar or a registry's image has is known once the step runs in it.
+    /// The base's own, apt or apk: which one a tar or a registry's image has is found out by the step itself.
     System,
     Npm,
     Pip,
@@ -229,7 +229,7 @@ impl PackageManager {
 }
 
 impl Step {
-    /// The step in a line.
+    /// Returns the step in one line.
     pub fn describe(&self) -> String {
         match &self.action {
             StepAction::Install { manager, packages } => {
@@ -244,10 +244,10 @@ impl Step {
     }
 }
 
-/// At most as much of a text as a progress line has room for.
+/// Shortens a text to what fits on a progress line.
 fn in_short(text: &str) -> String {
-    const ROOM: usize = 60;
-    match text.char_indices().nth(ROOM) {
+    const WIDTH: usize = 60;
+    match text.char_indices().nth(WIDTH) {
         Some((end, _)) => format!("{} …", &text[..end]),
         None => text.to_owned(),
     }
@@ -442,7 +442,7 @@ fn planned_secret(secret: &SecretSpec, place: String) -> PlannedSecret {
     PlannedSecret { place, id: secret.id.clone(), source }
 }
 
-/// SHA-256 of a file's bytes, as hex.
+/// Returns the SHA-256 of a file's content, as hex.
 pub fn hash_file(path: &Path) -> Result<String> {
     let digest = digest::of_file(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(hex(&digest))

@@ -1,5 +1,5 @@
-//! The tree of an image, from the cache or from an engine: base first, then steps, then what engines leave behind is
-//! put right. What comes out is a tar in the cache, complete and named by the fingerprint of all its inputs.
+//! Makes the tree of an image, or takes it from the cache: the base, the steps by an engine, then what is the same for every
+//! engine. The result is a tar in the cache, named by the fingerprint of all its inputs.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -22,20 +22,20 @@ use crate::engine::{Engine, OnFailure, apply_attributes, secrets};
 use crate::plan::{BuildPlan, PlannedBase};
 use crate::report::progress::Progress;
 
-/// How to go about it.
+/// Where and how trees are made.
 pub struct Assembly<'a> {
     pub cache: &'a Cache,
     pub engine: &'a dyn Engine,
-    /// What to make anew, though it is there.
+    /// Which trees to make although they are in the cache.
     pub refresh: &'a Refresh,
     pub on_failure: OnFailure,
 }
 
-/// Which trees are made anew: none, or every one that is asked for, once.
+/// Which trees are made although they are in the cache: none, or every one, once in a run.
 #[derive(Debug, Default)]
 pub struct Refresh {
     everything: bool,
-    /// Those made since, which are new enough for every image based on them.
+    /// Those that this run has made, which are not made again.
     made: Mutex<BTreeSet<PathBuf>>,
 }
 
@@ -44,7 +44,7 @@ impl Refresh {
         Refresh { everything, made: Mutex::default() }
     }
 
-    /// Is everything made anew, whatever is there?
+    /// Whether everything is made, whatever the cache has.
     pub fn everything(&self) -> bool {
         self.everything
     }
@@ -82,22 +82,22 @@ impl Assembly<'_> {
         self.make(&subject, &wanted, progress, || self.build(last, base.path(), &wanted, progress))
     }
 
-    /// The tree at `wanted`, unless it is to be made.
+    /// Returns the tree at `wanted`, if the cache has it and it is not to be made anew.
     fn present(&self, wanted: &Path) -> Result<Option<Tree>> {
         if self.refresh.wants(wanted) { Ok(None) } else { self.cache.hold(wanted) }
     }
 
-    /// Has `build` make the tree at `wanted`, or waits for another run that makes it.
+    /// Makes the tree at `wanted` by `build`, or waits for another run that makes it.
     fn make(&self, name: &str, wanted: &Path, progress: &Progress, build: impl FnOnce() -> Result<()>) -> Result<Tree> {
         let _lock = self.cache.lock(name, || progress.note(format!("{name}: another build makes it; waiting")))?;
-        // It may be there by now.
+        // Another run may have made it meanwhile.
         if let Some(tree) = self.present(wanted)? {
             return Ok(tree);
         }
         build()?;
         self.refresh.note(wanted);
         self.cache.drop_older_trees(name, wanted)?;
-        self.cache.hold(wanted)?.with_context(|| format!("{} went away", wanted.display()))
+        self.cache.hold(wanted)?.with_context(|| format!("{} has been removed", wanted.display()))
     }
 
     fn debian(&self, what: &Bootstrap, fingerprint: &str, progress: &Progress) -> Result<Tree> {
@@ -114,7 +114,7 @@ impl Assembly<'_> {
         })
     }
 
-    /// The merged layers of a registry's image, stored as one tar: what engines start from, whichever they are.
+    /// Returns the merged layers of a registry's image as one tar, from which every engine starts.
     fn oci(&self, resolution: &Resolution, progress: &Progress) -> Result<Tree> {
         let name = resolution.tree_name()?;
         let wanted = self.cache.tree(&name, &resolution.fingerprint());
@@ -165,12 +165,13 @@ impl Assembly<'_> {
     }
 }
 
-/// The name of a tree in the cache: one that is for another machine stands beside the host's own.
+/// Returns the name of a tree in the cache. A platform that is not the host's is part of it.
 pub fn subject(name: &str, platform: Platform) -> String {
     if Some(platform) == Platform::host() { name.to_owned() } else { format!("{name}_{}", platform.file_name()) }
 }
 
-/// Does what comes after the steps, the same for every engine: exclude, normalise, attributes and devices (DESIGN 4).
+/// Finishes the tree after the steps, the same for every engine: exclude, normalise, attributes and devices
+/// (docs/architecture.md, "Order of a build").
 fn finish(tree: &mut RootTree, plan: &BuildPlan, progress: &Progress) -> Result<()> {
     let globs: Vec<_> = plan.exclude.iter().map(|exclude| exclude.glob.clone()).collect();
     for (exclude, count) in plan.exclude.iter().zip(glob::exclude(tree, &globs)) {

@@ -1,4 +1,4 @@
-//! The tree of an image: base and steps in order, what engines leave behind put right, and the first stage.
+//! The tree of an image: base, steps, what follows them for every engine, and the first stage.
 
 mod assembly;
 pub mod first_stage;

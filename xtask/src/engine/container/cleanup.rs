@@ -1,5 +1,5 @@
-//! What a build leaves with docker or podman, and how it goes: images, containers, all named or labelled by the build's
-//! work folder, so that what a killed run left is found by the next one.
+//! Removal of the images and containers that a build makes with docker or podman. All are named or labelled by the build's
+//! work folder, so that the next run finds what a killed one left.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::names::{BuildNames, CACHE_LABEL, WORK_LABEL, base_image, cache_id, im
 use super::output::Builder;
 use crate::cache::Cache;
 
-/// Everything that one build has with the engine; it goes when this is dropped, or on an interrupt.
+/// The images and containers of one build; they are removed when this is dropped, or on an interrupt.
 pub(super) struct Cleanup {
     cli: Cli,
     builder: Builder,
@@ -29,12 +29,12 @@ impl Cleanup {
         Cleanup { cli, builder, names, registered, keep: false }
     }
 
-    /// What the build calls its images and its container.
+    /// Returns the names of the build's images and container.
     pub(super) fn names(&self) -> &BuildNames {
         &self.names
     }
 
-    /// The command by which a person finds what is left.
+    /// Returns the command that lists what is left.
     pub(super) fn query(&self) -> String {
         match self.cli.is_docker() {
             true => format!("docker ps --all --filter label={WORK_LABEL}={}", self.names.work),
@@ -57,11 +57,11 @@ impl Drop for Cleanup {
     }
 }
 
-/// For how long, and after which pause each, removing is tried: a daemon ends a build that was broken off in its own time.
+/// How long removal is retried, and the pause between attempts: a daemon takes its time to end an interrupted build.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Removes what is there of a build; what cannot be removed now goes with the next run.
+/// Removes all that is left of a build; what cannot be removed now is left to the next run.
 fn remove(cli: Cli, builder: Builder, work: &str) {
     remove_named(cli, work);
     if builder == Builder::BuildKit {
@@ -91,7 +91,7 @@ fn try_to_remove(cli: Cli, work: &str) {
     let label = label_of(work);
     let mut containers = listed(cli, &["ps", "--all", "--quiet", "--filter", &label]);
     if !cli.is_docker() {
-        // The container of a build that was killed is the builder's, and has no labels: it is known by its image.
+        // The container of a killed build belongs to buildah and has no labels: it is recognised by its image.
         let all = listed(cli, &["ps", "--all", "--external", "--format", "{{.ID}} {{.Image}}"]);
         let images = [base_image(work), image(work)];
         containers.extend(all.iter().filter_map(|line| {
@@ -102,14 +102,14 @@ fn try_to_remove(cli: Cli, work: &str) {
     for container in containers {
         let _ = cli.ask(&["rm", "--force", &container]);
     }
-    // By name first: an image with a name is no refuse yet.
+    // By name first: `prune` passes over images that have one.
     let _ = cli.ask(&["rmi", "--force", &image(work)]);
     let _ = cli.ask(&["rmi", "--force", &base_image(work)]);
     let _ = cli.ask(&["image", "prune", "--force", "--filter", &label]);
 }
 
-/// Takes out of BuildKit's cache what it keeps of a build on the image `base`: the layers, which name it, and what they
-/// stand on. Nobody builds on them, and a step may have kept a secret in one.
+/// Removes the records of a build on the image `base` from BuildKit's cache: its layers, which name the image, and their
+/// parents. Nothing will be built on them, and a step may have left a secret in one.
 fn forget_records(cli: Cli, base: &str) {
     let text = cli.ask(&["system", "df", "--verbose", "--format", "{{json .BuildCache}}"]).unwrap_or_default();
     let records: Vec<Record> = serde_json::from_str(&text).unwrap_or_default();
@@ -118,41 +118,41 @@ fn forget_records(cli: Cli, base: &str) {
     }
 }
 
-/// A record of BuildKit's cache, as `docker system df` tells of it.
+/// A record of BuildKit's cache, as `docker system df` lists it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Record {
     #[serde(rename = "ID")]
     id: String,
     description: String,
-    /// Ids, with commas between them where there are several.
+    /// The parents' ids, separated by commas.
     parent: String,
 }
 
 impl Record {
-    fn stands_on(&self, other: &Record) -> bool {
+    fn is_child_of(&self, other: &Record) -> bool {
         self.parent.split(", ").any(|id| id == other.id)
     }
 }
 
-/// Their ids, what stands on another before the other: BuildKit keeps what something stands on.
+/// Returns the ids of a build's records, children before parents: BuildKit does not remove a record that has children.
 fn records_of(records: Vec<Record>, base: &str) -> Vec<String> {
     let (mut own, mut others): (Vec<_>, Vec<_>) =
         records.into_iter().partition(|record| record.description.contains(base));
-    // The base itself, and files of the spec, are added without a word of its name.
+    // The records of the base itself and of the spec's files do not contain the base's name.
     while let Some(at) =
-        others.iter().position(|other| own.iter().any(|one| one.stands_on(other) || other.stands_on(one)))
+        others.iter().position(|other| own.iter().any(|one| one.is_child_of(other) || other.is_child_of(one)))
     {
         own.push(others.swap_remove(at));
     }
     let mut ids = Vec::new();
-    while let Some(at) = own.iter().position(|one| !own.iter().any(|other| other.stands_on(one))) {
+    while let Some(at) = own.iter().position(|one| !own.iter().any(|other| other.is_child_of(one))) {
         ids.push(own.swap_remove(at).id);
     }
     ids
 }
 
-/// Removes what killed runs of this cache left: their work folders are gone, or about to be.
+/// Removes what killed runs of this cache left: images whose work folder no process holds.
 pub(super) fn sweep(cli: &Cli, cache: &Cache) {
     let own = format!("label={CACHE_LABEL}={}", cache_id(cache));
     let mut images = listed(*cli, &["images", "--all", "--quiet", "--filter", &own]);
@@ -167,12 +167,12 @@ pub(super) fn sweep(cli: &Cli, cache: &Cache) {
     works.sort();
     works.dedup();
     for work in works.iter().filter(|work| !cache.holds_work(work)) {
-        // Which builder it was is not known any more.
+        // Which builder was used is not recorded: both are cleaned.
         remove(*cli, cli.builder(true), work);
     }
 }
 
-/// The lines of an answer; none where there is no answer.
+/// Returns the lines that a command prints; none if it fails.
 fn listed(cli: Cli, arguments: &[&str]) -> Vec<String> {
     cli.ask(arguments).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
 }

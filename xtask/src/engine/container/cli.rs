@@ -1,4 +1,4 @@
-//! The commands `docker` and `podman`: what is asked of them, and what they say when they cannot.
+//! The commands `docker` and `podman`, and their errors with what to do about them.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -67,7 +67,7 @@ impl Cli {
         child.wait_with_output().with_context(|| format!("cannot read what {self} says"))
     }
 
-    /// Runs the command to its end: what it printed, or an error with what it said.
+    /// Runs the command to its end. Returns what it printed, or its error message.
     pub(super) fn ask(self, arguments: &[&str]) -> Result<String> {
         let output = self.output(arguments)?;
         if !output.status.success() {
@@ -76,7 +76,7 @@ impl Cli {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// Can it build here? The error says why not and what to do.
+    /// Checks that it can build on this host. The error says why not, and what to do.
     pub(super) fn probe(self) -> Result<()> {
         match self.0 {
             EngineKind::Podman => self.probe_podman(),
@@ -112,13 +112,13 @@ impl Cli {
         Ok(())
     }
 
-    /// Who builds: docker's classic builder needs no plugin, and every daemon has it, but it would keep secrets in its
-    /// layers.
+    /// Returns the builder to use: docker's classic builder, which needs no plugin and which every daemon has, unless there
+    /// are secrets, which it would keep in its layers.
     pub(super) fn builder(self, with_secrets: bool) -> Builder {
         if self.is_docker() && with_secrets { Builder::BuildKit } else { Builder::Classic }
     }
 
-    /// Can this docker command have BuildKit build? Before 23.0 it could by itself, since then it needs a plugin.
+    /// Checks that docker can build with BuildKit: versions before 23.0 include it, later ones need a plugin.
     pub(super) fn require_buildkit(self) -> Result<()> {
         let version = self.ask(&["version", "--format", "{{.Client.Version}}"])?;
         if has_own_buildkit(&version) || self.ask(&["buildx", "version"]).is_ok() {
@@ -130,7 +130,7 @@ impl Cli {
         )
     }
 
-    /// Makes an image of the tar that `write` writes.
+    /// Imports the tar that `write` writes as the base image.
     pub(super) fn import(self, names: &BuildNames, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         let mut command = self.command()?;
         command.arg("import");
@@ -141,7 +141,7 @@ impl Cli {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = start(&mut command)?;
         let written = child.stdin.take().map(|mut stdin| write(&mut stdin));
-        end(child).with_context(|| format!("{self} does not take the base"))?;
+        end(child).with_context(|| format!("{self} cannot import the base"))?;
         // Where the command failed, its own words count more than the pipe that it closed.
         written.transpose().context("cannot hand the base over")?;
         Ok(())
@@ -191,12 +191,12 @@ impl Cli {
         watched(child, reader, watch)
     }
 
-    /// Makes a container of the built image; it is never run.
+    /// Creates a container of the built image, to export it; it never runs.
     pub(super) fn create(self, names: &BuildNames) -> Result<()> {
         self.ask(&["create", "--name", &names.container(), &names.image(), "/bin/true"]).map(drop)
     }
 
-    /// Hands the container's tree as a tar stream to `consume`, which reads it to its end.
+    /// Exports the container's tree as a tar stream to `consume`, which reads it to its end.
     pub(super) fn export(self, names: &BuildNames, consume: impl FnOnce(&mut ChildStdout) -> Result<()>) -> Result<()> {
         let mut command = self.command()?;
         command.args(["export", &names.container()]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -204,8 +204,8 @@ impl Cli {
         let mut stdout = child.stdout.take().context("the export has no output")?;
         let consumed = consume(&mut stdout);
         drop(stdout);
-        let ended = end(child).with_context(|| format!("{self} does not give the tree"));
-        // A stream cut short is an error of the reader's as well, and the command knows why.
+        let ended = end(child).with_context(|| format!("{self} cannot export the tree"));
+        // The reader fails on a stream cut short as well, but the command's own error says why.
         match consumed {
             Err(error) if ended.is_ok() => Err(error),
             _ => ended,
@@ -217,7 +217,7 @@ fn has_own_buildkit(version: &str) -> bool {
     version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| (18..23).contains(&major))
 }
 
-/// Where a daemon cannot be reached, what to do about it.
+/// Returns the message for a daemon that cannot be reached, with what to do about it.
 fn why_unreachable(said: &str) -> String {
     let hint = if said.contains("permission denied") {
         "hint: members of the group docker may use the daemon (it makes them as good as root): \
@@ -237,19 +237,19 @@ fn require_platform(os: Option<&str>, architecture: Option<&str>) -> Result<()> 
     Ok(())
 }
 
-/// How many ids a map of podman's has.
+/// Returns how many ids a map of podman's has.
 fn ids(map: &Value) -> u64 {
     map.as_array().into_iter().flatten().filter_map(|range| range["size"].as_u64()).sum()
 }
 
-/// What a command said on standard error, in one piece.
+/// Returns a command's standard error without notices.
 fn said(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !is_notice(line)).collect();
     lines.join("\n").trim().to_owned()
 }
 
-/// docker's own advertisement for its other builder.
+/// Whether this is docker's notice about its other builder.
 fn is_notice(line: &str) -> bool {
     ["DEPRECATED: The legacy builder", "BuildKit is currently disabled", "environment-variable.", "Install the buildx"]
         .iter()

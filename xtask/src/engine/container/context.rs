@@ -17,7 +17,7 @@ use crate::engine::{environment, file_tree};
 use crate::plan::{BuildPlan, PlannedFile, StepAction};
 use crate::report::progress::{Progress, human_bytes};
 
-/// Stages the context of `plan`, whose base is the image `base`, below `work`. Answers its folder.
+/// Stages the context of `plan`, whose base is the image `base`, below `work`. Returns its folder.
 pub(super) fn stage(plan: &BuildPlan, base: &str, extras: Extras, work: &Path, progress: &Progress) -> Result<PathBuf> {
     let stage = progress.stage("stage the build context");
     let context = work.join("context");
@@ -48,8 +48,8 @@ pub(super) fn stage(plan: &BuildPlan, base: &str, extras: Extras, work: &Path, p
     Ok(context)
 }
 
-/// A tar for `ADD`, without the folders that hold something: a folder's entry would replace a link of the image (`/bin`)
-/// and change a folder that is there, where parents that are not named stay as they are or are made.
+/// Writes a tar for `ADD`, without entries of folders that are not empty: an entry would replace a symlink of the image
+/// (`/bin`) and change an existing folder. Parents without an entry stay as they are, or are created.
 fn write_files(files: &[PlannedFile], path: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
     let whole = file_tree(files)?;
     let holds_something: BTreeSet<TreePath> = whole.entries().filter_map(|entry| entry.path.parent()).collect();

@@ -13,26 +13,26 @@ use crate::plan::{BuildPlan, StepAction};
 pub(super) const CERTIFICATES: &str = "ca.crt";
 pub(super) const POLICY: &str = "policy-rc.d";
 
-/// What a build has beside its steps.
+/// What a build needs beside its steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extras {
     /// The host's certificates are in the context.
     pub trust: bool,
-    /// So is Debian's word against starting services.
+    /// So is the `policy-rc.d` that keeps Debian's packages from starting services.
     pub quiet: bool,
 }
 
-/// The tar of a step's files, in the context.
+/// Returns the name of the tar of a step's files in the context.
 pub(super) fn files_of(step: usize) -> String {
     format!("files-{step}.tar")
 }
 
-/// What the script of a step begins with: builders echo it, and by it a step is known (see [`step_in`]).
+/// Returns the first command of a step's script: builders echo it, and [`step_in`] recognises the step by it.
 fn mark(step: usize) -> String {
     format!(": step {step};")
 }
 
-/// Which step of the plan a builder's line announces.
+/// Returns the step of the plan that a builder's line announces.
 pub(super) fn step_in(line: &str) -> Option<usize> {
     let number = |after: &str, before: char| -> Option<usize> {
         let rest = &line[line.find(after)? + after.len()..];
@@ -70,7 +70,7 @@ pub(super) fn write(plan: &BuildPlan, base: &str, extras: Extras) -> String {
         };
         let mut words = vec!["/bin/sh".to_owned(), "-c".into(), format!("{} {ENVIRONMENT}", mark(index)), base.into()];
         let environment = environment::of_step(&plan.environment, extras.trust, caches);
-        // The way to the network is the daemon's or comes as a build argument, never in a file.
+        // Proxies are the daemon's own or come as build arguments, never in a file.
         let own = environment.into_iter().filter(|(name, _)| {
             plan.environment.iter().any(|(given, _)| given == name)
                 || !crate::steps::environment::PASSED.contains(&name.as_str())

@@ -1,4 +1,4 @@
-//! What one build calls its images and its container, and the labels by which a later run finds them.
+//! Names of a build's images and container, and the labels by which a later run finds them.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::cache::Cache;
 
 /// Label with the name of the build's work folder.
 pub(super) const WORK_LABEL: &str = "snug.work";
-/// Label that tells the builds of one cache from those of others on the same daemon.
+/// Label with the id of the build's cache.
 pub(super) const CACHE_LABEL: &str = "snug.cache";
 /// Repository of all images made here.
 pub(super) const REPOSITORY: &str = "localhost/snug";
@@ -33,7 +33,7 @@ impl BuildNames {
         container(&self.work)
     }
 
-    /// On the base, and so on every image and container that is made of it.
+    /// Labels of the base, inherited by every image and container that is made of it.
     pub(super) fn labels(&self) -> [String; 2] {
         [format!("{WORK_LABEL}={}", self.work), format!("{CACHE_LABEL}={}", self.cache)]
     }
@@ -55,7 +55,7 @@ pub(super) fn name_of(work: &Path) -> String {
     work.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Differs between machines and users that share a daemon.
+/// Returns an id that tells this cache from those of other machines and users of the same daemon.
 pub(super) fn cache_id(cache: &Cache) -> String {
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let host = nix::unistd::gethostname().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a builder prints: which step runs, what the step says, and how it failed.
+//! Parses what a builder prints: which step runs, the step's own output, and how it failed.
 
 use std::io::{BufRead, BufReader, PipeReader};
 
@@ -10,10 +10,10 @@ use crate::report::progress::{Progress, Stage};
 use crate::steps::secret::{self, Secret};
 use crate::steps::{StepFailed, Tail};
 
-/// Before the number of an exit status, as the classic builder, buildah and BuildKit say it.
+/// What precedes the number of an exit status in errors of the classic builder, buildah and BuildKit.
 const STATUS: [&str; 3] = ["returned a non-zero code: ", "exit status ", "exit code: "];
 
-/// How lines begin that builders add to what steps say.
+/// How lines begin that builders add to the output of steps.
 const CHATTER: [&str; 6] = [
     " ---> ",
     "--> ",
@@ -23,16 +23,16 @@ const CHATTER: [&str; 6] = [
     "subprocess exited with status ",
 ];
 
-/// Who prints.
+/// The builder that prints, and so the format of its lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Builder {
-    /// docker's classic builder, or buildah within podman: lines are the steps' own but for a few.
+    /// docker's classic builder, or buildah within podman: output of steps, between a few lines of the builder's.
     Classic,
-    /// Every line names what it is of: `#7 0.123 text`.
+    /// Every line begins with the number of its step and the time: `#7 0.123 text`.
     BuildKit,
 }
 
-/// Shows a build on the screen, step by step.
+/// Shows a build as progress, step by step.
 pub(super) struct Watch<'a> {
     plan: &'a BuildPlan,
     engine: EngineKind,
@@ -42,24 +42,24 @@ pub(super) struct Watch<'a> {
     step: Option<usize>,
     stage: Option<Stage>,
     tail: Tail,
-    /// The builder's own last words, from which on it repeats the step, line breaks and all.
+    /// The builder's error, after which it repeats the step, line breaks included.
     verdict: Option<String>,
 }
 
 /// A line of a builder.
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'a> {
-    /// The builder begins this step of the plan.
+    /// The builder starts this step of the plan.
     Step(usize),
-    /// It says something of its own.
+    /// A line of the builder's own.
     Chatter,
-    /// It gives up.
+    /// The builder's error.
     Verdict(&'a str),
     Output(&'a str),
 }
 
 impl<'a> Watch<'a> {
-    /// Nothing of what `secrets` say is shown.
+    /// The values of `secrets` are masked in all output.
     pub(super) fn new(
         plan: &'a BuildPlan,
         engine: EngineKind,
@@ -109,14 +109,14 @@ impl<'a> Watch<'a> {
         self.verdict = None;
     }
 
-    /// The step under way came to its end.
+    /// Ends the progress of the running step.
     pub(super) fn succeeded(&mut self) {
         if let Some(stage) = self.stage.take() {
             stage.finish("");
         }
     }
 
-    /// The build failed: in a step, or before there was one. `said` is what the builder said elsewhere.
+    /// Returns the error of a failed build, in a step or before the first one. `said` is the builder's standard error.
     pub(super) fn failed(mut self, said: &str) -> Error {
         self.stage = None;
         let verdict = format!("{}\n{said}", self.verdict.unwrap_or_default());
@@ -166,7 +166,7 @@ fn parse_buildkit(line: &str) -> Line<'_> {
     if is_time { Line::Output(text) } else { Line::Chatter }
 }
 
-/// The exit status that a verdict ends with.
+/// Returns the exit status that a builder's error ends with.
 fn status_in(verdict: &str) -> Option<i32> {
     let after = STATUS.iter().filter_map(|words| Some(verdict.rfind(words)? + words.len())).max()?;
     let digits: String = verdict[after..].chars().take_while(char::is_ascii_digit).collect();

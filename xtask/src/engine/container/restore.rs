@@ -1,13 +1,13 @@
-//! What docker's and podman's export does to a tree, put right from the base's tree.
+//! Restores, from the base's tree, what docker's and podman's export loses.
 //!
 //! Measured on docker 20.10 and podman 4.3: an export has no entry for the root directory; docker keeps no extended
 //! attribute but `security.capability`, podman also `user.*`; times before 1970 become 1970, holes become zeros; both add
-//! files of their own. What the steps did not touch gets back what the base had. What steps do to such an attribute
-//! themselves cannot be seen here; `[[file]]` attributes are applied after this.
+//! files of their own. What the steps did not change gets the base's values back. Changes that steps make to such an
+//! attribute cannot be seen in the export; attributes of `[[file]]` are applied after this.
 //!
-//! One thing cannot be put right, as nobody can tell what a step meant: where it writes to one name of a hard link that the
+//! One thing cannot be restored, since the export does not tell what a step meant: where it writes to one name of a hard link that the
 //! base or an earlier step made, an overlay copies the file, and the other names keep the old one.
-//! And one thing is lost: docker lays an `/etc/mtab` of its own over every step's, so that only the base's comes back.
+//! And one change is lost: docker lays an `/etc/mtab` of its own over every step's, so that only the base's comes back.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,10 +18,10 @@ use snug_sandbox::{POLICY_PATH, POLICY_SCRIPT};
 use super::{is_device, text_at, wants_policy};
 use crate::plan::EngineKind;
 
-/// Compared at once.
+/// Bytes of a file that are compared at a time.
 const BUFFER: u64 = 1 << 20;
 
-/// Files that both bind their own over during a build, and leave behind in an `/etc` of their making.
+/// Files that both engines mount over during a build, and leave as empty files in an `/etc` that they created for it.
 const ETC_OF_ENGINES: [&str; 4] = ["hosts", "hostname", "mtab", "resolv.conf"];
 
 pub(super) fn restore(tree: &mut RootTree, base: &RootTree, engine: EngineKind) -> Result<()> {
@@ -60,7 +60,7 @@ fn remove_additions(tree: &mut RootTree, base: &RootTree) {
     }
 }
 
-/// Takes the word against services away, unless a step made it its own.
+/// Removes our `policy-rc.d`, unless a step changed it.
 fn lift_policy(tree: &mut RootTree, base: &RootTree) {
     let path = tree.resolve(&known(POLICY_PATH));
     if let Some(path) = path.filter(|_| wants_policy(base))
@@ -70,7 +70,7 @@ fn lift_policy(tree: &mut RootTree, base: &RootTree) {
     }
 }
 
-/// The root directory is the base's; its time only where nothing was made in it or taken away.
+/// Restores the root directory's attributes; its time only if no entry was created in it or removed.
 fn restore_root(tree: &mut RootTree, base: &RootTree) {
     let root = TreePath::root();
     let names = |tree: &RootTree| -> Vec<TreePath> {
@@ -87,7 +87,7 @@ fn restore_root(tree: &mut RootTree, base: &RootTree) {
     }
 }
 
-/// Where a step left the empty file that stood in for a device node, the node comes back.
+/// Puts device nodes back where steps left the empty file that stood in for one.
 fn restore_devices(tree: &mut RootTree, base: &RootTree) {
     for entry in base.entries().filter(|entry| is_device(&entry.inode.kind)) {
         if let Some(there) = tree.get_mut(entry.path)
@@ -116,18 +116,18 @@ fn restore_lost(tree: &mut RootTree, base: &RootTree, engine: EngineKind) -> Res
             there.mtime = entry.inode.mtime;
         }
         if let (true, Kind::File(body), Kind::File(with_holes)) = (holes, &mut there.kind, &entry.inode.kind) {
-            dig(body, with_holes);
+            punch_holes(body, with_holes);
         }
     }
     Ok(())
 }
 
-/// Do the engine's import and export keep this attribute? Then one that is missing was taken away by a step.
+/// Whether the engine's import and export keep this attribute. If so, one that is missing was removed by a step.
 fn is_carried(engine: EngineKind, name: &[u8]) -> bool {
     name == b"security.capability" || (engine == EngineKind::Podman && name.starts_with(b"user."))
 }
 
-/// Are they the same but for attributes?
+/// Whether two inodes have the same type and content.
 fn same(ours: &Kind, our_bodies: &BodySource, theirs: &Kind, their_bodies: &BodySource) -> Result<bool> {
     let (ours, theirs) = match (ours, theirs) {
         (Kind::File(ours), Kind::File(theirs)) => (ours, theirs),
@@ -150,7 +150,7 @@ fn same(ours: &Kind, our_bodies: &BodySource, theirs: &Kind, their_bodies: &Body
     Ok(true)
 }
 
-/// Part of a body, holes as zeros.
+/// Reads part of a body, holes as zeros.
 fn read_range(bodies: &BodySource, body: &Body, offset: u64, length: u64, into: &mut Vec<u8>) -> Result<()> {
     into.clear();
     into.resize(usize::try_from(length)?, 0);
@@ -165,8 +165,8 @@ fn read_range(bodies: &BodySource, body: &Body, offset: u64, length: u64, into: 
     Ok(())
 }
 
-/// Gives `body`, stored in one piece, the holes of a body with the same content.
-fn dig(body: &mut Body, with_holes: &Body) {
+/// Gives `body`, stored in one extent, the holes of a body with the same content.
+fn punch_holes(body: &mut Body, with_holes: &Body) {
     let [whole] = body.extents.as_slice() else { return };
     if whole.length != body.size {
         return;
