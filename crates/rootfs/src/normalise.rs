@@ -55,7 +55,7 @@ const LEFTOVERS: [&str; 29] = [
     "/run/.containerenv",
 ];
 
-/// Normalises a tree as DESIGN 5.9 lists it, the same for every engine:
+/// Normalises a tree the same way for every engine (docs/architecture.md, "What every engine leaves behind"):
 ///
 /// - leftovers of engines and package managers go; `dev`, `proc`, `run`, `sys` and `tmp` stay as empty directories (or
 ///   as the symlink that one of them is);

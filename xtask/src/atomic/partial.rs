@@ -1,4 +1,4 @@
-//! A file in the making: beside its final name, locked while it is written, renamed when it is whole.
+//! A file that appears under its name when it is complete: written beside it, locked meanwhile, then renamed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -14,18 +14,19 @@ use super::sync_ahead::SyncAhead;
 use crate::host::disk_space;
 use crate::report::progress::human_bytes;
 
-/// Ending of files in the making.
+/// Ending of files that are not complete yet.
 const ENDING: &str = ".partial";
-/// How long another run's sweep may hold a file that it takes for abandoned: far longer than removing takes.
+/// How long a new file may stay locked by another run's sweep, which takes it for abandoned: far longer than a removal
+/// takes.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
 
-/// A file that will stand at its final place once it is [published](Partial::publish), and is gone otherwise. What stood
-/// there before stays until then.
+/// A file that takes its final name when it is [published](Partial::publish), and is removed otherwise. What had that name
+/// before is kept until then.
 #[derive(Debug)]
 pub struct Partial {
     place: PathBuf,
     path: PathBuf,
-    /// Held while the file is written: the next run removes what nobody holds.
+    /// Held while the file is written: the next run removes partial files that nobody has locked.
     _lock: File,
     _registered: interrupt::Registered,
     ahead: Option<SyncAhead>,
@@ -33,8 +34,8 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Begins the file that shall stand at `place`, in the same folder, which is made if it is not there. Removes what
-    /// killed runs left there of the same file.
+    /// Begins the file that will become `place`, in the same folder, which is made where it is missing. Removes partial files
+    /// of the same name that killed runs left.
     pub fn begin(place: &Path) -> Result<Self> {
         let folder = folder_of(place);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -62,7 +63,7 @@ impl Partial {
                 format!("cannot write in {}\nhint: choose a folder that can be written to", folder_of(place).display())
             })?;
             match file.try_lock() {
-                // Another run's sweep may have come before the lock, and have removed it.
+                // Another run's sweep may have removed it before it was locked.
                 Ok(()) if is_at(&file, path)? => return Ok(file),
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) if started.elapsed() < SWEEP_TIME => thread::sleep(SWEEP_TIME / 100),
@@ -74,23 +75,23 @@ impl Partial {
         }
     }
 
-    /// Has the file sent to the disk while it is written, to wait less when it is [published](Self::publish).
+    /// Syncs the file to the disk while it is written, so that [publishing](Self::publish) waits less.
     pub fn sync_ahead(mut self) -> Result<Self> {
         self.ahead = Some(SyncAhead::start(&self.path).context("cannot start a thread")?);
         Ok(self)
     }
 
-    /// Nothing more will be written to the file: if it is synced ahead, the rest is sent now.
+    /// Starts to sync the rest, where the file is synced ahead: nothing more will be written to it.
     pub fn send_rest(&mut self) {
         self.ahead.iter_mut().for_each(SyncAhead::send_rest);
     }
 
-    /// Files in the making in `folder`, of names that begin with `prefix`, whose makers are gone.
+    /// Returns the partial files in `folder` whose names begin with `prefix` and whose runs have ended.
     pub fn abandoned(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
         Ok(Self::take_over(folder, prefix)?.into_iter().map(|(path, _)| path).collect())
     }
 
-    /// The abandoned ones, each locked: as long as it is, nobody else begins or removes a file of that name.
+    /// Locks the abandoned files and returns them: while a lock is held, nobody else begins or removes a file of that name.
     fn take_over(folder: &Path, prefix: &str) -> Result<Vec<(PathBuf, File)>> {
         let entries = match fs::read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -106,7 +107,7 @@ impl Partial {
             }
             let path = entry.path();
             let Ok(file) = File::open(&path) else { continue };
-            // Between the two calls another sweep may have removed it.
+            // Another sweep may have removed it since it was opened.
             if file.try_lock().is_ok() && is_at(&file, &path)? {
                 taken.push((path, file));
             }
@@ -114,7 +115,7 @@ impl Partial {
         Ok(taken)
     }
 
-    /// Removes the [abandoned](Self::abandoned) ones.
+    /// Removes the [abandoned](Self::abandoned) files.
     pub fn sweep(folder: &Path, prefix: &str) -> Result<()> {
         for (path, _lock) in Self::take_over(folder, prefix)? {
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -122,32 +123,31 @@ impl Partial {
         Ok(())
     }
 
-    /// Where to write meanwhile.
+    /// Returns the path to write to until the file is published.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes the file durable and gives it its name, in place of what stood there.
+    /// Syncs the file and its folder, and gives the file its name, in place of what had it.
     pub fn publish(mut self) -> Result<PathBuf> {
         let ahead = self.ahead.take().map_or(Ok(()), SyncAhead::finish);
-        // A program may have replaced the file that was begun: the one that is there now counts.
+        // A program may have replaced the file: the one that is there now is published.
         let written = ahead.and_then(|()| File::open(&self.path)?.sync_all());
         written.with_context(|| format!("cannot write {} to disk", self.path.display()))?;
         let place = self.publish_unsynced()?;
-        // The new name is durable once its folder is.
+        // The new name is durable once its folder is synced.
         File::open(folder_of(&place)).and_then(|folder| folder.sync_all()).context("cannot sync the folder")?;
         Ok(place)
     }
 
-    /// Gives the file its name and leaves it to the kernel when the disk has it: after a power failure it may be there and
-    /// not be whole.
+    /// Gives the file its name without syncing it: after a power failure it may be there and not be complete.
     pub fn publish_unsynced(mut self) -> Result<PathBuf> {
         fs::rename(&self.path, &self.place).with_context(|| format!("cannot name {}", self.place.display()))?;
         self.published = true;
         Ok(self.place.clone())
     }
 
-    /// Adds to an error what a person needs to know of a full disk.
+    /// Adds to an error that the disk is full, where it is, with what is free and what to do.
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let folder = folder_of(&self.place);
         if !disk_space::is_used_up(&error) {
@@ -173,7 +173,7 @@ impl Drop for Partial {
     }
 }
 
-/// Is the open file still the one at `path`?
+/// Whether the open file is still the one at `path`.
 fn is_at(file: &File, path: &Path) -> Result<bool> {
     let ours = file.metadata()?;
     match fs::metadata(path) {

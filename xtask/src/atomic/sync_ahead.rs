@@ -1,6 +1,5 @@
-//! Sends a file to the disk while more of it is written, hashed and checked, so that little is left to wait for at the end.
-//! fsync(2) has the disk empty its own cache as well: writeback alone, which the kernel begins by itself, does not spare
-//! that wait.
+//! Syncs a file to the disk while more of it is written, hashed and checked, so that the last sync is short. Writeback, which
+//! the kernel starts by itself, is not enough: fsync(2) also waits for the disk to flush its own cache.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,12 +9,12 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Bytes that are sent together: few enough that the disk is busy early, enough that its cache is not emptied all the time.
+/// Bytes between two syncs: few enough to keep the disk busy early, enough not to flush its cache all the time.
 const SHARE: u64 = 32 << 20;
-/// Between two looks at what the file takes.
+/// Pause between two looks at the blocks that the file takes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A thread that syncs one file again and again. Dropped before its [end](Self::finish), it stops by itself.
+/// A thread that syncs one file again and again. It stops by itself where this is dropped before [`Self::finish`].
 #[derive(Debug)]
 pub(super) struct SyncAhead {
     /// Dropped once nothing more will be written.
@@ -43,20 +42,20 @@ impl SyncAhead {
         Ok(SyncAhead { writing: Some(writing), thread })
     }
 
-    /// Nothing more will be written: the rest is sent now.
+    /// Starts the last sync: nothing more will be written.
     pub(super) fn send_rest(&mut self) {
         self.writing = None;
     }
 
-    /// Waits until the disk has the file's content. An error of the disk may have been told to the thread, and is then
-    /// told to nobody else.
+    /// Waits until the file's content is on the disk. An error of the disk is reported once, and perhaps to this thread only:
+    /// it is returned here.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.send_rest();
         self.thread.join().expect("syncing does not panic")
     }
 }
 
-/// Bytes that the file takes on the disk, or will: 0 while there is none.
+/// Returns the bytes that the file takes on the disk, or will take; 0 while there is none.
 fn allocated(path: &Path) -> io::Result<u64> {
     match fs::metadata(path) {
         // st_blocks counts units of 512 bytes, inode(7).
@@ -69,7 +68,7 @@ fn allocated(path: &Path) -> io::Result<u64> {
 fn sync(path: &Path) -> io::Result<()> {
     match File::open(path) {
         Ok(file) => file.sync_data(),
-        // Given up, and removed.
+        // It was removed: the caller has given it up.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }

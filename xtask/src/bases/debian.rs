@@ -1,7 +1,7 @@
-//! Debian roots from nothing, by mmdebstrap in a namespace of our own: the bases of images, and programs to run.
+//! Debian roots, bootstrapped by mmdebstrap in the sandbox: the bases of images, and programs to run.
 //!
-//! The same whatever engine runs the steps afterwards: a container engine has no root to start from, and the base's tree
-//! must not depend on who builds on it.
+//! Every engine starts from the same base: a container engine has no root to start from, and the base's tree must not depend
+//! on the engine.
 
 use std::io::Read;
 
@@ -35,16 +35,16 @@ pub struct Bootstrap<'a> {
     pub include: &'a [&'a str],
 }
 
-/// Can a Debian root be made here? The error says why not and what to do.
+/// Probes whether a Debian root can be made here. The error says why not and what to do.
 pub fn probe() -> Result<()> {
     requirements::require(&[Task::DebianBase])?;
     snug_sandbox::probe().context(
-        "a Debian base is made in a namespace of our own, whatever engine runs the steps\n\
+        "a Debian base is made in user namespaces, whatever engine runs the steps\n\
          hint: where there are no namespaces, start from a finished base: { tar = \"…\" } or { oci = \"…\" }",
     )
 }
 
-/// Does this host's apt know of snapshots? It is asked by an update of nothing.
+/// Fails where this host's apt knows no `--snapshot`: it is run on an empty list of sources.
 fn require_snapshots() -> Result<()> {
     let mut update = APT_GET.command()?;
     update
@@ -62,7 +62,7 @@ fn require_snapshots() -> Result<()> {
     Ok(())
 }
 
-/// Makes the root and hands its tar stream to `consume`, which reads it to its end.
+/// Bootstraps the root and hands its tar stream to `consume`, which reads it to its end.
 pub fn run(
     cache: &Cache,
     what: &Bootstrap,
@@ -73,14 +73,14 @@ pub fn run(
     let work = cache.work_folder("bootstrap")?;
     let scratch = work.path().join("tmp");
     std::fs::create_dir(&scratch)?;
-    // The namespace's root is all that mmdebstrap's root mode needs, whoever runs it.
+    // Root of the namespace is all that mmdebstrap's root mode needs.
     let mut command = vec!["mmdebstrap".to_owned(), "--mode=root".into(), format!("--variant={}", what.variant)];
     command.push(format!("--architectures={}", what.platform.debian_architecture()));
-    // It looks for emulators that the host has registered, and not for ours.
+    // It would look for emulators registered on the host, and not in our namespace.
     command.push("--skip=check/qemu".into());
     if let Some(moment) = what.snapshot {
         require_snapshots()?;
-        // apt knows where an archive's snapshots are; mmdebstrap leaves the option in the root's apt.conf.d.
+        // apt knows where an archive keeps its snapshots; mmdebstrap writes the option into the root's apt.conf.d.
         command.push(format!("--aptopt=APT::Snapshot \"{moment}\""));
     }
     if !what.include.is_empty() {

@@ -1,8 +1,8 @@
 //! Programs of a Debian suite, unpacked into the cache and never installed.
 //!
-//! Some programs are too old on this host, or their packages would start a service or enable one. mmdebstrap's `extract`
-//! variant downloads them with all they depend on, verified by apt as always, and unpacks them without running any of
-//! their scripts. The folder then holds a program's own libraries and loader as well, so that it runs on any host.
+//! Some programs are too old on this host, or their packages would start or enable a service. mmdebstrap's `extract` variant
+//! downloads them with all they depend on, verified by apt, and unpacks them without running their scripts. The folder also
+//! holds their libraries and loader, so that they run on any host.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -25,7 +25,7 @@ const EXTRACT: &str = "extract";
 /// Where a Debian root has programs, in the order of its PATH.
 const PROGRAM_FOLDERS: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
 
-/// Hex digits that tell one choice of packages from another.
+/// Hexadecimal digits that distinguish one set of packages from another.
 const NAME_DIGITS: usize = 16;
 
 /// A folder of unpacked packages.
@@ -35,8 +35,8 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// `packages` of `suite` (`trixie`) for this machine's architecture, with all they depend on: from the cache or, the
-    /// first time, from Debian's archive. Needs mmdebstrap and the namespaces that a Debian base needs.
+    /// Returns `packages` of `suite` (`trixie`) for this machine's architecture, with all they depend on: from the cache or,
+    /// the first time, from Debian's archive. Needs what a Debian base needs: mmdebstrap and user namespaces.
     pub fn fetch(cache: &Cache, suite: &str, packages: &[&str], progress: &Progress) -> Result<Self> {
         if let Some(tools) = Self::cached(cache, suite, packages) {
             return Ok(tools);
@@ -58,18 +58,18 @@ impl Tools {
         Tools { root: root.to_path_buf() }
     }
 
-    /// As [`Self::fetch`], where that would ask nobody.
+    /// As [`Self::fetch`], from the cache only.
     pub fn cached(cache: &Cache, suite: &str, packages: &[&str]) -> Option<Self> {
         let root = cache.tools().join(name(suite, packages));
         root.is_dir().then_some(Tools { root })
     }
 
-    /// The folder, laid out as a root filesystem.
+    /// Returns the folder, which is laid out as a root filesystem.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Where `program` stands in the folder.
+    /// Returns the path of `program` in the folder.
     pub fn program(&self, program: &str) -> Result<PathBuf> {
         PROGRAM_FOLDERS
             .iter()
@@ -78,15 +78,15 @@ impl Tools {
             .with_context(|| format!("{} holds no {program}", self.root.display()))
     }
 
-    /// A command that runs `program` by the loader and libraries it was built for, whatever the host has. A program that
-    /// starts itself again by `/proc/self/exe` finds the loader there: for such a one see [`Self::library_path`].
+    /// Returns a command that runs `program` with the loader and libraries it was built for. A program that executes
+    /// `/proc/self/exe` would get the loader: use [`Self::library_path`] for such a one.
     pub fn command(&self, program: &str) -> Result<Command> {
         let mut command = Command::new(self.loader()?);
         command.arg("--library-path").arg(self.library_path()).arg(self.program(program)?);
         Ok(command)
     }
 
-    /// The folders of libraries, for `LD_LIBRARY_PATH`: of use where the suite is the host's own, whose loader then fits.
+    /// Returns the folders of libraries, for `LD_LIBRARY_PATH`. The host's loader fits them where the suite is the host's own.
     pub fn library_path(&self) -> OsString {
         let folders = ["usr/lib", "lib"].into_iter().flat_map(|lib| {
             let lib = self.root.join(lib);
@@ -95,13 +95,13 @@ impl Tools {
         std::env::join_paths(folders.filter(|folder| folder.is_dir())).unwrap_or_default()
     }
 
-    /// glibc's dynamic loader, as the ABI of each architecture names it.
+    /// Returns glibc's dynamic loader, by the name that the architecture's ABI gives it.
     fn loader(&self) -> Result<PathBuf> {
         let names = match std::env::consts::ARCH {
             "aarch64" => ["lib/ld-linux-aarch64.so.1", "usr/lib/ld-linux-aarch64.so.1"],
             _ => ["lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2"],
         };
-        // A link may lead to where the file is once the folder is the root directory.
+        // A link may lead to a path that exists only where the folder is the root directory.
         names
             .iter()
             .map(|name| self.root.join(name))
@@ -110,14 +110,14 @@ impl Tools {
     }
 }
 
-/// Suite and first package for people, and a digest of everything for the tool.
+/// Returns a folder name: suite and first package, for people, and a digest of suite, architecture and packages.
 fn name(suite: &str, packages: &[&str]) -> String {
     let inputs = format!("{suite} {} {}", std::env::consts::ARCH, packages.join(" "));
     let first = packages.first().copied().unwrap_or("nothing");
     format!("{suite}_{first}_{}", &hex(&Sha256::digest(inputs))[..NAME_DIGITS])
 }
 
-/// Unpacks in a work folder and renames, so that an interrupted download leaves nothing half done.
+/// Unpacks in a work folder and renames, so that an interrupted download leaves no partial folder.
 fn unpack(cache: &Cache, suite: &str, packages: &[&str], root: &Path, progress: &Progress) -> Result<()> {
     let work = cache.work_folder("tools")?;
     let tar = work.path().join("tools.tar");
@@ -128,7 +128,7 @@ fn unpack(cache: &Cache, suite: &str, packages: &[&str], root: &Path, progress: 
         Ok(())
     })?;
     let unpacked = work.path().join("root");
-    // In the namespace root's files can be made, and belong to the caller outside.
+    // In the namespace, files of root can be made; outside, they belong to the caller.
     snug_sandbox::run_silent(&Job { actions: vec![Action::Materialise { tar, root: unpacked.clone() }] }, |_| {})?;
     fs::create_dir_all(cache.tools())?;
     fs::rename(&unpacked, root).with_context(|| format!("cannot rename to {}", root.display()))

@@ -95,7 +95,7 @@ pub fn prove(mut subject: Subject, depth: Depth, reader: Reader, progress: &Prog
     if let Some(reading) = reading {
         // A seal comes on top of what the spec bounds.
         let size = subject.manifest.verity.as_ref().map_or(subject.manifest.census.size, |verity| verity.hash_offset);
-        // The read-only types are as large as their content: `max-size` is not theirs (DESIGN 5.1a).
+        // The read-only types are as large as their content: `max-size` is not theirs (docs/architecture.md, "Sizing").
         let max_size = subject.max_size.filter(|_| kind == FilesystemKind::Ext4);
         let allowance = Allowance { size, max_size };
         checks.push(fits::check(&reading.listing, subject.meant.as_ref().ok(), &subject.placed, allowance));

@@ -92,7 +92,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let cache = run.cache()?;
     // Leftovers are removed without being named.
     let mut folders = vec![(LEFTOVERS.to_owned(), cache.root().join("work"))];
-    folders.extend(cache.rooms()?);
+    folders.extend(cache.categories()?);
     folders.push((RESULTS.to_owned(), run.results()?));
     if let Some(unknown) = arguments.caches.iter().find(|name| !folders.iter().any(|(known, _)| known == *name)) {
         let names: Vec<&str> = folders.iter().map(|(name, _)| name.as_str()).collect();

@@ -1,5 +1,5 @@
-//! Layers as they lie in the cache: verified before they are looked into, unpacked as a stream, and verified again by
-//! what they unpack to.
+//! Layer blobs in the cache: verified by digest before they are read, decompressed as a stream, and verified again by the
+//! digest of the uncompressed archive.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -12,30 +12,22 @@ use sha2::Digest as _;
 use super::digest::Digest;
 use super::zstd::Zstd;
 
-/// Read at once.
+/// Bytes read at once.
 const BUFFER: usize = 256 << 10;
 
-/// First bytes of the formats that layers come in. The media type is not asked: registries are full of layers whose type
-/// says something else, and the digest is over the bytes.
+/// First bytes of the formats of layers. The media type is not used: many layers in registries have a wrong one.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// The first of sixteen magic numbers of a frame that says nothing (RFC 8878, 3.1.2); some zstd layers begin with one.
+/// What the sixteen magic numbers of a skippable frame share (RFC 8878, 3.1.2); some zstd layers begin with one.
 const ZSTD_SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 
-/// The digest of a whole file.
+/// Returns the digest of a file.
 pub(super) fn digest_of(path: &Path) -> Result<Digest> {
-    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut hash = sha2::Sha256::new();
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))? {
-            0 => return Ok(Digest::finish(hash)),
-            count => hash.update(&buffer[..count]),
-        }
-    }
+    let digest = snug_rootfs::digest::of_file(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Digest::from(digest))
 }
 
-/// The tar archive in a layer's blob, whatever it is packed with.
+/// Returns the tar archive in a layer's blob, decompressed.
 pub(super) fn unpack(path: &Path) -> Result<Box<dyn Read>> {
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut start = [0; 4];
@@ -53,7 +45,7 @@ pub(super) fn unpack(path: &Path) -> Result<Box<dyn Read>> {
     } else if start.starts_with(ZSTD) || start[1..].starts_with(ZSTD_SKIPPABLE) {
         Box::new(Zstd::new(file))
     } else {
-        // A tar archive, or what the tar reader will name.
+        // A tar archive, or an error of the tar reader.
         Box::new(file)
     })
 }
@@ -69,7 +61,7 @@ impl<R: Read> Hashing<R> {
         Hashing { input, hash: sha2::Sha256::new() }
     }
 
-    /// The digest of all that was read.
+    /// Returns the digest of all that was read.
     pub(super) fn digest(self) -> Digest {
         Digest::finish(self.hash)
     }

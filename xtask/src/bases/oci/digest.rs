@@ -1,4 +1,4 @@
-//! Digests, by which registries name contents.
+//! Digests in the form in which registries write them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,29 +6,36 @@ use std::str::FromStr;
 use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
+use snug_rootfs::digest;
 
-/// Written before the digits; the one algorithm that every registry has.
+/// Prefix of the digits: the algorithm that every registry supports.
 const ALGORITHM: &str = "sha256:";
 
 /// A SHA-256, written `sha256:` and 64 lower-case hexadecimal digits (OCI image-spec, descriptor.md, "Digests").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Digest([u8; 32]);
+pub struct Digest(digest::Digest);
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Returns the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Digest(sha2::Sha256::digest(bytes).into())
     }
 
-    /// The digest that a hash has come to.
+    /// Returns the digest of what was hashed.
     pub fn finish(hash: sha2::Sha256) -> Self {
         Digest(hash.finalize().into())
     }
 
-    /// The digits alone.
+    /// Returns the hexadecimal digits without the algorithm.
     pub fn hex(&self) -> String {
         hex(&self.0)
+    }
+}
+
+impl From<digest::Digest> for Digest {
+    fn from(digest: digest::Digest) -> Self {
+        Digest(digest)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Why an image of a registry cannot be had, so that a person knows what to do.
+//! Why an image of a registry cannot be used, with what to do about it.
 
 use snug_rootfs::layers::LayerError;
 
@@ -11,50 +11,50 @@ pub enum OciError {
          hint: with registry and tag or digest, as \"docker.io/library/alpine:3.23\""
     )]
     BadReference(String),
-    #[error("no build has asked yet what {0} means")]
+    #[error("{0} has not been fetched yet")]
     Unresolved(String),
     #[error(
         "the registry has no image {reference}\n  {said}\n\
-         hint: mind the spelling, and the tags that it has: skopeo list-tags {repository}"
+         hint: check the name, and list the repository's tags: skopeo list-tags {repository}"
     )]
     NotFound { reference: String, repository: String, said: String },
     #[error(
-        "the registry {registry} refuses to give {reference} without a login that it accepts\n  {said}\n\
-         hint: skopeo login {registry}, or point REGISTRY_AUTH_FILE at an auth.json that has it; a registry may also \
-         answer so for an image that is not there"
+        "the registry {registry} does not give {reference} without a valid login\n  {said}\n\
+         hint: skopeo login {registry}, or point REGISTRY_AUTH_FILE at an auth.json that has it; some registries say \
+         the same of an image that does not exist"
     )]
     Refused { reference: String, registry: String, said: String },
     #[error(
         "the registry {registry} cannot be reached\n  {said}\n\
-         hint: a mirror, or an address that is not the name's, goes into registries.conf (containers-registries.conf(5); \
+         hint: set a mirror or another address in registries.conf (containers-registries.conf(5); \
          CONTAINERS_REGISTRIES_CONF names another file)"
     )]
     Unreachable { registry: String, said: String },
     #[error(
-        "the registry {registry} speaks no TLS that this host trusts\n  {said}\n\
-         hint: trust its authority (/etc/containers/certs.d/{registry}), or mark it `insecure = true` in registries.conf"
+        "this host does not trust the TLS certificate of the registry {registry}, or it has none\n  {said}\n\
+         hint: add its certificate authority to /etc/containers/certs.d/{registry}, or set `insecure = true` in registries.conf"
     )]
     Insecure { registry: String, said: String },
     #[error(
-        "{what} {expected} of {reference} is damaged where it came from: what was served hashes to {found}\n\
-         hint: the registry's storage, or something on the way, changed it; push the image again"
+        "{what} {expected} of {reference} is damaged in the registry: what it serves hashes to {found}\n\
+         hint: push the image again"
     )]
     Damaged { what: &'static str, reference: String, expected: Digest, found: Digest },
     #[error(
         "{what} {expected} of {reference} is damaged in the cache: it hashes to {found}\n\
-         hint: the copy was removed, and the next run downloads the image anew"
+         hint: the copy was removed; run again to download the image"
     )]
     DamagedCopy { what: &'static str, reference: String, expected: Digest, found: Digest },
     #[error(
-        "this host does not let skopeo get {reference}\n  {said}\n\
+        "this host's configuration keeps skopeo from fetching {reference}\n  {said}\n\
          hint: skopeo reads registries.conf and policy.json, in /etc/containers and ~/.config/containers"
     )]
     Host { reference: String, said: String },
-    #[error("the registry {registry} failed to give {reference}\n  {said}")]
+    #[error("the registry {registry} failed to serve {reference}\n  {said}")]
     Failed { reference: String, registry: String, said: String },
     #[error(
-        "{reference} is not there for {wanted}: it is for {}\n\
-         hint: name another image, or another platform", if offered.is_empty() { "none that is named".to_owned() } else { offered.join(", ") }
+        "{reference} has no image for {wanted}, only for {}\n\
+         hint: name another image, or another platform", if offered.is_empty() { "platforms that it does not name".to_owned() } else { offered.join(", ") }
     )]
     NoPlatform { reference: String, wanted: String, offered: Vec<String> },
     #[error("{reference}: the {what} is not what the OCI image specification says: {reason}")]

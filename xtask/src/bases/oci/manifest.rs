@@ -1,4 +1,4 @@
-//! Manifests, indexes and configurations: which blobs make an image, and for which platform.
+//! Image manifests, image indexes and configurations: the blobs of an image, and its platform.
 //!
 //! Sources: OCI image-spec 1.1 (manifest.md, image-index.md, config.md); Docker's "Image Manifest Version 2, Schema 2",
 //! which has the same fields under other media types.
@@ -10,14 +10,14 @@ use super::digest::Digest;
 use super::error::OciError;
 use super::reference::Reference;
 
-/// Layers of one image. Docker itself cannot mount more than 127.
+/// Most layers of an image. Docker itself cannot mount more than 127.
 const MAX_LAYERS: usize = 512;
 
-/// Bytes of a manifest or configuration. Registries take manifests of up to 4 MiB (OCI distribution-spec, "Pushing
+/// Most bytes of a manifest or configuration. Registries take manifests of up to 4 MiB (OCI distribution-spec, "Pushing
 /// Manifests"), and a configuration is of the same kind.
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
 
-/// What a registry answers when asked for a manifest.
+/// What a registry returns for a reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Document {
     /// Manifests for several platforms.
@@ -25,7 +25,7 @@ pub(super) enum Document {
     Image(ImageManifest),
 }
 
-/// One image's blobs.
+/// The blobs of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct ImageManifest {
     pub config: Descriptor,
@@ -50,7 +50,7 @@ pub(super) struct IndexEntry {
     pub platform: Option<Runs>,
 }
 
-/// Where an image runs, as indexes and configurations say it.
+/// The platform of an image, as indexes and configurations write it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Runs {
     #[serde(default)]
@@ -60,7 +60,7 @@ pub(super) struct Runs {
     pub variant: Option<String>,
 }
 
-/// What the configuration says of the tree.
+/// The parts of the configuration that are used.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Config {
     #[serde(flatten)]
@@ -77,7 +77,7 @@ impl Runs {
     fn on(&self, platform: Platform) -> bool {
         let (architecture, variant) = match platform {
             Platform::Amd64 => ("amd64", "v1"),
-            // All of 64-bit ARM is version 8 or later.
+            // 64-bit ARM begins with version 8.
             Platform::Arm64 => ("arm64", "v8"),
         };
         self.os == "linux"
@@ -91,7 +91,7 @@ impl Runs {
     }
 }
 
-/// Reads a manifest or an index. One that could be taken for both is refused: two readers would disagree about it
+/// Parses a manifest or an index. A document that is both is an error, since readers would disagree about it
 /// (CVE-2021-41190).
 pub(super) fn parse(bytes: &[u8], reference: &Reference) -> Result<Document, OciError> {
     let malformed = |reason: String| OciError::Malformed { reference: reference.to_string(), what: "manifest", reason };
@@ -127,7 +127,7 @@ fn check_layers(manifest: &ImageManifest, reference: &Reference) -> Result<(), O
         let (count, max) = (count as u64, MAX_LAYERS as u64);
         return Err(OciError::TooMuch { reference: reference.to_string(), what: "layers", count, max });
     }
-    // Registries keep more than images: charts, signatures, models. A root filesystem's layers are tar archives.
+    // Registries also hold charts, signatures and models. Layers of a root filesystem are tar archives.
     let strange = |layer: &&Descriptor| !layer.media_type.contains(".tar") || layer.media_type.contains("encrypted");
     match manifest.layers.iter().find(strange) {
         Some(layer) => Err(OciError::Unsupported {
@@ -139,12 +139,12 @@ fn check_layers(manifest: &ImageManifest, reference: &Reference) -> Result<(), O
     }
 }
 
-/// The manifest of an index for a platform: the first that fits.
+/// Returns the first manifest of an index for a platform.
 pub(super) fn choose(entries: &[IndexEntry], platform: Platform, reference: &Reference) -> Result<Digest, OciError> {
     let fits = |entry: &&IndexEntry| entry.platform.as_ref().is_some_and(|runs| runs.on(platform));
     let chosen = entries.iter().find(fits).map(|entry| entry.descriptor.digest);
     chosen.ok_or_else(|| {
-        // Attestations of the build stand there under this name.
+        // Build attestations are listed under this platform.
         let known = |runs: &&Runs| runs.os != "unknown";
         let offered = entries.iter().filter_map(|entry| entry.platform.as_ref()).filter(known).map(Runs::describe);
         missing(reference, platform, offered.collect())
@@ -156,7 +156,7 @@ fn missing(reference: &Reference, platform: Platform, offered: Vec<String>) -> O
 }
 
 impl Config {
-    /// Reads the configuration of an image with `layers` layers that is to run on `platform`.
+    /// Parses the configuration of an image with `layers` layers for `platform`.
     pub(super) fn parse(
         bytes: &[u8],
         layers: usize,
@@ -170,7 +170,7 @@ impl Config {
         let config: Config = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         if config.rootfs.diff_ids.len() != layers {
             let found = config.rootfs.diff_ids.len();
-            return Err(malformed(format!("it knows of {found} layers, and the manifest of {layers}")));
+            return Err(malformed(format!("it has {found} layers, and the manifest has {layers}")));
         }
         if !config.runs.on(platform) {
             return Err(missing(reference, platform, vec![config.runs.describe()]));
@@ -178,7 +178,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Digests of the layers once they are unpacked, the lowest first.
+    /// Returns the digests of the uncompressed layers, the lowest first.
     pub(super) fn diff_ids(&self) -> &[Digest] {
         &self.rootfs.diff_ids
     }
@@ -227,7 +227,7 @@ mod tests {
         assert!(chosen(Platform::Amd64).starts_with('3'));
         assert!(chosen(Platform::Arm64).starts_with('4'));
         let error = choose(&entries[..3], Platform::Arm64, &reference()).unwrap_err().to_string();
-        assert!(error.contains("not there for linux/arm64: it is for windows/amd64, linux/amd64/v3"), "{error}");
+        assert!(error.contains("has no image for linux/arm64, only for windows/amd64, linux/amd64/v3"), "{error}");
     }
 
     #[test]
@@ -249,8 +249,8 @@ mod tests {
         }
         let config = r#"{"os": "linux", "architecture": "arm64", "rootfs": {"diff_ids": []}}"#;
         let error = Config::parse(config.as_bytes(), 1, Platform::Arm64, &reference()).unwrap_err().to_string();
-        assert!(error.contains("knows of 0 layers, and the manifest of 1"), "{error}");
+        assert!(error.contains("it has 0 layers, and the manifest has 1"), "{error}");
         let error = Config::parse(config.as_bytes(), 0, Platform::Amd64, &reference()).unwrap_err().to_string();
-        assert!(error.contains("not there for linux/amd64: it is for linux/arm64"), "{error}");
+        assert!(error.contains("has no image for linux/amd64, only for linux/arm64"), "{error}");
     }
 }

@@ -1,9 +1,9 @@
 //! Images of OCI registries as bases: a reference is resolved to one manifest, its blobs come into the cache, and its
 //! layers are merged into one tree.
 //!
-//! A tag means what it meant when it was first asked for, until `--refresh`: builds repeat, and work without a network.
-//! Every digest on the way is checked: the pin, the index, the manifest, the configuration, each layer as it is stored
-//! and as it unpacks.
+//! A tag keeps the manifest it was first resolved to until `--refresh`, so that builds repeat and work offline. Every digest
+//! is verified: the pin, the index, the manifest, the configuration, and each layer, compressed and uncompressed (OCI
+//! image-spec, descriptor.md and config.md).
 
 mod blob;
 mod digest;
@@ -36,7 +36,7 @@ pub use error::OciError;
 use manifest::{Config, Document, ImageManifest};
 use reference::Reference;
 
-/// Part of every fingerprint: raised when the same layers would merge to another tree than before.
+/// Part of every fingerprint: raised when the same layers merge into another tree than before.
 const MERGE_FORMAT: u32 = 1;
 
 /// The folder of the cache's downloads.
@@ -50,53 +50,53 @@ const MANIFEST: &str = "manifest.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Resolution {
-    /// As the spec has it.
+    /// The reference as the spec has it.
     pub reference: String,
     pub platform: Platform,
-    /// The index of all platforms that the reference names, where it names one.
+    /// The image index, where the reference names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<Digest>,
-    /// The image's manifest, from which everything in it follows.
+    /// The image manifest, which names configuration and layers by digest.
     pub manifest: Digest,
 }
 
 impl Resolution {
-    /// The base in a few words.
+    /// Returns the base in a few words.
     pub fn describe(&self) -> String {
-        /// Digits of a digest that people compare.
+        /// Digits of a digest that are shown to people.
         const DIGITS: usize = 12;
         format!("{} (sha256:{} for {})", self.reference, &self.manifest.hex()[..DIGITS], self.platform)
     }
 
-    /// SHA-256 over what the base's tree follows from, as hex.
+    /// Returns the SHA-256 over what determines the base's tree, as hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         hex(&Sha256::digest(format!("oci {MERGE_FORMAT} {}", self.manifest)))
     }
 
-    /// The name under which the base's tree stands in the cache.
+    /// Returns the name of the base's tree in the cache.
     pub fn tree_name(&self) -> Result<String> {
         Ok(Reference::parse(&self.reference)?.file_name(self.platform))
     }
 
-    /// Where downloads of the reference are kept.
+    /// Returns the folder of the reference's downloads.
     fn folder(&self, cache: &Cache) -> Result<PathBuf> {
         folder_of(cache, &Reference::parse(&self.reference)?, self.platform)
     }
 }
 
-/// The folder of a reference; made if it is not there.
+/// Returns the folder of a reference's downloads, and makes it where it is missing.
 fn folder_of(cache: &Cache, reference: &Reference, platform: Platform) -> Result<PathBuf> {
     let folder = cache.downloads(DOWNLOADS)?.join(reference.file_name(platform));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     Ok(folder)
 }
 
-/// When registries are asked what a reference means.
+/// When a reference is resolved by its registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asking {
     Never,
     IfUnknown,
-    /// Whenever the answer may have changed.
+    /// Whenever the registry may have changed it.
     Anew,
 }
 
@@ -108,13 +108,13 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Asks registries what no earlier run has asked; with `refresh`, what every tag means by now.
+    /// Makes a resolver that asks registries for references that no earlier run has resolved; with `refresh`, for every tag.
     pub fn new(refresh: bool, progress: Progress) -> Self {
         let asking = if refresh { Asking::Anew } else { Asking::IfUnknown };
         Resolver { asking, progress, known: Mutex::default() }
     }
 
-    /// Knows what earlier runs found, and asks nobody.
+    /// Makes a resolver of what earlier runs resolved, which asks no registry.
     pub fn from_cache() -> Self {
         Resolver { asking: Asking::Never, progress: Progress::hidden(), known: Mutex::default() }
     }
@@ -133,7 +133,7 @@ impl Resolver {
 
     fn look_up(&self, reference: &Reference, platform: Platform) -> Result<Resolution> {
         let record = folder_of(&Cache::open()?, reference, platform)?.join(RECORD);
-        // What a digest names never changes.
+        // A digest always names the same manifest.
         let may_change = reference.pin().is_none();
         if let Some(resolution) = read_record(&record, reference, platform)
             && !(self.asking == Asking::Anew && may_change)
@@ -186,14 +186,14 @@ pub struct Image {
     config: Config,
 }
 
-/// Brings an image into the cache, if it is not there.
+/// Returns an image from the cache, downloading it where it is missing.
 pub fn fetch(cache: &Cache, resolution: &Resolution, progress: &Progress) -> Result<Image> {
     let reference = Reference::parse(&resolution.reference)?;
     let shelf = resolution.folder(cache)?;
     let folder = shelf.join(resolution.manifest.hex());
     if !folder.is_dir() {
         let source = reference.source_of(&resolution.manifest);
-        // What it would take is known, and refused, before it is downloaded.
+        // An image that cannot be used is refused before its layers are downloaded.
         let bytes = skopeo::manifest(&source, &reference)?;
         let manifest = image_manifest(&bytes, resolution, &reference)?;
         let stage = progress.stage(format!("download {reference}"));
@@ -208,13 +208,13 @@ pub fn fetch(cache: &Cache, resolution: &Resolution, progress: &Progress) -> Res
     }
     let image = Image::open(&folder, resolution, reference);
     if image.is_err() {
-        // Nothing in it can be believed; the next run asks for it again.
+        // The copy is damaged; the next run downloads it again.
         remove(&folder)?;
     }
     image
 }
 
-/// Removes what an earlier meaning of the reference left.
+/// Removes the images that the reference was resolved to before.
 fn drop_older(shelf: &Path) -> Result<()> {
     for entry in fs::read_dir(shelf)? {
         let path = entry?.path();
@@ -261,8 +261,8 @@ impl Image {
         Ok(Image { folder: folder.to_path_buf(), reference, manifest, config })
     }
 
-    /// The tree of all layers. `spool`, an empty temporary file, takes in the bodies. A damaged layer is refused before
-    /// anything is read out of it, and its copy goes.
+    /// Merges the layers into a tree. `spool`, an empty temporary file, takes the bodies of files. A damaged layer is an error
+    /// before anything is read out of it, and the copy in the cache is removed.
     pub fn tree(&self, spool: File, progress: &Progress) -> Result<RootTree> {
         let count = self.manifest.layers.len();
         let stage = progress.stage(format!("merge {count} layers of {}", self.reference));
@@ -297,7 +297,7 @@ impl Image {
     }
 }
 
-/// Refuses a blob of the cache that is not what its name says.
+/// Fails where a blob of the cache does not have the digest that it is named by.
 fn check(what: &'static str, path: &Path, expected: Digest, reference: &Reference) -> Result<()> {
     let found = blob::digest_of(path)?;
     if found != expected {

@@ -1,7 +1,7 @@
-//! skopeo, the field's own tool for registries: it knows credentials (auth.json), mirrors and insecure registries
-//! (registries.conf), trust (policy.json) and a company's authorities, and so this tool need not.
+//! Access to registries through skopeo, which handles credentials (auth.json), mirrors and insecure registries
+//! (registries.conf), trust (policy.json) and certificate authorities.
 //!
-//! What it says is translated: one cause, one error, one thing to do.
+//! Its messages are translated into an [`OciError`] each, with a hint.
 
 use std::fs;
 use std::io::{self, Read};
@@ -23,20 +23,19 @@ use crate::report::progress::Stage;
 
 const SKOPEO: HostProgram = HostProgram { name: "skopeo", package: "skopeo" };
 
-/// The variable by which Podman and newer versions of skopeo are told of another registries.conf. skopeo 1.9 is told by
-/// an option of the same meaning.
+/// The variable that names another registries.conf to Podman and newer versions of skopeo. skopeo 1.9 takes an option.
 const REGISTRIES_CONF: &str = "CONTAINERS_REGISTRIES_CONF";
 
 /// Where `podman login` and `skopeo login` keep logins for a user without a session (containers-auth.json(5)).
 const SYSTEM_LOGINS: &str = "/run/containers";
 
-/// How often a download is looked at.
+/// Interval at which the progress of a download is read.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Bytes of skopeo's complaints that are kept.
+/// Bytes of skopeo's standard error that are kept.
 const MAX_COMPLAINT: u64 = 64 << 10;
 
-/// The manifest or index that `source` names, byte for byte as the registry has it.
+/// Returns the manifest or index that `source` names, byte for byte as the registry has it.
 pub(super) fn manifest(source: &str, reference: &Reference) -> Result<Vec<u8>> {
     run(&mut command(&["inspect", "--raw", source])?, reference, &mut || {})
 }
@@ -59,15 +58,15 @@ fn command(words: &[&str]) -> Result<Command> {
         command.arg("--registries-conf").arg(file);
     }
     if logins_are_out_of_reach() {
-        // Then it goes on to ~/.config/containers and ~/.docker. Only root could put logins here, and nobody does.
+        // It then looks into ~/.config/containers and ~/.docker. Only root could write logins to `/`.
         command.env("XDG_RUNTIME_DIR", "/");
     }
     command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Ok(command)
 }
 
-/// A user without a session, as in many a CI, is sent to root's folder for logins; where root made it for itself alone,
-/// skopeo takes that for a broken file and gives up, where there is no more than no login.
+/// Whether skopeo would fail to read a folder of logins that belongs to root. Without a session, as in many CI systems, it
+/// looks into [`SYSTEM_LOGINS`], and takes a folder that only root can read for a broken file instead of for no login.
 fn logins_are_out_of_reach() -> bool {
     let is_told = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if is_told("REGISTRY_AUTH_FILE") || is_told("XDG_RUNTIME_DIR") {
@@ -78,7 +77,7 @@ fn logins_are_out_of_reach() -> bool {
     fs::metadata(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Runs to the end, with `tick` called meanwhile, and answers standard output.
+/// Runs to the end, calling `tick` meanwhile, and returns standard output.
 fn run(command: &mut Command, reference: &Reference, tick: &mut dyn FnMut()) -> Result<Vec<u8>> {
     let mut child = Child::start(command)?;
     let said = gather(child.stdout.take(), MAX_DOCUMENT + 1);
@@ -114,12 +113,12 @@ fn size_of(folder: &Path) -> u64 {
     entries.filter_map(|entry| entry.metadata().ok()).map(|about| about.len()).sum()
 }
 
-/// The error that skopeo's last words stand for.
+/// Returns the error for what skopeo printed to standard error.
 fn translate(complaints: &str, reference: &Reference) -> OciError {
     let said = last_message(complaints);
     let registry = reference.registry().to_owned();
     let reference_text = reference.to_string();
-    // Where mirrors failed as well, the registry itself comes last, and what it said counts.
+    // Where mirrors failed as well, the registry itself comes last, and its failure is the cause.
     let own = said.rsplit_once("]): ").map_or(said.as_str(), |(_, own)| own);
     let says = |needles: &[&str]| needles.iter().any(|needle| own.contains(needle));
     if let Some((expected, found)) = mismatch(own) {
@@ -163,7 +162,7 @@ fn translate(complaints: &str, reference: &Reference) -> OciError {
     OciError::Failed { reference: reference_text, registry, said }
 }
 
-/// The two digests, expected and found, of skopeo's complaint about a blob.
+/// Returns the two digests, expected and found, of skopeo's message about a damaged blob.
 fn mismatch(said: &str) -> Option<(Digest, Digest)> {
     let digests: Vec<Digest> = said
         .split(|ch: char| !ch.is_ascii_alphanumeric() && ch != ':')
@@ -176,7 +175,7 @@ fn mismatch(said: &str) -> Option<(Digest, Digest)> {
     }
 }
 
-/// The message of the last line, without the dress of a log: `time="…" level=fatal msg="…"`.
+/// Returns the message of the last line, out of the form `time="…" level=fatal msg="…"`.
 fn last_message(complaints: &str) -> String {
     let line = complaints.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").trim();
     let Some((_, quoted)) = line.split_once("msg=\"") else { return line.to_owned() };
@@ -189,7 +188,7 @@ fn last_message(complaints: &str) -> String {
             _ => message.push(ch),
         }
     }
-    // It parsed the name well; what failed comes after.
+    // The name was parsed; what failed comes after it.
     let lead = message.strip_prefix("Error parsing image name \"").and_then(|rest| rest.split_once("\": "));
     lead.map_or(message.clone(), |(_, rest)| rest.to_owned())
 }
@@ -214,7 +213,7 @@ mod tests {
             missing.to_string(),
             "the registry has no image registry.test:5000/a/b:1\n  reading manifest 1 in registry.test:5000/a/b: \
              manifest unknown: manifest unknown\n\
-             hint: mind the spelling, and the tags that it has: skopeo list-tags docker://registry.test:5000/a/b"
+             hint: check the name, and list the repository's tags: skopeo list-tags docker://registry.test:5000/a/b"
         );
         let refused = error("reading manifest 1 in registry.test:5000/a/b: unauthorized: authentication required");
         assert!(matches!(refused, OciError::Refused { .. }));
@@ -245,7 +244,7 @@ mod tests {
         let other = error("received unexpected HTTP status: 500 Internal Server Error");
         assert_eq!(
             other.to_string(),
-            "the registry registry.test:5000 failed to give registry.test:5000/a/b:1\n  received unexpected HTTP status: 500 Internal Server Error"
+            "the registry registry.test:5000 failed to serve registry.test:5000/a/b:1\n  received unexpected HTTP status: 500 Internal Server Error"
         );
     }
 }

@@ -1,18 +1,19 @@
-//! zstd streams of any number of frames (RFC 8878), which is what layers packed in parallel or in chunks are.
+//! zstd streams of any number of frames (RFC 8878), as parallel and chunked compressors write them.
 
 use std::io::{self, BufRead, Read};
 
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// Decoded at once; a block has at most 128 KiB.
+/// Bytes decoded at once; a block has at most 128 KiB.
 const STRIDE: usize = 128 << 10;
 
-/// Unpacks frame after frame. Checksums of frames are not looked at: a layer is judged by the digest of all it unpacks to.
+/// Decompresses frame after frame. Checksums of frames are not verified: a layer is verified by the digest of the whole
+/// uncompressed archive.
 pub(super) struct Zstd<R> {
     input: R,
     decoder: FrameDecoder,
-    /// Is a frame under way?
+    /// Whether a frame has begun and not ended.
     inside: bool,
 }
 

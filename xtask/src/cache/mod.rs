@@ -1,0 +1,234 @@
+//! The tool's folder under `$XDG_CACHE_HOME`: base trees, image trees, downloads, and the work of running builds.
+//!
+//! Everything in it can be made again. Finished entries appear by rename and are complete. Work in progress is locked by the
+//! process that does it, so that the next run can tell what a killed one left behind.
+
+mod locks;
+mod work;
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use locks::{is_at, open_lock};
+
+use crate::host::disk_space;
+use crate::report::progress::human_bytes;
+
+pub use locks::remove_unless_held;
+pub use work::WorkFolder;
+
+/// The cache folder, in use by this run.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    root: PathBuf,
+    /// Locked, shared, by every run: `clean` removes no downloads and programs while another run has it.
+    in_use: Arc<File>,
+}
+
+/// A finished tree, which no other run removes while this is held.
+#[derive(Debug)]
+pub struct Tree {
+    path: PathBuf,
+    /// `None` where the tree is a tar of the user's.
+    _held: Option<File>,
+}
+
+impl Tree {
+    /// Returns a tar outside the cache as a tree.
+    pub fn outside(path: &Path) -> Self {
+        Tree { path: path.to_path_buf(), _held: None }
+    }
+
+    /// Returns the path of the tree's tar.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Cache {
+    /// Opens `$XDG_CACHE_HOME/snug`, or `~/.cache/snug` (XDG Base Directory Specification), and makes it where it is missing.
+    /// Waits while `clean` has the cache to itself.
+    pub fn open() -> Result<Self> {
+        let home = || std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+        let caches = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .or_else(|| home().map(|home| home.join(".cache")))
+            .context("neither XDG_CACHE_HOME nor HOME is set\nhint: set HOME")?;
+        Self::at(caches.join("snug"))
+    }
+
+    fn at(root: PathBuf) -> Result<Self> {
+        for folder in [TREES, WORK, LOCKS].map(|name| root.join(name)) {
+            fs::create_dir_all(&folder).with_context(|| {
+                format!("cannot make the cache folder {}\nhint: set XDG_CACHE_HOME", folder.display())
+            })?;
+        }
+        let in_use = open_lock(&root.join(LOCKS).join("in-use.lock"))?;
+        if let Err(TryLockError::WouldBlock) = in_use.try_lock_shared() {
+            eprintln!("another run cleans the cache: waiting for it");
+        }
+        in_use.lock_shared().context("cannot lock the cache")?;
+        Ok(Cache { root, in_use: Arc::new(in_use) })
+    }
+
+    /// Takes the cache for this run alone, until it ends. Returns `false` where another run uses it.
+    pub fn take_alone(&self) -> bool {
+        // flock(2): converting a lock gives the old one up first, and takes it again where that fails.
+        self.in_use.try_lock().is_ok() || self.in_use.lock_shared().is_err()
+    }
+
+    /// Returns the cache's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns the folder of finished root trees, one tar each.
+    pub fn trees(&self) -> PathBuf {
+        self.root.join(TREES)
+    }
+
+    /// Returns where the finished tree of `name` stands whose inputs hash to `fingerprint`.
+    pub fn tree(&self, name: &str, fingerprint: &str) -> PathBuf {
+        self.trees().join(format!("{name}-{}.tar", &fingerprint[..16.min(fingerprint.len())]))
+    }
+
+    /// Returns the tree at `path`, if there is one. No other run removes it while the result is held.
+    pub fn hold(&self, path: &Path) -> Result<Option<Tree>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+        };
+        file.lock_shared().with_context(|| format!("cannot lock {}", path.display()))?;
+        // Another run may have removed or replaced it before it was locked.
+        if !is_at(&file, path) {
+            return Ok(None);
+        }
+        Ok(Some(Tree { path: path.to_path_buf(), _held: Some(file) }))
+    }
+
+    /// Removes the trees of `name` except the one at `keep`: each is as large as the image it was made for. Trees that another
+    /// run holds are left for the next call.
+    pub fn drop_older_trees(&self, name: &str, keep: &Path) -> Result<()> {
+        for path in self.trees_of(name)? {
+            if path != keep {
+                remove_unless_held(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn trees_of(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut trees = Vec::new();
+        for entry in fs::read_dir(self.trees())? {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.rsplit_once('-'));
+            if stem.is_some_and(|(owner, _)| owner == name) {
+                trees.push(path);
+            }
+        }
+        Ok(trees)
+    }
+
+    /// Returns the folder of what `manager` downloaded, and makes it where it is missing.
+    pub fn downloads(&self, manager: &str) -> Result<PathBuf> {
+        let folder = self.root.join("downloads").join(manager);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// Returns the folder of kernels to boot images with.
+    pub fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
+    /// Returns the folder of programs of other suites, which are unpacked and never installed.
+    pub fn tools(&self) -> PathBuf {
+        self.root.join("tools")
+    }
+
+    /// Returns the folder of work in progress.
+    fn work(&self) -> PathBuf {
+        self.root.join(WORK)
+    }
+
+    /// Returns the folder of lock files.
+    fn locks(&self) -> PathBuf {
+        self.root.join(LOCKS)
+    }
+
+    /// Returns the folder of trees of failed steps that `--keep` left, one folder an image.
+    pub fn kept(&self) -> PathBuf {
+        self.root.join("kept")
+    }
+
+    /// Returns the caches that can be emptied, by name, each with its folder: `trees`, `downloads`, `kernels` and so on.
+    pub fn categories(&self) -> Result<Vec<(String, PathBuf)>> {
+        let mut categories = Vec::new();
+        for entry in fs::read_dir(&self.root).context("cannot read the cache")? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type()?.is_dir() && ![WORK, LOCKS].contains(&name.as_str()) {
+                categories.push((name, entry.path()));
+            }
+        }
+        categories.sort();
+        Ok(categories)
+    }
+
+    /// Adds to an error that the disk of the cache is full, where it is: steps that fail for it may not say so.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let free = disk_space::free(&self.root);
+        if !disk_space::is_used_up(&error) && free >= LITTLE_SPACE {
+            return error;
+        }
+        error.context(format!(
+            "the disk of the cache {} is full: {} are free, and a build unpacks its tree there and stores it\n\
+             hint: free some space (`cargo xtask clean` lists what is there), or set XDG_CACHE_HOME to a folder with more",
+            self.root.display(),
+            human_bytes(free)
+        ))
+    }
+}
+
+/// With fewer bytes free than this, the full disk is taken for the cause of a failure, whatever the error says.
+const LITTLE_SPACE: u64 = 8 << 20;
+
+const TREES: &str = "trees";
+const WORK: &str = "work";
+const LOCKS: &str = "locks";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_goes_with_a_newer_one_but_not_while_it_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path().join("snug")).unwrap();
+        let [old, new, other] = ["a-b-1", "a-b-2", "a-3"].map(|name| cache.trees().join(format!("{name}.tar")));
+        for path in [&old, &new, &other] {
+            fs::write(path, "tree").unwrap();
+        }
+        let held = cache.hold(&old).unwrap().expect("it is there");
+        cache.drop_older_trees("a-b", &new).unwrap();
+        assert!(old.exists());
+        drop(held);
+        cache.drop_older_trees("a-b", &new).unwrap();
+        assert!(!old.exists() && new.exists() && other.exists());
+        assert!(cache.hold(&old).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_a_run_without_others_has_the_cache_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = Cache::at(folder.path().join("snug")).unwrap();
+        let theirs = Cache::at(folder.path().join("snug")).unwrap();
+        assert!(!ours.take_alone());
+        drop(theirs);
+        assert!(ours.take_alone());
+    }
+}
