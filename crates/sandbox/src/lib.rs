@@ -7,6 +7,8 @@
 //! The job arrives as JSON on standard input, [`Event`]s leave as JSON lines on standard error, and bytes (a tar stream)
 //! leave on standard output.
 
+#![warn(missing_docs)]
+
 mod binfmt;
 mod child;
 pub mod emulator;

@@ -1,4 +1,4 @@
-//! Errors that show the place: file, line, column, the line itself with a caret, and what would be right.
+//! Errors that show their place: file, line, column, the line itself with a caret, and help.
 
 use std::fmt;
 use std::ops::Range;
@@ -18,68 +18,70 @@ const TAB_WIDTH: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecError {
     document: Arc<Document>,
-    /// `None`: the file as a whole, because it cannot be read.
+    /// `None`: the file as a whole, which cannot be read.
     span: Option<Range<usize>>,
     message: String,
     help: Vec<String>,
 }
 
-/// Everything that is wrong with one spec or more, in the order of the text; never empty where it is an `Err`.
+/// Everything that is wrong with one spec or more, in the order of the text. Never empty as an `Err`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SpecErrors(pub Vec<SpecError>);
 
 impl SpecError {
-    /// An error at `span`, in bytes of the document's text.
+    /// Makes an error at `span`, in bytes of the document's text.
     pub fn new(document: &Arc<Document>, span: Range<usize>, message: impl Into<String>) -> Self {
         let end = document.text.len();
         let span = span.start.min(end)..span.end.clamp(span.start.min(end), end);
         SpecError { document: document.clone(), span: Some(span), message: message.into(), help: Vec::new() }
     }
 
-    /// An error at something that was read from the document.
+    /// Makes an error at a value that was read from the document.
     pub fn at<T>(document: &Arc<Document>, place: &Located<T>, message: impl Into<String>) -> Self {
         Self::new(document, place.span.clone(), message)
     }
 
-    /// An error about a file that has no text to point at.
+    /// Makes an error about a file as a whole.
     pub fn whole(path: &Path, message: impl Into<String>) -> Self {
         let document = Arc::new(Document { path: path.to_path_buf(), text: String::new() });
         SpecError { document, span: None, message: message.into(), help: Vec::new() }
     }
 
-    /// Adds what would be right.
+    /// Adds a sentence that says what would be right.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help.push(help.into());
         self
     }
 
+    /// Returns the path of the spec.
     pub fn path(&self) -> &Path {
         &self.document.path
     }
 
+    /// Returns what is wrong.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What would be right, one sentence each.
+    /// Returns what would be right, one sentence each.
     pub fn helps(&self) -> &[String] {
         &self.help
     }
 
-    /// Bytes of the file.
+    /// Returns the place in bytes of the text; `None`: the file as a whole.
     pub fn span(&self) -> Option<Range<usize>> {
         self.span.clone()
     }
 
-    /// Line, and column in characters, both from 1.
+    /// Returns line and column, in characters, both counted from 1; `None`: the file as a whole.
     pub fn position(&self) -> Option<(usize, usize)> {
         self.span.as_ref().map(|span| position(&self.document.text, span.start))
     }
 }
 
 impl SpecErrors {
-    /// `value` when there is nothing wrong.
+    /// Returns `value` if there are no errors, else the errors in order.
     pub(super) fn into_result<T>(mut self, value: Option<T>) -> Result<T, SpecErrors> {
         self.0.sort_by_key(|error| error.span.as_ref().map(|span| (span.start, span.end)));
         match value {
@@ -98,7 +100,7 @@ impl From<SpecError> for SpecErrors {
 impl std::error::Error for SpecError {}
 impl std::error::Error for SpecErrors {}
 
-/// Line, and column in characters, of a byte of `text`; both from 1.
+/// Returns line and column, in characters, of a byte of `text`, both counted from 1.
 pub fn position(text: &str, byte: usize) -> (usize, usize) {
     let before = text.get(..byte).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -136,13 +138,13 @@ impl fmt::Display for SpecErrors {
     }
 }
 
-/// The path as a person in the current directory would write it.
+/// Returns the path from the current directory, if it is below that.
 fn relative(path: &Path) -> &Path {
     let current = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(current).unwrap_or(path)
 }
 
-/// The line that `span` starts in as a terminal may show it, with the columns before and under the caret.
+/// Returns the line that `span` starts in, safe for a terminal, with the columns before and under the caret.
 fn excerpt(text: &str, span: &Range<usize>) -> (String, usize, usize) {
     let line_start = text[..span.start].rfind('\n').map_or(0, |newline| newline + 1);
     let line_end = text[span.start..].find('\n').map_or(text.len(), |newline| span.start + newline);
@@ -161,7 +163,7 @@ fn excerpt(text: &str, span: &Range<usize>) -> (String, usize, usize) {
     if before + under.min(SHOWN_WIDTH - CONTEXT_WIDTH) <= SHOWN_WIDTH && columns(0, usize::MAX) <= SHOWN_WIDTH {
         return (cells.into_iter().map(|(_, cell, _)| cell).collect(), before, under);
     }
-    // The window starts so that the caret has its context, and ends where the width is used up.
+    // The shown part starts with some context before the caret, and ends where the width is used up.
     let hidden = if before + under > SHOWN_WIDTH { before.saturating_sub(CONTEXT_WIDTH) } else { 0 };
     let (mut column, mut shown, mut shown_width, mut cut) = (0, String::new(), 0, 0);
     for (_, cell, width) in cells {
@@ -185,13 +187,13 @@ fn excerpt(text: &str, span: &Range<usize>) -> (String, usize, usize) {
     (shown, before, under.min(shown_width.saturating_sub(before)).max(1))
 }
 
-/// Text of a spec in a message: on one line, and nothing that a terminal obeys.
+/// Escapes newlines and control characters of a spec's text for a message.
 fn printable(text: &str) -> String {
     text.chars().map(|ch| if ch == '\n' { ch.escape_default().to_string() } else { cell(ch).0 }).collect()
 }
 
-/// How a character is shown, and how many columns that takes. Control characters are escaped: a spec is foreign input,
-/// and a terminal obeys them.
+/// Returns how a character is shown, and its columns. Control characters are escaped: a spec is untrusted input, and a
+/// terminal would obey them.
 fn cell(ch: char) -> (String, usize) {
     match ch {
         '\t' => (" ".repeat(TAB_WIDTH), TAB_WIDTH),
@@ -205,13 +207,13 @@ fn cell(ch: char) -> (String, usize) {
     }
 }
 
-/// Characters that reorder what follows them, and so could show a line as another one.
+/// Whether a character reorders those after it (Unicode's UAX #9), and so could show a line as another one.
 fn is_bidirectional_control(ch: char) -> bool {
     matches!(ch, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Columns of a printable character in a terminal: the blocks of Unicode's East Asian Width (UAX #11) that are wide,
-/// and the combining ones that people type.
+/// Returns the columns of a printable character in a terminal: two for the wide blocks of Unicode's East Asian Width
+/// (UAX #11), none for common combining characters.
 fn columns_of(ch: char) -> usize {
     match ch {
         '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{20d0}'..='\u{20f0}' | '\u{fe00}'..='\u{fe0f}' => 0,

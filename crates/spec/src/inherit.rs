@@ -9,7 +9,7 @@ use super::image::read_image;
 use super::model::{Base, Boot, ImageSpec};
 use super::{SPEC_FILE, nearest, sources};
 
-/// Every image of a folder, read; those with errors, too, so that one broken spec hides no other image.
+/// The images of a folder, those with errors included, so that one broken spec hides no other image.
 #[derive(Debug, Clone)]
 pub struct ImageSet {
     folder: PathBuf,
@@ -19,6 +19,7 @@ pub struct ImageSet {
 /// An image with what it inherits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resolved<'set> {
+    /// The image's own spec.
     pub spec: &'set ImageSpec,
     /// The images it is based on, nearest first; the last one has a base that is no image.
     pub ancestors: Vec<&'set ImageSpec>,
@@ -26,18 +27,18 @@ pub struct Resolved<'set> {
     pub boot: Boot,
 }
 
-/// Why a line of bases does not end in one that is no image.
+/// Why a chain of bases does not end in one that is no image.
 enum Broken<'set> {
-    /// It names an image that does not exist.
+    /// A base names an image that does not exist.
     Link(SpecError),
-    /// It comes back to one of its images.
+    /// The chain is a cycle.
     Cycle { members: Vec<&'set str>, error: SpecError },
-    /// It leads to an image whose spec has errors.
+    /// The spec of a base has errors.
     Parent { error: SpecError, errors: Vec<SpecError> },
 }
 
 impl ImageSet {
-    /// Reads every folder in `folder` that holds an `image.toml`. An error only when the folder itself cannot be read.
+    /// Reads every folder in `folder` that has an `image.toml`. Fails only if `folder` itself cannot be read.
     pub fn load(folder: &Path) -> Result<ImageSet, SpecErrors> {
         let unreadable =
             |error| SpecError::whole(folder, format!("cannot read the folder of images: {}", sources::reason(&error)));
@@ -52,21 +53,22 @@ impl ImageSet {
         Ok(ImageSet { folder: folder.to_path_buf(), images })
     }
 
+    /// Returns the folder of the images.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The names in order, broken ones included.
+    /// Returns the names in order, those of images with errors included.
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.images.keys().map(String::as_str)
     }
 
-    /// Every image in order of the names, with its spec or its errors.
+    /// Returns the images in order of their names, each with its spec or its errors.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Result<&ImageSpec, &SpecErrors>)> {
         self.images.iter().map(|(name, image)| (name.as_str(), image.as_ref()))
     }
 
-    /// The spec of one image.
+    /// Returns the spec of one image.
     pub fn get(&self, name: &str) -> Result<&ImageSpec, SpecErrors> {
         match self.images.get(name) {
             Some(image) => image.as_ref().map_err(SpecErrors::clone),
@@ -84,8 +86,8 @@ impl ImageSet {
         nearest::suggestion(name, "the images are", self.names())
     }
 
-    /// The image with its ancestors and what it inherits from them. Cycles, missing parents and parents with errors are
-    /// errors at the `base` that leads to them.
+    /// Returns an image with its ancestors and what it inherits from them. Fails for cycles, missing parents and parents with
+    /// errors, at the `base` that leads to them.
     pub fn resolve(&self, name: &str) -> Result<Resolved<'_>, SpecErrors> {
         let spec = self.get(name)?;
         let line = self.follow(name).map_err(|broken| match broken {
@@ -96,7 +98,7 @@ impl ImageSet {
         Ok(Resolved { spec, boot, ancestors: line.into_iter().skip(1).collect() })
     }
 
-    /// The image called `name`, what it is based on, what that is based on, and so on.
+    /// Returns the image called `name`, its base, the base of that, and so on.
     fn follow(&self, name: &str) -> Result<Vec<&ImageSpec>, Broken<'_>> {
         let mut line: Vec<&ImageSpec> = Vec::new();
         let mut next = self.images.get(name);
@@ -129,7 +131,7 @@ impl ImageSet {
         Ok(line)
     }
 
-    /// Everything that is wrong with any image, each thing once: their own errors, and those of the links between them.
+    /// Returns everything that is wrong with any image, each error once: their own, and those of the chains of bases.
     pub fn errors(&self) -> SpecErrors {
         let mut errors = SpecErrors::default();
         for (name, image) in &self.images {
@@ -137,11 +139,11 @@ impl ImageSet {
                 Err(broken) => errors.0.extend(broken.0.iter().cloned()),
                 Ok(_) => match self.follow(name) {
                     Err(Broken::Link(link)) => errors.0.push(link),
-                    // Told by the first of its images; those that only lead to it are mended with it.
+                    // Reported for the first of its members only.
                     Err(Broken::Cycle { members, error }) if members.iter().min() == Some(&name.as_str()) => {
                         errors.0.push(error);
                     }
-                    // The parent has its own turn.
+                    // Reported for the parent itself.
                     Err(Broken::Cycle { .. } | Broken::Parent { .. }) | Ok(_) => {}
                 },
             }

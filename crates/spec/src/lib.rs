@@ -2,6 +2,8 @@
 //!
 //! No I/O beyond reading files. Start at [`ImageSet::load`] for a folder of images, or [`read_image`] for one.
 
+#![warn(missing_docs)]
+
 pub mod error;
 mod filesystem;
 mod image;

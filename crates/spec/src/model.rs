@@ -1,7 +1,7 @@
-//! What an `image.toml` says, read and validated: the vocabulary that plan and engine speak.
+//! The model of an `image.toml`, read and validated.
 //!
-//! Every type serialises to its meaning alone, without places and absolute paths, so that the serialised form is fit
-//! for fingerprints: moving a line or the checkout does not change it.
+//! The types serialise without places and absolute paths, so that the serialised form is fit for fingerprints: moving a
+//! line or the checkout does not change it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,16 +20,19 @@ use snug_rootfs::capabilities::Capabilities;
 use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::TreePath;
 
-/// The text of a spec and where it was read from.
+/// A spec as a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
+    /// Where it was read from.
     pub path: PathBuf,
+    /// The whole text.
     pub text: String,
 }
 
-/// A value and where the spec says it, so that a failing step can name its line.
+/// A value and its place in the spec, so that a failing step can name its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
+    /// The value.
     pub value: T,
     /// Counted from 1.
     pub line: usize,
@@ -53,56 +56,66 @@ impl<T: Serialize> Serialize for Located<T> {
     }
 }
 
-/// One image, as its own `image.toml` describes it. What it inherits is not in here: see
-/// [`Resolved`](super::Resolved).
+/// One image, as its own `image.toml` describes it, without what it inherits: see [`Resolved`](super::Resolved).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ImageSpec {
     /// Name of the folder that holds the spec.
     pub name: String,
+    /// That folder.
     #[serde(skip)]
     pub folder: PathBuf,
+    /// The spec's file.
     #[serde(skip)]
     pub document: Arc<Document>,
     /// One line for people.
     #[serde(skip)]
     pub description: Option<String>,
+    /// What the image starts from.
     pub base: Located<Base>,
+    /// Packages to install.
     pub packages: Packages,
     /// Environment of the build steps; the image does not keep it.
     pub env: BTreeMap<String, String>,
+    /// The content of `/etc/hostname`.
     pub hostname: Option<String>,
     /// The file that becomes `/init`, mode 0755.
     pub init: Option<Located<SourcePath>>,
+    /// Every `[[file]]`.
     pub files: Vec<Located<FileSpec>>,
+    /// Every `[[device]]`.
     pub devices: Vec<Located<DeviceSpec>>,
+    /// Every `[[binary]]`.
     pub binaries: Vec<Located<BinarySpec>>,
+    /// Every `[[secret]]`.
     pub secrets: Vec<Located<SecretSpec>>,
     /// Shell steps, in order.
     pub run: Vec<Located<String>>,
     /// Globs rooted at `/`; a match removes the subtree.
     pub exclude: Vec<Located<String>>,
+    /// The size of the image: `min-size`, `max-size`, `headroom`, `free-inodes`.
     pub sizing: SizePolicy,
     /// How far the size may drift from the lock.
     pub tolerance: Option<Tolerance>,
-    /// `None`: a base for other images, without an image file of its own.
+    /// How the image is written; `None`: it is a base for other images, without an image file of its own.
     pub filesystem: Option<Filesystem>,
-    /// Seal the image with dm-verity.
+    /// Whether the image gets a dm-verity hash tree.
     pub verity: bool,
-    /// Bytes that the writable overlay over a read-only root may hold; `None`: what the kernel gives a tmpfs.
+    /// Bytes that the writable overlay over a read-only root may hold; `None`: the kernel's default for a tmpfs.
     pub overlay: Option<u64>,
     /// The engine to build with, unless the command line names one.
     pub engine: Option<EngineKind>,
     /// Platforms to build for, unless the command line names them; empty: the host's.
     pub platforms: Vec<Platform>,
-    /// `None`: as the parent image says.
+    /// How to boot the image; `None`: as the parent image.
     pub boot: Option<Boot>,
 }
 
-/// A path of the spec: as it is written, which is what people and fingerprints see, and where it really is.
+/// A path of the host that a spec names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourcePath {
+    /// As the spec has it, for messages and fingerprints.
     pub written: String,
-    /// Relative paths are resolved against the spec's folder.
+    /// The same, resolved against the spec's folder.
     pub path: PathBuf,
 }
 
@@ -138,6 +151,7 @@ impl Serialize for SourcePath {
 pub enum Base {
     /// A Debian suite, by mmdebstrap.
     Debian {
+        /// The release: `trixie`.
         suite: String,
         /// A moment of Debian's snapshot archive, `YYYYMMDDTHHMMSSZ`.
         snapshot: Option<String>,
@@ -145,13 +159,20 @@ pub enum Base {
         variant: Option<String>,
     },
     /// An image of an OCI registry.
-    Oci { reference: String },
+    Oci {
+        /// With registry, and tag or digest: `docker.io/library/alpine:3.23`.
+        reference: String,
+    },
     /// Another image of this workspace.
-    Image { name: String },
-    /// A root filesystem tar; it is looked for when it is needed.
+    Image {
+        /// The name of its folder.
+        name: String,
+    },
+    /// A root filesystem tar.
     Tar {
+        /// The file, which need not exist before the build.
         path: SourcePath,
-        /// What the file's bytes must hash to.
+        /// The SHA-256 that the file must have.
         #[serde(serialize_with = "optional_hex")]
         sha256: Option<[u8; 32]>,
     },
@@ -162,114 +183,136 @@ pub enum Base {
 pub struct Packages {
     /// By the base's own package manager: apt or apk.
     pub system: Vec<Located<String>>,
+    /// By npm, globally.
     pub npm: Vec<Located<String>>,
+    /// By pip.
     pub pip: Vec<Located<String>>,
 }
 
-/// A file, or a folder with everything below it, to be put into the image.
+/// A `[[file]]`: a file, or a folder with everything below it, to be put into the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileSpec {
+    /// What to put there.
     pub source: FileSource,
+    /// The path in the image.
     #[serde(serialize_with = "tree_path")]
     pub to: TreePath,
-    /// `None`: [`FileSpec::DEFAULT_MODE`] for a file, what is there for a folder. On a folder it is the mode of the
-    /// folder itself, not of what is in it.
+    /// Permission bits; `None`: [`FileSpec::DEFAULT_MODE`] for a file, those on the host for a folder. Those of a folder are
+    /// not those of what is in it.
     pub mode: Option<u16>,
-    /// `None`: root. On a folder it holds for all that is in it, too.
+    /// `None`: root. The owner of a folder owns everything in it, too.
     pub owner: Option<Owner>,
-    /// By full name (`user.note`); only for files.
+    /// Extended attributes by full name (`user.note`); only for files.
     #[serde(serialize_with = "hex_values")]
     pub xattrs: BTreeMap<String, Vec<u8>>,
-    /// What becomes the file's `security.capability`.
+    /// The file's capabilities (`security.capability`).
     pub capabilities: Option<Capabilities>,
 }
 
 impl FileSpec {
+    /// The mode of a file that the spec gives none.
     pub const DEFAULT_MODE: u16 = 0o644;
 }
 
-/// Where a `[[file]]` comes from.
+/// The content of a `[[file]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileSource {
     /// A file or folder beside the spec or in the shared folder; it existed when the spec was read.
     From(SourcePath),
+    /// The text itself.
     Content(String),
 }
 
-/// A device node, put into the tree and never made on the host.
+/// A `[[device]]`: a device node, put into the tree and never made on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeviceSpec {
+    /// The path in the image.
     #[serde(serialize_with = "tree_path")]
     pub path: TreePath,
+    /// Character or block device.
     pub kind: DeviceKind,
     /// 12 bits.
     pub major: u32,
     /// 20 bits.
     pub minor: u32,
+    /// Permission bits.
     pub mode: u16,
+    /// `None`: root.
     pub owner: Option<Owner>,
 }
 
 impl DeviceSpec {
-    /// Nobody but the owner, unless the spec says otherwise.
+    /// The mode of a device that the spec gives none: for the owner alone.
     pub const DEFAULT_MODE: u16 = 0o600;
 }
 
+/// The two types of device node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
+    /// A character device.
     Char,
+    /// A block device.
     Block,
 }
 
-/// A program of this Cargo workspace, built for the image's platform.
+/// A `[[binary]]`: a program of a Cargo package, built for the image's platform.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BinarySpec {
+    /// The package, of this workspace unless `manifest_path` names another.
     pub package: String,
-    /// The target's name; the package's unless given.
+    /// The binary target's name; the package's unless given.
     pub bin: String,
     /// The `Cargo.toml` of the package where it is not in this workspace; it need not exist before the build.
     pub manifest_path: Option<SourcePath>,
+    /// Features to enable.
     pub features: Vec<String>,
-    /// `/usr/local/bin/<bin>` unless given.
+    /// The path in the image, `/usr/local/bin/<bin>` unless given.
     #[serde(serialize_with = "tree_path")]
     pub to: TreePath,
+    /// Permission bits.
     pub mode: u16,
+    /// `None`: root.
     pub owner: Option<Owner>,
 }
 
 impl BinarySpec {
+    /// The mode of a program that the spec gives none.
     pub const DEFAULT_MODE: u16 = 0o755;
 }
 
-/// Something the steps may read and the image must not keep.
+/// A `[[secret]]`: what the steps may read and the image must not keep.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SecretSpec {
+    /// The file's name below `/run/secrets`.
     pub id: String,
+    /// Where its value is.
     pub source: SecretSource,
 }
 
+/// Where the value of a secret is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SecretSource {
-    /// It need not exist before the build; `~/` is the caller's home.
+    /// In a file, which need not exist before the build; `~/` is the caller's home.
     File(SourcePath),
-    /// A variable of the caller's environment.
+    /// In a variable of the caller's environment.
     Environment(String),
 }
 
-/// How far a size may move away from the locked one before it counts as drift.
+/// How much a size may differ from the locked one before it counts as drift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tolerance {
+    /// This many bytes.
     Bytes(u64),
-    /// Of the locked size, in millionths of a percent: 2 % is 2_000_000.
+    /// A share of the locked size, in millionths of a percent: 2 % is 2_000_000.
     PercentMillionths(u32),
 }
 
 impl Tolerance {
-    /// Bytes that `locked` may differ by, rounded down.
+    /// Returns the bytes by which a size may differ from `locked`, rounded down.
     pub fn bytes_of(self, locked: u64) -> u64 {
         match self {
             Tolerance::Bytes(bytes) => bytes,
@@ -280,18 +323,23 @@ impl Tolerance {
     }
 }
 
-/// What turns a plan into a root filesystem.
+/// The engines that run the steps of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
+    /// The tool's own, in namespaces.
     Builtin,
+    /// A docker daemon.
     Docker,
+    /// podman.
     Podman,
 }
 
 impl EngineKind {
+    /// Every engine.
     pub const ALL: [EngineKind; 3] = [EngineKind::Builtin, EngineKind::Docker, EngineKind::Podman];
 
+    /// Returns the name that specs and the command line use.
     pub fn as_str(self) -> &'static str {
         match self {
             EngineKind::Builtin => "builtin",
@@ -318,31 +366,35 @@ impl FromStr for EngineKind {
     }
 }
 
-/// How the image is to be booted and what proves that it did.
+/// `[boot]`: how the image is booted, and what is checked in it then.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Boot {
     /// The oldest kernel to support.
     pub kernel: Option<KernelVersion>,
     /// Further words of the kernel command line.
     pub arguments: Vec<String>,
+    /// Every `[[boot.check]]`.
     pub checks: Vec<Located<BootCheck>>,
 }
 
-/// A command to run in the guest; it must succeed.
+/// A command to run in the guest, which must succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BootCheck {
+    /// The shell command.
     pub run: String,
-    /// What its output must contain.
+    /// Text that its output must contain.
     pub prints: Option<String>,
     /// How long it may take; `None`: two minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within: Option<Duration>,
 }
 
-/// `6.1`: the release series of a kernel.
+/// A release series of Linux: `6.1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct KernelVersion {
+    /// `6`.
     pub major: u16,
+    /// `1`.
     pub minor: u16,
 }
 
