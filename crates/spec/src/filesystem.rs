@@ -35,7 +35,7 @@ const EROFS_COMPRESSORS: &[(&str, Option<(u32, u32)>)] = &[
     ("none", None),
 ];
 
-/// What `filesystem` says.
+/// The value of the key `filesystem`.
 #[derive(Debug, Default)]
 pub(crate) struct FilesystemChoice {
     pub filesystem: Option<Filesystem>,
@@ -165,7 +165,7 @@ fn erofs(table: &Cursor<'_>) -> ErofsOptions {
     options
 }
 
-/// `zstd`, or `zstd:15`.
+/// Reads `zstd`, or `zstd:15`.
 fn compression(node: &Node<'_>, compressors: &[(&str, Option<(u32, u32)>)]) -> Option<String> {
     node.parse(|text| {
         let (name, level) = match text.split_once(':') {

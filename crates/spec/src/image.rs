@@ -1,4 +1,4 @@
-//! Reads one `image.toml` into an [`ImageSpec`], and finds everything that is wrong with it in one go.
+//! Reads one `image.toml` into an [`ImageSpec`], or all of its errors.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,9 +42,9 @@ const KEYS: &[&str] = &[
     "platforms",
     "boot",
 ];
-/// Keys that only a filesystem with room to write has.
+/// Keys that only a writable filesystem has.
 const SIZING_KEYS: &[&str] = &["min-size", "max-size", "headroom", "free-inodes"];
-/// The kinds of base, of which a spec has exactly one, and the keys that go with each.
+/// The kinds of base, of which a spec has exactly one, each with its further keys.
 const BASE_KINDS: [(&str, &[&str]); 4] =
     [("debian", &["snapshot", "variant"]), ("oci", &[]), ("image", &[]), ("tar", &["sha256"])];
 const BASE_KEYS: &[&str] = &["debian", "snapshot", "variant", "oci", "image", "tar", "sha256"];
@@ -54,11 +54,10 @@ const CHECK_KEYS: &[&str] = &["run", "prints", "within"];
 
 const BASE_HELP: &str = "as base = { debian = \"trixie\" }; or `oci`, `image`, `tar` instead of `debian`";
 
-/// Largest spec that is read, in bytes: generous for a hand-written file, small enough for a machine that is handed
-/// the wrong one.
+/// The largest spec that is read, in bytes: far more than a hand-written file has, and little enough to keep in memory.
 const SPEC_SIZE_MAX: u64 = 1 << 20;
 
-/// Reads the spec of the image whose folder this is.
+/// Reads the spec of the image in `folder`.
 pub fn read_image(folder: &Path) -> Result<ImageSpec, SpecErrors> {
     let path = folder.join(SPEC_FILE);
     let unreadable =
@@ -82,7 +81,7 @@ pub fn read_image(folder: &Path) -> Result<ImageSpec, SpecErrors> {
     }
 }
 
-/// Reads `text` as the spec of the image in `folder`, where its files are looked for.
+/// Reads `text` as the spec of the image in `folder`. The files that it names are looked for there.
 pub fn parse_image(folder: &Path, text: String) -> Result<ImageSpec, SpecErrors> {
     let document = Arc::new(Document { path: folder.join(SPEC_FILE), text });
     let parsed = match toml_edit::Document::parse(document.text.as_str()) {
@@ -128,14 +127,14 @@ fn image(root: &Node<'_>, folder: &Path, document: &Arc<Document>) -> Option<Ima
         engine: table.take("engine").and_then(|node| engine(&node)),
         platforms: table.each("platforms", platform),
         boot: table.take("boot").and_then(|node| boot(&node)),
-        // A spec without a base is not handed out: its place is taken by an error.
+        // Without a base there is an error, and no spec.
         base: base?,
     };
     refuse_duplicates(root, &spec);
     Some(spec)
 }
 
-/// A string that `check` accepts.
+/// Reads a string that `check` accepts.
 fn checked(node: &Node<'_>, check: fn(&str) -> Result<(), Problem>) -> Option<String> {
     node.parse(|text| check(text).map(|()| text.to_owned()))
 }
@@ -326,7 +325,7 @@ fn boot(node: &Node<'_>) -> Option<Boot> {
     Some(Boot { kernel, arguments, checks: table.each("checks", boot_check) })
 }
 
-/// `{ run = "…", prints = "…", within = "…" }`, or the command alone.
+/// Reads `{ run = "…", prints = "…", within = "…" }`, or the command alone.
 fn boot_check(node: &Node<'_>) -> Option<Located<BootCheck>> {
     if node.as_str().is_some() {
         return Some(node.locate(BootCheck { run: run_step(node)?.value, prints: None, within: None }));
@@ -338,7 +337,7 @@ fn boot_check(node: &Node<'_>) -> Option<Located<BootCheck>> {
     Some(node.locate(BootCheck { run: run?.value, prints: prints.flatten().map(ToOwned::to_owned), within }))
 }
 
-/// Two parts with one target: the later would silently win.
+/// Reports paths that are placed twice, and ids of secrets that are given twice: the later would silently win.
 fn refuse_duplicates(root: &Node<'_>, spec: &ImageSpec) {
     let is_folder = |source: &FileSource| matches!(source, FileSource::From(path) if path.is_dir());
     let mut placed: BTreeMap<TreePath, usize> = BTreeMap::new();

@@ -1,6 +1,23 @@
-//! `image.toml`: reading, validating, and the errors that point at what is wrong.
+//! Reads and validates `image.toml`, the spec of an image, and reports every error of a spec at its place.
 //!
-//! No I/O beyond reading files. Start at [`ImageSet::load`] for a folder of images, or [`read_image`] for one.
+//! [`ImageSet::load`] reads a folder of images and [`ImageSet::resolve`] what they inherit from each other; [`read_image`]
+//! reads a single one and [`parse_image`] a text. The files that a spec names are looked for, and nothing is written.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! let text = "base = { debian = \"trixie\" }\npakages = [\"curl\"]\n".to_owned();
+//! let errors = snug_spec::parse_image(Path::new("images/web"), text).unwrap_err();
+//! assert_eq!(
+//!     errors.to_string(),
+//!     "error: unknown key `pakages`
+//!  --> images/web/image.toml:2:1
+//!   |
+//! 2 | pakages = [\"curl\"]
+//!   | ^^^^^^^
+//!   = help: did you mean `packages`?"
+//! );
+//! ```
 
 #![warn(missing_docs)]
 
@@ -21,14 +38,14 @@ pub use image::{parse_image, read_image};
 pub use inherit::{ImageSet, Resolved};
 pub use model::{Document, ImageSpec, Located};
 
-/// Can this name an image? The error says what can.
+/// Checks the name of an image. The error says which names are valid.
 pub fn check_image_name(text: &str) -> Result<(), String> {
     names::image(text).map_err(|problem| format!("{}\nhint: {}", problem.message, problem.help))
 }
 
-/// The file that makes a folder an image.
+/// The name of a spec in an image's folder.
 pub const SPEC_FILE: &str = "image.toml";
-/// The folder beside the images whose files any of them may take.
+/// The folder beside the images whose files all of them may use.
 pub const SHARED_FOLDER: &str = "shared";
 
 #[cfg(test)]

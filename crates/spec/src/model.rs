@@ -373,7 +373,7 @@ pub struct Boot {
     pub kernel: Option<KernelVersion>,
     /// Further words of the kernel command line.
     pub arguments: Vec<String>,
-    /// Every `[[boot.check]]`.
+    /// Commands to run in the guest.
     pub checks: Vec<Located<BootCheck>>,
 }
 

@@ -1,11 +1,11 @@
-//! Names that reach other programs: packages, variables, hosts, images. A name that a shell or an option parser could
-//! read as something else is refused here, once.
+//! Checks of names that are passed to other programs: packages, variables, hosts, images. A name that a shell or an option
+//! parser could interpret is an error.
 
 use snug_rootfs::glob::Glob;
 
 use super::reader::Problem;
 
-/// Characters that mean something to a shell.
+/// Characters that a shell interprets.
 const SHELL: &str = "|&;<>()$`\\\"' \t\n*?[]#{}!";
 
 /// Longest host name (`HOST_NAME_MAX`), and longest of its labels (RFC 1123, section 2.1).
@@ -26,13 +26,13 @@ fn alphanumeric(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
 }
 
-/// Is `text` made of letters, digits and `extra`, starting with a letter or a digit?
+/// Returns whether `text` consists of letters, digits and `extra`, beginning with a letter or digit.
 fn is_word(text: &str, extra: &[u8]) -> bool {
     text.bytes().next().is_some_and(alphanumeric)
         && text.bytes().all(|byte| alphanumeric(byte) || extra.contains(&byte))
 }
 
-/// A package name refused: because of a shell character where there is one, since that is what to mend.
+/// Makes the error for a package name, which names the shell character if there is one.
 fn refused(text: &str, help: &str) -> Problem {
     let message = match text.chars().find(|ch| SHELL.contains(*ch)) {
         Some(ch) => format!("package name `{}` holds {ch:?}, which a shell would interpret", text),
@@ -41,7 +41,7 @@ fn refused(text: &str, help: &str) -> Problem {
     Problem::new(message, help)
 }
 
-/// A package of apt or apk: `name`, `name:arch`, `name=version`, `name~version`; a version may end in `*`.
+/// Checks a package of apt or apk: `name`, `name:arch`, `name=version`, `name~version`; a version may end in `*`.
 pub(crate) fn system_package(text: &str) -> Result<(), Problem> {
     let help = "as \"openssh-server\" or \"curl=8.14.*\"";
     let end = text.find(['=', '~']).unwrap_or(text.len());
@@ -57,7 +57,7 @@ pub(crate) fn system_package(text: &str) -> Result<(), Problem> {
     if is_word(name, b"+-._") && is_word(arch, b"-") && versioned { Ok(()) } else { Err(refused(text, help)) }
 }
 
-/// A package of npm: `name`, `@scope/name`, with `@version`, `@tag` or `@^range`.
+/// Checks a package of npm: `name`, `@scope/name`, with `@version`, `@tag` or `@^range`.
 pub(crate) fn npm_package(text: &str) -> Result<(), Problem> {
     let help = "as \"openclaw@2026.1.5\" or \"@scope/name@1.2.3\": packages of the registry only";
     let (scope, rest) = match text.strip_prefix('@').and_then(|scoped| scoped.split_once('/')) {
@@ -70,7 +70,7 @@ pub(crate) fn npm_package(text: &str) -> Result<(), Problem> {
     if valid { Ok(()) } else { Err(refused(text, help)) }
 }
 
-/// A package of pip: `name`, `name[extra,extra]`, with `==version`, `==1.2.*` or `~=version`.
+/// Checks a package of pip: `name`, `name[extra,extra]`, with `==version`, `==1.2.*` or `~=version`.
 pub(crate) fn pip_package(text: &str) -> Result<(), Problem> {
     let help = "as \"websockify==0.13.0\" or \"uvicorn[standard]==0.35.0\"";
     let (requirement, version) = match text.split_once("==").or_else(|| text.split_once("~=")) {
@@ -88,7 +88,7 @@ pub(crate) fn pip_package(text: &str) -> Result<(), Problem> {
     if valid { Ok(()) } else { Err(refused(text, help)) }
 }
 
-/// An environment variable that every shell can name (POSIX, "Environment Variables").
+/// Checks the name of an environment variable (POSIX, "Environment Variables").
 pub(crate) fn environment(name: &str) -> Result<(), Problem> {
     let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
     if first && name.bytes().all(|byte| alphanumeric(byte) || byte == b'_') {
@@ -111,7 +111,7 @@ pub(crate) fn hostname(text: &str) -> Result<(), Problem> {
     ))
 }
 
-/// The name of an image, which is also its folder's.
+/// Checks the name of an image, which is also its folder's.
 pub(crate) fn image(text: &str) -> Result<(), Problem> {
     let lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
     if lower && text.len() <= IMAGE_NAME_MAX && is_word(text, b"-._") {
@@ -125,7 +125,7 @@ pub(crate) fn image(text: &str) -> Result<(), Problem> {
     ))
 }
 
-/// The id of a secret: the file name it is mounted under.
+/// Checks the id of a secret, which is the name of its file.
 pub(crate) fn secret(text: &str) -> Result<(), Problem> {
     if is_word(text, b"-._") && text.len() <= IMAGE_NAME_MAX {
         return Ok(());
@@ -133,24 +133,24 @@ pub(crate) fn secret(text: &str) -> Result<(), Problem> {
     Err(Problem::new(format!("`{}` is not an id for a secret", text), "letters, digits, `-`, `.` and `_`"))
 }
 
-/// A package, target or feature of Cargo's.
+/// Checks the name of a Cargo package, target or feature.
 pub(crate) fn cargo(text: &str) -> Result<(), Problem> {
     let first = text.bytes().next().is_some_and(|byte| alphanumeric(byte) || byte == b'_');
     if first && text.bytes().all(|byte| alphanumeric(byte) || b"-_+./".contains(&byte)) {
         return Ok(());
     }
-    Err(Problem::new(format!("`{}` is not a name of Cargo's", text), "letters, digits, `-` and `_`"))
+    Err(Problem::new(format!("`{}` is not a Cargo package, target or feature", text), "letters, digits, `-` and `_`"))
 }
 
-/// A suite of Debian's, such as `trixie` or `trixie-backports`.
+/// Checks the name of a Debian suite, such as `trixie` or `trixie-backports`.
 pub(crate) fn suite(text: &str) -> Result<(), Problem> {
     if is_word(text, b"-.") && !text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Ok(());
     }
-    Err(Problem::new(format!("`{}` is not a suite of Debian's", text), "as \"trixie\""))
+    Err(Problem::new(format!("`{}` is not a Debian suite", text), "as \"trixie\""))
 }
 
-/// A moment of Debian's snapshot archive.
+/// Checks a timestamp of Debian's snapshot archive.
 pub(crate) fn snapshot(text: &str) -> Result<(), Problem> {
     let digits = |part: Option<&str>| part.is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
     let date_and_time = text.len() == 16 && text.as_bytes()[8] == b'T' && text.ends_with('Z');
@@ -158,16 +158,16 @@ pub(crate) fn snapshot(text: &str) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(
-        format!("`{}` is not a moment of the snapshot archive", text),
+        format!("`{}` is not a timestamp of the snapshot archive", text),
         "year, month, day, `T`, time in UTC, `Z`, as \"20260801T000000Z\"",
     ))
 }
 
-/// mmdebstrap's sets of packages to start from.
+/// The variants of mmdebstrap(1).
 pub(crate) const VARIANTS: [&str; 8] =
     ["extract", "custom", "essential", "apt", "minbase", "buildd", "important", "standard"];
 
-/// A reference to an image of a registry, with the registry's host, and a tag or a digest (the OCI distribution
+/// Checks a reference to an image of a registry, with the registry's host, and a tag or a digest (the OCI distribution
 /// specification, "Pulling manifests", and the reference grammar of the distribution project).
 pub(crate) fn oci_reference(text: &str) -> Result<(), Problem> {
     let help = "with registry and tag or digest, as \"docker.io/library/alpine:3.23\"";
@@ -193,7 +193,9 @@ pub(crate) fn oci_reference(text: &str) -> Result<(), Problem> {
             return wrong(format!("`{}` is not a digest", digest));
         }
     } else if tag.is_none() {
-        return wrong(format!("`{text}` has neither tag nor digest, so what it means would change with time"));
+        return wrong(format!(
+            "`{text}` has neither tag nor digest, so the image that it names would change over time"
+        ));
     }
     let host_valid = is_word(host, b"-.:");
     let component = |part: &str| is_word(part, b"-._") && !part.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -209,7 +211,7 @@ pub(crate) fn oci_reference(text: &str) -> Result<(), Problem> {
     wrong(format!("`{}` is not a reference to an image", text))
 }
 
-/// The full name of an extended attribute.
+/// Checks the full name of an extended attribute.
 pub(crate) fn xattr(name: &str) -> Result<(), Problem> {
     let known =
         name.split_once('.').is_some_and(|(namespace, rest)| XATTR_NAMESPACES.contains(&namespace) && !rest.is_empty());
@@ -225,14 +227,14 @@ pub(crate) fn xattr(name: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A pattern of `exclude` that does not take the whole tree away.
+/// Checks a glob of `exclude`, which must not match the whole tree.
 pub(crate) fn glob(text: &str) -> Result<(), Problem> {
     let Some(rest) = text.strip_prefix('/') else {
         let help = format!("write \"/{text}\" for this path, or \"/**/{text}\" for the name anywhere");
         return Err(Problem::new(format!("`{text}` is not rooted at `/`"), help));
     };
     if rest.split('/').all(|part| part.bytes().all(|byte| byte == b'*')) {
-        return Err(Problem::new(format!("`{text}` would exclude the whole tree"), "name what is to go"));
+        return Err(Problem::new(format!("`{text}` would exclude the whole tree"), "name what to exclude"));
     }
     Glob::new(text).map(drop).map_err(|error| Problem::new(error.to_string(), ""))
 }

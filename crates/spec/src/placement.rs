@@ -1,5 +1,4 @@
-//! The parts of a spec that place something in the tree: `[[file]]`, `[[device]]`, `[[binary]]`; and `[[secret]]`,
-//! which only visits.
+//! The arrays of tables of a spec: `[[file]]`, `[[device]]` and `[[binary]]`, which add to the tree, and `[[secret]]`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,20 +17,20 @@ const SECRET_KEYS: &[&str] = &["id", "from"];
 const SECRET_SOURCES: &[&str] = &["file", "env"];
 const VALUE_FORMS: &[&str] = &["hex", "base64"];
 
-/// Where programs of the workspace go.
+/// The default folder of a `[[binary]]`.
 const BINARY_FOLDER: &str = "/usr/local/bin";
 
 /// Bits of Linux's device numbers as filesystems store them (`linux/kdev_t.h`, `new_encode_dev`).
 const MAJOR_MAX: u32 = (1 << 12) - 1;
 const MINOR_MAX: u32 = (1 << 20) - 1;
 
-/// A path in the image, which is not the root itself.
+/// Reads an absolute path in the image other than the root.
 fn tree_path(node: &Node<'_>) -> Option<TreePath> {
     let written = node.string()?;
     absolute(node, written, written.into())
 }
 
-/// `path`, for which the spec has `written`.
+/// Parses `path`, for which the spec has `written`.
 fn absolute(node: &Node<'_>, written: &str, path: Vec<u8>) -> Option<TreePath> {
     if !written.starts_with('/') {
         return node.fail(format!("`{written}` is not an absolute path"), format!("write \"/{written}\""));
@@ -79,7 +78,7 @@ pub(crate) fn file(node: &Node<'_>, folder: &Path) -> Option<FileSpec> {
     })
 }
 
-/// Where a `[[file]]` goes. As for cp, a trailing slash names the folder to put a file into.
+/// Reads the path of a `[[file]]` in the image. As for cp, a trailing slash names the folder to put a file into.
 fn target(node: &Node<'_>, source: Option<&FileSource>, is_folder: bool) -> Option<TreePath> {
     let written = node.string()?;
     match source {
@@ -94,7 +93,7 @@ fn target(node: &Node<'_>, source: Option<&FileSource>, is_folder: bool) -> Opti
     }
 }
 
-/// What a `[[file]]` holds, and whether that is a folder.
+/// Reads the content of a `[[file]]`, and whether that is a folder.
 fn file_source(table: &Cursor<'_>, folder: &Path) -> Option<(FileSource, bool)> {
     match (table.take("from"), table.take("content")) {
         (Some(_), Some(_)) => {
@@ -113,7 +112,7 @@ fn file_source(table: &Cursor<'_>, folder: &Path) -> Option<(FileSource, bool)> 
     }
 }
 
-/// Attributes by name. Names may be quoted, or be what TOML makes of dots: `user.note` is a table `user`.
+/// Reads extended attributes. A name may be a quoted key, or a dotted one, which TOML reads as nested tables.
 fn xattrs(node: &Node<'_>) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     if let Some(table) = node.open_table(&[], "as xattrs = { \"user.note\" = \"text\" }") {
@@ -128,7 +127,7 @@ fn collect_xattrs(table: &Cursor<'_>, prefix: &str, found: &mut BTreeMap<String,
         let Some(value) = &key.value else { continue };
         let is_value = |inner: &Cursor<'_>| inner.entries().iter().all(|(key, _)| VALUE_FORMS.contains(key));
         match value.as_table().and_then(|_| value.open_table(VALUE_FORMS, "")) {
-            // A namespace alone cannot have a value, so what is below it is a name, even `user.hex`.
+            // A namespace alone has no value, so that a key below it is a part of a name, even `user.hex`.
             Some(inner) if names::XATTR_NAMESPACES.contains(&name.as_str()) || !is_value(&inner) => {
                 collect_xattrs(&inner, &format!("{name}."), found);
             }
@@ -146,7 +145,7 @@ fn collect_xattrs(table: &Cursor<'_>, prefix: &str, found: &mut BTreeMap<String,
     }
 }
 
-/// A string, or `{ hex = "…" }`, or `{ base64 = "…" }`.
+/// Reads the value of an attribute: a string, `{ hex = "…" }` or `{ base64 = "…" }`.
 fn xattr_value(node: &Node<'_>) -> Option<Vec<u8>> {
     if let Some(text) = node.as_str() {
         return bounded(node, text.as_bytes().to_vec());
@@ -181,7 +180,7 @@ fn capabilities(node: &Node<'_>) -> Option<Capabilities> {
             let known: Vec<String> = Capabilities::names().collect();
             let short = |name: &str| name.trim_start_matches("cap_").to_owned();
             let near = match &error {
-                // Without the prefix that all share, which would make everything look near.
+                // The common prefix would make every name look near.
                 CapabilityError::Unknown(name) => {
                     nearest::nearest(&short(name), known.iter().map(|known| &known["cap_".len()..]))
                         .map(ToOwned::to_owned)
@@ -262,7 +261,7 @@ pub(crate) fn secret(node: &Node<'_>, folder: &Path) -> Option<SecretSpec> {
     Some(SecretSpec { id: id?, source: source? })
 }
 
-/// `{ env = "NAME" }`, `{ file = "path" }`, or a path.
+/// Reads `{ env = "NAME" }`, `{ file = "path" }`, or a path.
 fn secret_source(node: &Node<'_>, folder: &Path) -> Option<SecretSource> {
     let file = |node: &Node<'_>| {
         let written = node.line()?;

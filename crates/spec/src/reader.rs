@@ -1,5 +1,5 @@
-//! A cursor over a parsed TOML document: takes keys out of tables and values out of keys, and notes what is wrong
-//! where it stands, so that one reading finds every error.
+//! Reading a parsed TOML document: values and tables that report errors at their place, so that one reading finds every
+//! error.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -12,11 +12,11 @@ use super::error::{SpecError, SpecErrors, position};
 use super::model::{Document, Located};
 use super::nearest;
 
-/// What is wrong with a value, before anyone knows where it stands.
+/// An error without its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub message: String,
-    /// What would be right; empty: the message says it.
+    /// What would be right; may be empty.
     pub help: String,
 }
 
@@ -26,7 +26,7 @@ impl Problem {
     }
 }
 
-/// As one line, for values of the command line.
+/// In one line, for values of the command line.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
@@ -52,13 +52,13 @@ impl Diagnostics {
         self.errors.borrow_mut().push(error);
     }
 
-    /// `value`, if nothing was reported.
+    /// Returns `value` if nothing was reported.
     pub fn finish<T>(self, value: Option<T>) -> Result<T, SpecErrors> {
         SpecErrors(self.errors.into_inner()).into_result(value)
     }
 }
 
-/// A value of the document, with the key that it stands under.
+/// A value of the document, with its key.
 #[derive(Clone)]
 pub struct Node<'a> {
     diagnostics: &'a Diagnostics,
@@ -67,7 +67,7 @@ pub struct Node<'a> {
     span: Range<usize>,
 }
 
-/// How messages call a value.
+/// The name of a value in messages.
 #[derive(Clone)]
 enum Name<'a> {
     Document,
@@ -94,7 +94,7 @@ impl fmt::Display for Name<'_> {
 }
 
 impl<'a> Node<'a> {
-    /// The document's root table.
+    /// Returns the root table of the document.
     pub fn root(diagnostics: &'a Diagnostics, table: &'a Table) -> Self {
         Node { diagnostics, name: Name::Document, data: Data::Table(table), span: 0..0 }
     }
@@ -106,7 +106,7 @@ impl<'a> Node<'a> {
             Item::Table(table) => (Data::Table(table), None),
             Item::ArrayOfTables(tables) => (Data::Tables(tables), None),
         };
-        // A table's own span reaches over all of its lines, or is missing for dotted keys: its key says where it is.
+        // The span of a table covers all of its lines, or is missing for dotted keys: its key is the better place.
         Some(Node { diagnostics, name: Name::Key(key), data, span: span.unwrap_or(key_span) })
     }
 
@@ -114,34 +114,34 @@ impl<'a> Node<'a> {
         self.span.clone()
     }
 
-    /// The same value with another place, for errors about something that was read from it.
+    /// Returns the same value with another place, for errors about what was read from it.
     pub fn at(&self, span: Range<usize>) -> Node<'a> {
         Node { span, ..self.clone() }
     }
 
-    /// The value's own text in the document.
+    /// Returns the value's text in the document.
     pub fn source(&self) -> &'a str {
         self.diagnostics.document.text.get(self.span()).unwrap_or_default()
     }
 
-    /// `value`, with the place of this node.
+    /// Adds the place of this node to `value`.
     pub fn locate<T>(&self, value: T) -> Located<T> {
         let (line, column) = position(&self.diagnostics.document.text, self.span.start);
         Located { value, line, column, span: self.span() }
     }
 
-    /// Notes an error here. Always `None`, to be returned.
+    /// Reports an error here. Returns `None`, for the caller to return.
     pub fn fail<T>(&self, message: impl Into<String>, help: impl Into<String>) -> Option<T> {
         self.refuse(Problem::new(message, help))
     }
 
-    /// [`fail`](Self::fail) with a problem that is already worded.
+    /// As [`fail`](Self::fail), with a problem.
     pub fn refuse<T>(&self, problem: Problem) -> Option<T> {
         self.diagnostics.report(self.span(), problem);
         None
     }
 
-    /// Notes that this is of the wrong type. `wanted` comes with its article.
+    /// Reports that this has the wrong type; `wanted` has its article.
     pub fn wrong_type<T>(&self, wanted: &str, help: impl Into<String>) -> Option<T> {
         self.fail(format!("{} must be {wanted}, not {}", self.name, self.kind()), help)
     }
@@ -189,7 +189,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A string; no value of a spec may hold a NUL byte, which neither paths nor arguments can carry.
+    /// Reads a string. NUL characters are errors, since neither paths nor arguments can have them.
     pub fn string(&self) -> Option<&'a str> {
         match self.as_str() {
             Some(text) if text.contains('\0') => self.fail(format!("{} holds a NUL character", self.name), ""),
@@ -201,7 +201,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A string on one line that says something.
+    /// Reads a string of one line that is not blank.
     pub fn line(&self) -> Option<&'a str> {
         let text = self.string()?;
         if text.trim().is_empty() {
@@ -213,7 +213,7 @@ impl<'a> Node<'a> {
         Some(text)
     }
 
-    /// A string, read by `parse`.
+    /// Reads a string and parses it.
     pub fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Option<T> {
         parse(self.string()?).or_else(|problem| self.refuse(problem).ok_or(())).ok()
     }
@@ -225,7 +225,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// An integer in `range`.
+    /// Reads an integer in `range`.
     pub fn integer(&self, range: RangeInclusive<u32>) -> Option<u32> {
         let Some(value) = self.as_integer() else {
             return self.wrong_type("an integer", "");
@@ -236,7 +236,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The items of an array, or the tables of an array of tables.
+    /// Returns the items of an array, or the tables of an array of tables.
     pub fn items(&self) -> Vec<Node<'a>> {
         let (diagnostics, Name::Key(key) | Name::ItemOf(key)) = (self.diagnostics, self.name.clone()) else {
             return Vec::new();
@@ -262,19 +262,19 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Every item of an array, read by `read`, without those that are wrong.
+    /// Reads every item of an array and returns those without errors.
     pub fn each<T>(&self, read: impl FnMut(&Node<'a>) -> Option<T>) -> Vec<T> {
         self.items().iter().filter_map(read).collect()
     }
 
-    /// The first line of a table's span: its header.
+    /// Returns the first line of a table's span: its header.
     fn header(&self, span: Range<usize>) -> Range<usize> {
         let text = self.diagnostics.document.text.get(span.clone()).unwrap_or_default();
         let line = text.split('\n').next().unwrap_or_default();
         span.start..span.start + line.trim_end().len()
     }
 
-    /// A table that knows `keys` and no others.
+    /// Reads a table; keys other than `keys` are errors.
     pub fn table(&self, keys: &'static [&'static str]) -> Option<Cursor<'a>> {
         let mut cursor = self.open_table(keys, &format!("with the keys {}", nearest::list(keys.iter().copied())))?;
         for (key, place) in cursor.entries() {
@@ -287,7 +287,7 @@ impl<'a> Node<'a> {
         Some(cursor)
     }
 
-    /// A table whose keys the caller checks.
+    /// Reads a table whose keys the caller checks.
     pub fn open_table(&self, keys: &'static [&'static str], help: &str) -> Option<Cursor<'a>> {
         match self.as_table() {
             Some(table) => Some(Cursor { node: self.clone(), table, keys, unknown: Vec::new() }),
@@ -296,16 +296,16 @@ impl<'a> Node<'a> {
     }
 }
 
-/// A table of the document, from which keys are taken.
+/// A table of the document.
 pub struct Cursor<'a> {
     node: Node<'a>,
     table: &'a dyn TableLike,
     keys: &'static [&'static str],
-    /// Keys that were refused.
+    /// Keys that were reported as unknown.
     unknown: Vec<&'a str>,
 }
 
-/// A key and where it stands; its value is a [`Node`] of its own.
+/// A key with its place and value.
 pub struct Key<'a> {
     diagnostics: &'a Diagnostics,
     span: Range<usize>,
@@ -313,7 +313,7 @@ pub struct Key<'a> {
 }
 
 impl Key<'_> {
-    /// Notes an error at the key, not at its value.
+    /// Reports an error at the key, not at its value.
     pub fn key_error(&self, message: impl Into<String>, help: impl Into<String>) {
         self.diagnostics.report(self.span.clone(), Problem::new(message, help));
     }
@@ -324,7 +324,7 @@ impl<'a> Cursor<'a> {
         &self.node
     }
 
-    /// The keys of the table in the order of the text.
+    /// Returns the keys of the table in the order of the text.
     pub fn entries(&self) -> Vec<(&'a str, Key<'a>)> {
         self.table.iter().map(|(key, _)| (key, self.key(key))).collect()
     }
@@ -341,23 +341,23 @@ impl<'a> Cursor<'a> {
         Key { diagnostics, span, value }
     }
 
-    /// The value of `key`, if the table has it.
+    /// Returns the value of `key`, if the table has it.
     pub fn take(&self, key: &'static str) -> Option<Node<'a>> {
         debug_assert!(self.keys.contains(&key), "`{key}` is missing in the table of valid keys");
         self.key(key).value
     }
 
-    /// The place of a key that the table has.
+    /// Returns a key that the table has, with its place.
     pub fn place(&self, key: &'static str) -> Key<'a> {
         self.key(key)
     }
 
-    /// Did the table have keys that were refused?
+    /// Returns whether the table has unknown keys.
     pub fn has_unknown(&self) -> bool {
         !self.unknown.is_empty()
     }
 
-    /// The value of a key that the table must have. Where a refused key was meant to be it, that error is enough.
+    /// Returns the value of a required key. A missing one is an error, unless an unknown key looks like its misspelling.
     pub fn require(&self, key: &'static str, help: &str) -> Option<Node<'a>> {
         let misspelt = |unknown: &&str| nearest::nearest(unknown, self.keys.iter().copied()) == Some(key);
         self.take(key).or_else(|| match self.unknown.iter().find(|unknown| misspelt(unknown)) {
@@ -366,7 +366,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// The items of an array under `key`, if the table has it.
+    /// Reads the items of the array under `key`, if the table has it.
     pub fn each<T>(&self, key: &'static str, read: impl FnMut(&Node<'a>) -> Option<T>) -> Vec<T> {
         self.take(key).map(|node| node.each(read)).unwrap_or_default()
     }

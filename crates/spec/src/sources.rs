@@ -1,4 +1,4 @@
-//! Files beside the spec: found, and kept inside the image's folder or the shared one.
+//! The files that a spec names: they exist, in the image's folder or the shared one.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -9,15 +9,15 @@ use super::nearest;
 use super::reader::Problem;
 use super::{SHARED_FOLDER, SPEC_FILE};
 
-/// What a source was found to be.
+/// A file or folder that a spec names.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub path: SourcePath,
     pub is_folder: bool,
 }
 
-/// Finds the file or folder that `written` names, seen from the image's `folder`. It must exist, and be inside that
-/// folder or in the folder `shared` beside it, symlinks followed.
+/// Returns the file or folder that `written` names, relative to the image's `folder`. It must exist, and with symlinks
+/// followed be in that folder or in the folder `shared` beside it.
 pub(crate) fn find(folder: &Path, written: &str) -> Result<Source, Problem> {
     let outside = || {
         let help = format!("copy it beside `{SPEC_FILE}`, or into `../{SHARED_FOLDER}` for several images to use");
@@ -48,10 +48,10 @@ pub(crate) fn find(folder: &Path, written: &str) -> Result<Source, Problem> {
     Ok(Source { path: SourcePath { written: written.into(), path }, is_folder: metadata.is_dir() })
 }
 
-/// `written` seen from `folder`, with `.` and `..` taken out by name; `None` where it climbs above the images.
+/// Joins `written` to `folder` and resolves `.` and `..` lexically; `None` if it leads above the folder of images.
 fn flatten(folder: &Path, written: &Path) -> Option<PathBuf> {
     let mut path = folder.to_path_buf();
-    // One step up leads to the images' folder, where only `shared` is open; a second one never leads back.
+    // One `..` leads to the folder of images, of which only `shared` may be used; a second one leads out of it.
     let mut climbed = 0;
     let mut depth = 0;
     for component in written.components() {
@@ -101,7 +101,7 @@ fn noun(metadata: &Metadata) -> &'static str {
     }
 }
 
-/// What the system says, without the number of the error.
+/// Returns the text of a system error, without its number.
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()

@@ -1,4 +1,4 @@
-//! Values with a grammar of their own: sizes, factors, modes, owners, digests. Text in, a number or a `Problem` out.
+//! Parsers of values with a grammar of their own: sizes, factors, modes, owners, digests.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use snug_rootfs::accounts::{Account, Owner};
 use super::model::{KernelVersion, Tolerance};
 use super::reader::{Node, Problem};
 
-/// Units of a size and their bytes.
+/// Units of a size, in bytes.
 const UNITS: [(&str, u64); 9] = [
     ("B", 1),
     ("KiB", 1 << 10),
@@ -22,19 +22,19 @@ const UNITS: [(&str, u64); 9] = [
     ("TB", 1_000_000_000_000),
 ];
 
-/// Most that a file's length can be (`loff_t` is signed).
+/// The largest size of a file (`loff_t` is signed).
 const MAX_FILE_SIZE: u64 = i64::MAX as u64;
 
-/// The longest that a command of a check may be given, in seconds.
+/// The longest time for a boot check, in seconds: a day.
 const DURATION_MAX: u64 = 86_400;
 
-/// Digits after the point that a [`Headroom`] holds.
+/// Decimals of a [`Headroom`].
 const HEADROOM_DECIMALS: u32 = 6;
 
-/// More than any image needs; a larger one is a slip, such as percent for a factor.
+/// The largest headroom, 1000: more than any image needs, so that a percentage is recognised as a mistake.
 const MAX_HEADROOM: Headroom = Headroom { millionths: 1_000_000_000 };
 
-/// A size of a node: a string with a unit.
+/// Reads a size, a string with a unit, in bytes.
 pub fn size_of(node: &Node<'_>) -> Option<u64> {
     match node.as_integer() {
         Some(number) => node.fail("size without a unit", format!("write \"{}MiB\", if MiB are meant", number.max(0))),
@@ -45,7 +45,7 @@ pub fn size_of(node: &Node<'_>) -> Option<u64> {
     }
 }
 
-/// Reads `512MiB`, `1.5GiB`, `4 KB`: bytes.
+/// Parses `512MiB`, `1.5GiB` or `4 KB` into bytes.
 pub fn size(text: &str) -> Result<u64, Problem> {
     let text = text.trim();
     let end = text.find(|ch: char| !ch.is_ascii_digit() && ch != '.' && ch != '_').unwrap_or(text.len());
@@ -79,7 +79,7 @@ pub fn size(text: &str) -> Result<u64, Problem> {
     }
 }
 
-/// A decimal number as a fraction: `1.25` is 125 / 100. Underscores may stand between digits, as in TOML.
+/// Parses a decimal number into a fraction: `1.25` is 125 / 100. Digits may be separated by underscores, as in TOML.
 fn decimal(text: &str) -> Option<(u128, u128)> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |part: &str| -> Option<String> {
@@ -93,7 +93,7 @@ fn decimal(text: &str) -> Option<(u128, u128)> {
     Some((units, parts))
 }
 
-/// The headroom of a node: a float or an integer, read from its text, since 1.4 has no exact float.
+/// Reads a headroom from the text of a float or an integer: 1.4 has no exact float.
 pub fn headroom_of(node: &Node<'_>) -> Option<Headroom> {
     if node.as_integer().is_none() && !node.is_float() {
         return node.wrong_type("a number", "a factor of the content, as `headroom = 1.4`");
@@ -101,7 +101,7 @@ pub fn headroom_of(node: &Node<'_>) -> Option<Headroom> {
     headroom(node.source()).or_else(|problem| node.refuse(problem).ok_or(())).ok()
 }
 
-/// Reads a TOML number into exact millionths.
+/// Parses a TOML number into exact millionths.
 pub fn headroom(text: &str) -> Result<Headroom, Problem> {
     let below = || {
         Problem::new(
@@ -134,7 +134,7 @@ pub fn headroom(text: &str) -> Result<Headroom, Problem> {
     }
 }
 
-/// Reads `2%`, `0.5%`, or a size.
+/// Parses `2%`, `0.5%`, or a size.
 pub fn tolerance(text: &str) -> Result<Tolerance, Problem> {
     let Some(number) = text.trim().strip_suffix('%') else {
         return size(text).map(Tolerance::Bytes).map_err(|problem| Problem {
@@ -152,7 +152,7 @@ pub fn tolerance(text: &str) -> Result<Tolerance, Problem> {
     }
 }
 
-/// The mode of a node: `"0755"`, or `0o755`.
+/// Reads a file mode: `"0755"` or `0o755`.
 pub fn mode_of(node: &Node<'_>) -> Option<u16> {
     let Some(number) = node.as_integer() else {
         return match node.as_str() {
@@ -160,7 +160,7 @@ pub fn mode_of(node: &Node<'_>) -> Option<u16> {
             None => node.wrong_type("a file mode", "as \"0755\""),
         };
     };
-    // Decimal 755 is octal 1363: nobody means that.
+    // Decimal 755 would be octal 1363.
     if !node.source().starts_with("0o") {
         return node.fail(format!("mode {number} is written in decimal"), format!("write \"0{number}\" or 0o{number}"));
     }
@@ -178,7 +178,7 @@ fn mode(text: &str) -> Result<u16, Problem> {
     }
 }
 
-/// The owner of a node: `"user:group"`, `"user"`, or a number.
+/// Reads an owner: `"user:group"`, `"user"`, or a number.
 pub fn owner_of(node: &Node<'_>) -> Option<Owner> {
     match node.as_integer() {
         Some(number) => match account(&number.to_string()) {
@@ -189,7 +189,7 @@ pub fn owner_of(node: &Node<'_>) -> Option<Owner> {
     }
 }
 
-/// Reads `user:group`; a user alone stands for a group of the same name or number, too.
+/// Parses `user:group`, or a user alone, whose group then has the same name or number.
 pub fn owner(text: &str) -> Result<Owner, Problem> {
     let (user, group) = text.split_once(':').unwrap_or((text, text));
     let refused = |name: &str, noun: &str| {
@@ -201,7 +201,7 @@ pub fn owner(text: &str) -> Result<Owner, Problem> {
     })
 }
 
-/// A number, or a name as useradd(8) allows it. The number of all ones means "none" to the kernel.
+/// Parses an id, or a name as useradd(8) allows it. Id 4294967295 means "no change" to chown(2).
 fn account(text: &str) -> Option<Account> {
     let first = text.bytes().next()?;
     if first.is_ascii_digit() {
@@ -212,14 +212,14 @@ fn account(text: &str) -> Option<Account> {
     named.then(|| Account::Name(text.into()))
 }
 
-/// Reads a SHA-256 as 64 hexadecimal digits.
+/// Parses a SHA-256 of 64 hexadecimal digits.
 pub fn sha256(text: &str) -> Result<[u8; 32], Problem> {
     hex(text).and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
         Problem::new(format!("`{text}` is not a SHA-256"), "64 hexadecimal digits, as sha256sum prints them")
     })
 }
 
-/// Reads a UUID in its usual form.
+/// Parses a UUID in its text form (RFC 9562, section 4).
 pub fn uuid(text: &str) -> Result<[u8; 16], Problem> {
     let grouped = text.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
     hex(&text.replace('-', ""))
@@ -228,17 +228,17 @@ pub fn uuid(text: &str) -> Result<[u8; 16], Problem> {
         .ok_or_else(|| Problem::new(format!("`{text}` is not a UUID"), "as \"0f3c1e9a-5b7d-4c2e-8a61-93d4e5f60718\""))
 }
 
-/// Reads hexadecimal digits, two a byte.
+/// Parses hexadecimal digits, two a byte.
 pub fn hex(text: &str) -> Option<Vec<u8>> {
     base16ct::mixed::decode_vec(text).ok()
 }
 
-/// Reads base64 with its padding (RFC 4648, section 4).
+/// Parses base64 with its padding (RFC 4648, section 4).
 pub fn base64(text: &str) -> Option<Vec<u8>> {
     BASE64_STANDARD.decode(text).ok()
 }
 
-/// `90s`, `5min`: at least a second, at most a day.
+/// Parses `90s` or `5min`: at least a second, at most a day.
 pub fn duration(text: &str) -> Result<Duration, Problem> {
     let problem =
         || Problem::new(format!("`{text}` is not a length of time"), "seconds or minutes, as \"90s\" or \"5min\"");
@@ -256,7 +256,7 @@ pub fn duration(text: &str) -> Result<Duration, Problem> {
         .ok_or_else(problem)
 }
 
-/// `6.1`
+/// Parses `6.1`.
 pub fn kernel_version(text: &str) -> Result<KernelVersion, Problem> {
     let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?;
     text.split_once('.')
