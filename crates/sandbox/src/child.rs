@@ -1,4 +1,7 @@
-//! The inside of the namespaces: the process that unshares, and the first process of the pid namespace.
+//! The processes in the namespaces: the one that unshares, and the first process of the pid namespace.
+//!
+//! They start processes by the standard library: the first process of a pid namespace reaps every orphan, and it has no
+//! handler of signals.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -25,7 +28,8 @@ use super::{Action, Event, Job, Program, mounts, report, steps, terminal};
 /// Argument that marks the first process of the pid namespace.
 const FIRST: &str = "first";
 
-/// Entry of the hidden verb; `arguments` are what follows it.
+/// Does the job on standard input, for a program whose first argument is [`VERB`](super::VERB). `arguments` are those after
+/// it.
 pub fn main(arguments: &[String]) -> ExitCode {
     let result = match arguments {
         [] => outer(),
@@ -41,10 +45,10 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
 }
 
-/// Unshares, waits for the maps (the job's first byte says that they are there) and starts the first process.
+/// Unshares, waits for the id maps (the job follows once they are written) and starts the first process.
 fn outer() -> Result<ExitCode> {
     let parent = getppid();
-    // Away from the caller's terminal: a step must not be able to type into it, nor Ctrl-C reach it past the tool.
+    // Out of the session of the caller's terminal: steps must not type into it (TIOCSTI), and Ctrl-C is for the parent.
     let _ = setsid();
     let flags = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
@@ -56,7 +60,7 @@ fn outer() -> Result<ExitCode> {
     let mut job = String::new();
     std::io::stdin().read_to_string(&mut job)?;
     if job.is_empty() {
-        bail!("the tool went away before the job came");
+        bail!("the parent ended before it sent the job");
     }
     setgroups(&[]).context("cannot drop the caller's groups")?;
     setresgid(Gid::from_raw(0), Gid::from_raw(0), Gid::from_raw(0)).context("cannot become group 0")?;
@@ -72,11 +76,11 @@ fn outer() -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!status.success())))
 }
 
-/// Ends this process when `parent` does. Must follow every change of ids, which would undo it (prctl(2)).
+/// Has this process die with `parent`. Must follow every change of ids, which would undo it (prctl(2)).
 fn die_with(parent: nix::unistd::Pid) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != parent {
-        bail!("the tool went away");
+        bail!("the parent ended");
     }
     Ok(())
 }
@@ -95,7 +99,7 @@ fn why_refused(errno: nix::Error) -> String {
     format!("cannot make a user namespace: {errno}\nhint: {hint}")
 }
 
-/// Does the job as the first process of the pid namespace: when it ends, the kernel ends all that it started.
+/// Does the job as the first process of the pid namespace: when it ends, the kernel kills all others.
 fn first() -> Result<ExitCode> {
     set_pdeathsig(Signal::SIGKILL)?;
     umask(Mode::from_bits_truncate(0o022));
@@ -119,14 +123,14 @@ fn first() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What one job holds between its actions.
+/// The state of a job between its actions.
 struct Inside {
-    /// The tars of the job, opened while the host's paths still exist.
+    /// The tars of the job, opened before the host's paths are out of reach.
     tars: HashMap<PathBuf, File>,
     stand_ins: StandIns,
     caches: Vec<PathBuf>,
     policy: ServicePolicy,
-    /// For when an action fails.
+    /// The shell to open if an action fails.
     shell: Option<Program>,
     emulation: Option<Emulation>,
 }
@@ -202,14 +206,14 @@ impl Inside {
         mounts::detach_all()?;
         let tree = disk::walk(Path::new("/"), &self.stand_ins)?;
         let mut meter = Meter { action: index, reported: 0 };
-        // The standard library's own handle would cut the stream into lines.
+        // Not by the standard library's handle, which is buffered by lines.
         let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
         tar::write(&tree, stdout, TarOptions::FAITHFUL, &mut |bytes| meter.reached(bytes))?;
         Ok(())
     }
 }
 
-/// Reports bytes in steps, not file by file.
+/// Reports progress in steps, not file by file.
 struct Meter {
     action: usize,
     reported: u64,
@@ -219,7 +223,7 @@ impl Meter {
     /// Bytes between two events.
     const STEP: u64 = 4 << 20;
 
-    /// `bytes` in all are done.
+    /// Reports that `bytes` are done in all, if it is time.
     fn reached(&mut self, bytes: u64) {
         if bytes >= self.reported + Self::STEP {
             report(&Event::Bytes { action: self.action, count: bytes - self.reported });

@@ -1,4 +1,4 @@
-//! Programs of another platform on this machine: by the host's own registered emulator, or by one registered for our
+//! Emulators for programs of another platform: one that the host has registered, or QEMU's, to be registered in the user
 //! namespace alone (the kernel's `Documentation/admin-guide/binfmt-misc.rst`).
 
 use std::fs;
@@ -10,7 +10,7 @@ use snug_rootfs::platform::Platform;
 
 use crate::Emulator;
 
-/// Where the host's registered emulators stand.
+/// The emulators that the host has registered.
 const REGISTERED: &str = "/proc/sys/fs/binfmt_misc";
 
 /// ELF's `e_machine` (elf.h), little endian, as 64-bit systems have it.
@@ -29,7 +29,8 @@ fn interpreters(platform: Platform) -> [&'static str; 2] {
     }
 }
 
-/// What must be registered in the namespace so that programs of `platform` run there; `None` where they do already.
+/// Returns the emulator to register in the namespace so that programs of `platform` run there; `None` if the machine or the
+/// host's own registration runs them. Fails with [`Missing`](program::Missing) in its chain if there is none.
 pub fn emulator(platform: Platform) -> Result<Option<Emulator>> {
     if Some(platform) == Platform::host() || host_runs(platform, Path::new(REGISTERED)) {
         return Ok(None);
@@ -42,7 +43,7 @@ pub fn emulator(platform: Platform) -> Result<Option<Emulator>> {
     Ok(Some(Emulator { interpreter, elf_machine: elf_machine(platform) }))
 }
 
-/// Has the host registered an emulator that is found from inside any root directory?
+/// Returns whether the host has registered an emulator that works in any root directory.
 fn host_runs(platform: Platform, registered: &Path) -> bool {
     let entry = |text: String| {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name).map(str::trim));
@@ -57,8 +58,8 @@ fn host_runs(platform: Platform, registered: &Path) -> bool {
     entries.filter_map(|file| fs::read_to_string(file.path()).ok()).any(entry)
 }
 
-/// Does an ELF program need no loader and libraries, which another root directory would not have? Told by the absence of
-/// a program header of type PT_INTERP (elf(5)).
+/// Returns whether a program is statically linked, so that it runs in another root directory: it has no program header of
+/// type PT_INTERP (elf(5)).
 fn is_static(path: &Path) -> bool {
     use std::os::unix::fs::FileExt;
     const HEADER: usize = 64;

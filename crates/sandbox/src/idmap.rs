@@ -1,4 +1,4 @@
-//! Which ids a user namespace has: all of them for root, the subordinate ids of /etc/subuid for everybody else.
+//! The id maps of a user namespace: all ids for root, subordinate ids for other users.
 //!
 //! See user_namespaces(7), newuidmap(1) and subuid(5).
 
@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid, User};
 use snug_process::child;
 use snug_process::program::HostProgram;
 
-/// Every id but the last, which means "no change" to chown(2).
+/// A map of every id to itself, but for the last, which means "no change" to chown(2).
 const ALL_IDS: &str = "0 0 4294967295";
 
 /// Fewer subordinate ids than this cannot hold Debian's `nobody` (65534).
@@ -19,8 +19,8 @@ const ENOUGH_IDS: u32 = 65535;
 const NEWUIDMAP: HostProgram = HostProgram { name: "newuidmap", package: "uidmap" };
 const NEWGIDMAP: HostProgram = HostProgram { name: "newgidmap", package: "uidmap" };
 
-/// Gives the waiting process its maps. Root maps every id to itself; others map themselves to root and their subordinate
-/// ids to the rest, by newuidmap and newgidmap.
+/// Writes the maps of a process that has unshared. Root maps every id to itself; other users map their own id to 0 and
+/// their subordinate ids to the rest.
 pub(super) fn write_maps(pid: u32) -> Result<()> {
     if Uid::effective().is_root() {
         for map in ["uid_map", "gid_map"] {
@@ -45,7 +45,7 @@ pub(super) fn write_maps(pid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Can this user have a user namespace with enough ids? The error says what to do.
+/// Checks that this user can have a user namespace with enough ids. The error says what to do.
 pub fn probe() -> Result<()> {
     if !Uid::effective().is_root() {
         let user = user_name()?;
@@ -60,7 +60,7 @@ fn user_name() -> Result<String> {
     Ok(User::from_uid(uid)?.with_context(|| format!("user {uid} has no entry in /etc/passwd"))?.name)
 }
 
-/// First id and count of the user's largest range in /etc/subuid or /etc/subgid.
+/// Returns first id and count of the user's largest range in /etc/subuid or /etc/subgid.
 fn subordinate_ids(file: &str, user: &str) -> Result<(u32, u32)> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let range = largest_range(&text, user, Uid::effective().as_raw());

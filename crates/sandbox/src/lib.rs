@@ -1,11 +1,35 @@
-//! Work on root filesystems inside namespaces of their own: user, mount, pid, uts and ipc.
+//! Runs commands on root filesystems in namespaces of their own, without root: user, mount, pid, uts and ipc.
 //!
-//! The tool is threaded, and `unshare(2)` of a user namespace wants a single thread: so it starts itself again under a
-//! hidden verb ([`VERB`]), which unshares, waits for its id maps, and starts the first process of the pid namespace,
-//! which does the [`Job`]. Root takes the same way, with all ids mapped to themselves.
+//! A [`Job`] is a list of [`Action`]s: laying out a tree, entering it, running commands in it, exporting it as a tar.
+//! [`run`] starts the program itself again under a hidden verb ([`VERB`]), since `unshare(2)` of a user namespace needs a
+//! process of one thread. That child unshares, waits for its id maps, and starts the first process of the pid namespace,
+//! which does the job. Root works in the same way, with all ids mapped to themselves.
 //!
-//! The job arrives as JSON on standard input, [`Event`]s leave as JSON lines on standard error, and bytes (a tar stream)
-//! leave on standard output.
+//! The job is JSON on the child's standard input, [`Event`]s are JSON lines on its standard error, and a tar stream or a
+//! command's output is its standard output.
+//!
+//! The program's `main` has to hand the verb over before it does anything else:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use snug_sandbox::{Action, Job};
+//!
+//! fn main() -> ExitCode {
+//!     let arguments: Vec<String> = std::env::args().collect();
+//!     if arguments.get(1).is_some_and(|verb| verb == snug_sandbox::VERB) {
+//!         return snug_sandbox::child_main(&arguments[2..]);
+//!     }
+//!     let lay_out = Action::Materialise { tar: "root.tar".into(), root: "/tmp/root".into() };
+//!     match snug_sandbox::run_silent(&Job { actions: vec![lay_out] }, |event| println!("{event:?}")) {
+//!         Ok(()) => ExitCode::SUCCESS,
+//!         Err(error) => {
+//!             eprintln!("{error:#}");
+//!             ExitCode::FAILURE
+//!         }
+//!     }
+//! }
+//! ```
 
 #![warn(missing_docs)]
 
@@ -31,118 +55,150 @@ pub use idmap::probe;
 pub use policy::{POLICY_PATH, POLICY_SCRIPT};
 pub use terminal::{ShellEnd, Terminal};
 
-/// The hidden verb under which the tool starts itself again.
+/// The first argument with which the program starts itself again.
 pub const VERB: &str = "__namespace";
 
-/// What to do inside, in order. A failing action ends the job.
+/// Work to do in the namespaces.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
+    /// In order; the first one that fails ends the job.
     pub actions: Vec<Action>,
 }
 
-/// One thing to do inside.
+/// One step of a [`Job`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do")]
 pub enum Action {
-    /// Lays the tree of a tar file out in `root`, which is made and must not exist.
-    Materialise { tar: PathBuf, root: PathBuf },
-    /// Runs programs of another machine from here on.
+    /// Lays out the tree of a tar file.
+    Materialise {
+        /// The tar file, on the host.
+        tar: PathBuf,
+        /// The folder to make, which must not exist.
+        root: PathBuf,
+    },
+    /// Has programs of another platform run from here on.
     Emulate(Emulator),
     /// Makes `root` the root directory of all that follows, with fresh /proc, /dev, /run and /tmp.
     Enter(Enter),
-    /// Has a shell opened in the entered root when a later action fails, on the [`Terminal`] that the job comes with.
+    /// Has a shell opened in the entered root if a later action fails, on the job's [`Terminal`].
     ShellOnFailure(Program),
     /// Runs a command and reports its output line by line.
     Run(Program),
-    /// Adds the tree of a tar file, named on the host, to the entered root.
-    Place { tar: PathBuf },
-    /// Shows a folder of the host at /tmp, for a program that works there and may be killed.
-    Scratch { folder: PathBuf },
-    /// Takes the mounted caches away.
+    /// Adds the tree of a tar file to the entered root.
+    Place {
+        /// The tar file, on the host.
+        tar: PathBuf,
+    },
+    /// Mounts a folder of the host on /tmp, so that the temporary files of a program that is killed can be removed.
+    Scratch {
+        /// The folder, on the host.
+        folder: PathBuf,
+    },
+    /// Unmounts the caches.
     DropCaches,
     /// Runs a command whose standard output becomes the job's.
     Pipe(Program),
-    /// Ends every other process, takes the mounts away and writes the entered root as a tar.
+    /// Kills every other process, unmounts what [`Action::Enter`] mounted, and writes the entered root as a tar to the job's
+    /// standard output.
     Export,
-    /// Removes a folder of trees, owned by ids of the namespace.
-    Remove { folder: PathBuf },
+    /// Removes a folder whose files belong to ids of the namespace.
+    Remove {
+        /// The folder, on the host.
+        folder: PathBuf,
+    },
 }
 
-/// A command with all of its environment.
+/// A command with its whole environment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Program {
+    /// The program and its arguments.
     pub command: Vec<String>,
+    /// Names and values.
     pub environment: Vec<(String, String)>,
-    /// Working directory, where not the root directory.
+    /// The working directory; `None`: the root directory.
     pub directory: Option<PathBuf>,
 }
 
-/// Who runs the programs of another machine.
+/// An emulator for programs of another platform.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Emulator {
-    /// A statically linked program of the host.
+    /// A statically linked program, on the host.
     pub interpreter: PathBuf,
     /// The low byte of ELF's `e_machine`; the high one is zero.
     pub elf_machine: u8,
 }
 
-/// What an entered root has beside its own files.
+/// A root directory to enter, and what commands see there beside its files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Enter {
+    /// The folder that becomes the root directory.
     pub root: PathBuf,
+    /// The host name in the namespace.
     pub hostname: String,
-    /// Text of /etc/resolv.conf while steps run.
+    /// The content of /etc/resolv.conf while commands run.
     pub resolv_conf: String,
-    /// Certificates to trust while steps run, as PEM: written to [`CA_BUNDLE`].
+    /// A PEM file of certificates to trust, on the host; copied to [`CA_BUNDLE`].
     pub ca_bundle: Option<PathBuf>,
     /// Folders of the host to mount below [`CACHES`], by name.
     pub caches: Vec<(String, PathBuf)>,
-    /// Files to show below [`SECRETS`], by name; they never leave memory.
+    /// Contents of files below [`SECRETS`], by name; they are never written to a disk.
     pub secrets: Vec<(String, Vec<u8>)>,
 }
 
-/// Where the host's certificates stand while steps run.
+/// The copy of the certificates to trust while commands run.
 pub const CA_BUNDLE: &str = "/run/build/ca.crt";
-/// Where download caches are mounted for package steps.
+/// The folder of the mounted caches.
 pub const CACHES: &str = "/run/build/cache";
-/// Where secrets are shown while steps run, each under its id: container engines have them there, too.
+/// The folder of the secrets, which container engines use as well.
 pub const SECRETS: &str = "/run/secrets";
 
-/// What the inside reports.
+/// What the child reports of a job. Actions are counted from 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Event {
     /// The user namespace exists and waits for its id maps.
     Unshared,
+    /// An action begins.
     Started {
+        /// The action.
         action: usize,
     },
-    /// A line of a command's output.
+    /// A command printed a line.
     Line {
+        /// The action.
         action: usize,
+        /// The line, without its end.
         text: String,
     },
-    /// Bytes laid out or exported.
+    /// Files were laid out or exported.
     Bytes {
+        /// The action.
         action: usize,
+        /// Bytes since the last event of this kind.
         count: u64,
     },
+    /// An action succeeded.
     Finished {
+        /// The action.
         action: usize,
     },
-    /// The action failed and the job ends. `status` is the exit status of a command that ran.
+    /// An action failed, and the job ends.
     Failed {
+        /// The action.
         action: usize,
+        /// The exit status, if a command ran; 128 and the signal's number for one that a signal ended.
         status: Option<i32>,
+        /// Why.
         message: String,
     },
-    /// The namespace could not be set up at all.
+    /// The namespaces could not be set up.
     Refused {
+        /// Why, with a hint.
         message: String,
     },
 }
 
-/// Writes one event, from the inside. Whoever listened may be gone; then there is nobody to tell.
+/// Writes an event, in the child. Errors are ignored: the parent may be gone.
 fn report(event: &Event) {
     if let Ok(mut line) = serde_json::to_vec(event) {
         line.push(b'\n');
@@ -153,17 +209,24 @@ fn report(event: &Event) {
 /// A job that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
-    /// An action failed: `status` is the exit status of the command that ran, if one did.
+    /// An action failed.
     #[error("{message}")]
-    Action { action: usize, status: Option<i32>, message: String },
-    /// No namespace could be made here.
+    Action {
+        /// The action, counted from 0.
+        action: usize,
+        /// The exit status, if a command ran.
+        status: Option<i32>,
+        /// Why.
+        message: String,
+    },
+    /// The namespaces could not be set up.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Does a job and hands its output stream to `consume`, which reads to the end; events go to `observe`, on a thread of
-/// its own. A failed action is a [`JobError`] in the chain of the answer, and counts more than an error of `consume`,
-/// which it causes.
+/// Does a job, with its standard output for `consume`, which has to read to the end, and its events for `observe`, which is
+/// called on another thread. A failed action is an error with a [`JobError`] in its chain; it takes precedence over the
+/// error of `consume` that it causes.
 pub fn run<T>(
     job: &Job,
     observe: impl FnMut(&Event) + Send,
@@ -172,8 +235,8 @@ pub fn run<T>(
     run_with(job, None, observe, consume)
 }
 
-/// As [`run`], with an end of a [`Terminal`] for the job's shell: `observe` is to [attach](Terminal::attach) the other end
-/// when an action fails.
+/// As [`run`], with a [`Terminal`]'s end for the shell of [`Action::ShellOnFailure`]: `observe` has to
+/// [attach](Terminal::attach) the other end when an action fails.
 pub fn run_with<T>(
     job: &Job,
     shell: Option<ShellEnd>,
@@ -217,7 +280,7 @@ pub fn run_with<T>(
     consumed
 }
 
-/// As [`run`], for a job without an output stream.
+/// As [`run`], for a job that writes nothing to its standard output.
 pub fn run_silent(job: &Job, observe: impl FnMut(&Event) + Send) -> Result<()> {
     run(job, observe, |mut stdout| {
         std::io::copy(&mut stdout, &mut std::io::sink())?;
@@ -225,8 +288,8 @@ pub fn run_silent(job: &Job, observe: impl FnMut(&Event) + Send) -> Result<()> {
     })
 }
 
-/// Removes a folder that may hold files of subordinate ids, which only their namespace may touch. One that is not there
-/// is no error.
+/// Removes a folder that may have files of subordinate ids, which only root of their user namespace may remove. A folder
+/// that does not exist is no error.
 pub fn remove_folder(folder: &Path) -> Result<()> {
     if std::fs::remove_dir_all(folder).is_err() && folder.exists() {
         run_silent(&Job { actions: vec![Action::Remove { folder: folder.to_path_buf() }] }, |_| {})
@@ -250,7 +313,7 @@ fn spawn(shell: Option<ShellEnd>) -> Result<Child> {
     Child::start(&mut command).context("cannot start the tool again inside a namespace")
 }
 
-/// Reads events to the end. Answers the failure among them, and lines that are no events: a panic's last words.
+/// Reads events to the end. Returns the failure among them, and the lines that are no events, such as a panic's message.
 fn watch(events: impl BufRead, observe: &mut impl FnMut(&Event)) -> (Option<JobError>, Vec<String>) {
     let (mut failure, mut said) = (None, Vec::new());
     for line in events.lines().map_while(Result::ok) {

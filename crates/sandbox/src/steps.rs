@@ -1,4 +1,4 @@
-//! Commands inside the namespace: their output, their capabilities, their end.
+//! Commands in the namespace: their output, their capabilities, their end.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -12,8 +12,8 @@ use nix::unistd::Pid;
 
 use super::{Event, Program, report, terminal};
 
-/// Capabilities a step keeps in its bounding set, by number (capabilities(7), linux/capability.h): what installing
-/// software needs, as container engines grant it. Without CAP_SYS_ADMIN a step cannot undo the read-only mounts.
+/// The capabilities in the bounding set of commands, by number (capabilities(7), linux/capability.h): those that container
+/// engines grant. Without CAP_SYS_ADMIN a command cannot undo the read-only mounts.
 const KEPT_CAPABILITIES: [libc::c_ulong; 14] = [
     0,  // CAP_CHOWN
     1,  // CAP_DAC_OVERRIDE
@@ -31,24 +31,23 @@ const KEPT_CAPABILITIES: [libc::c_ulong; 14] = [
     31, // CAP_SETFCAP
 ];
 
-/// No kernel knows a capability of this number or above yet; unknown ones answer EINVAL.
+/// Capabilities below this number are dropped; the kernel gives EINVAL for those that it does not know.
 const CAPABILITY_END: libc::c_ulong = 64;
 
-/// A daemon that a step left behind may keep its output open: what has not come this long after the step's end is not
-/// waited for.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long to wait for output after a command has ended: a daemon that it started may keep the pipe open.
+const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 
 /// A command that ran and failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(super) struct StepError {
-    /// Exit status; 128 + n for a signal n, as shells say it.
+    /// Exit status; 128 + n for signal n, as in shells.
     pub(super) status: Option<i32>,
     message: String,
 }
 
-/// Drops every capability that no step needs from the bounding set. The process itself keeps its own until it would
-/// exec; what it starts from now on cannot have them.
+/// Drops all other capabilities from the bounding set. This process keeps its own; what it starts from now on cannot have
+/// them.
 pub(super) fn limit_capabilities() -> Result<()> {
     for capability in (0..CAPABILITY_END).filter(|number| !KEPT_CAPABILITIES.contains(number)) {
         // SAFETY: PR_CAPBSET_DROP takes a number and touches no memory.
@@ -61,7 +60,7 @@ pub(super) fn limit_capabilities() -> Result<()> {
     Ok(())
 }
 
-/// Runs a step and reports its output, both streams in one, line by line.
+/// Runs a command and reports its output, both streams in one, line by line.
 pub(super) fn run(action: usize, program: &Program) -> Result<()> {
     let (reader, writer) = std::io::pipe()?;
     let mut command = command(program)?;
@@ -69,7 +68,7 @@ pub(super) fn run(action: usize, program: &Program) -> Result<()> {
     watch_output(action, command, reader)
 }
 
-/// Runs a command whose standard output is the job's; its standard error is reported line by line.
+/// Runs a command with the job's standard output, and reports its standard error line by line.
 pub(super) fn pipe(action: usize, program: &Program) -> Result<()> {
     let (reader, writer) = std::io::pipe()?;
     let mut command = command(program)?;
@@ -77,7 +76,7 @@ pub(super) fn pipe(action: usize, program: &Program) -> Result<()> {
     watch_output(action, command, reader)
 }
 
-/// Runs a shell on the terminal that the job came with, until it ends; how it ends says nothing.
+/// Runs a shell on the job's terminal, whatever its exit status.
 pub(super) fn open_shell(program: &Program) -> Result<()> {
     let mut command = command(program)?;
     terminal::give_to(&mut command);
@@ -91,7 +90,7 @@ fn watch_output(action: usize, mut command: Command, reader: std::io::PipeReader
     let child = command
         .spawn()
         .map_err(|error| StepError { status: None, message: format!("cannot start {name}: {error}") })?;
-    // The command holds the pipe's writing end open as well.
+    // It has the writing end of the pipe open.
     drop(command);
     let (done, ended) = mpsc::channel();
     std::thread::spawn(move || {
@@ -104,7 +103,7 @@ fn watch_output(action: usize, mut command: Command, reader: std::io::PipeReader
         let _ = done.send(());
     });
     let status = wait_for(Pid::from_raw(i32::try_from(child.id())?))?;
-    let _ = ended.recv_timeout(LAST_WORDS);
+    let _ = ended.recv_timeout(OUTPUT_GRACE);
     match status {
         0 => Ok(()),
         _ => Err(StepError { status: Some(status), message: format!("{name} ended with status {status}") }.into()),
@@ -123,7 +122,7 @@ fn command(program: &Program) -> Result<Command> {
     Ok(command)
 }
 
-/// Waits for one process and buries, as the first process of a pid namespace must, every orphan that ends meanwhile.
+/// Waits for one process, and reaps the orphans that end meanwhile, as the first process of a pid namespace has to.
 fn wait_for(wanted: Pid) -> Result<i32> {
     loop {
         match waitpid(None, None) {
@@ -135,7 +134,7 @@ fn wait_for(wanted: Pid) -> Result<i32> {
     }
 }
 
-/// Ends every process of the namespace but this one, and waits until they are gone.
+/// Kills every other process of the namespace and reaps them.
 pub(super) fn end_all_others() {
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     while matches!(waitpid(None, None), Ok(_) | Err(nix::Error::EINTR)) {}

@@ -1,5 +1,5 @@
-//! The caller's terminal for a shell inside the namespace: a pseudo-terminal of its own, so that what runs there can
-//! neither type into the caller's nor change it for good.
+//! A pseudo-terminal for a shell in the namespace, so that what runs there can neither type into the caller's terminal nor
+//! change its settings.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,13 +14,13 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use snug_process::interrupt;
 
-/// The number under which the shell's end of the pseudo-terminal reaches the inside.
+/// The file descriptor by which the child inherits the shell's end.
 pub(super) const INHERITED: i32 = 3;
 
-/// How often the size of the caller's window is looked at, in milliseconds.
+/// How often the size of the caller's window is compared, in milliseconds.
 const WINDOW_PACE: u16 = 250;
 
-/// Our end of a pseudo-terminal, which the caller's terminal can be attached to.
+/// The caller's end of a pseudo-terminal.
 #[derive(Debug)]
 pub struct Terminal(File);
 
@@ -29,14 +29,14 @@ pub struct Terminal(File);
 pub struct ShellEnd(OwnedFd);
 
 impl Terminal {
-    /// An error where standard input or output is no terminal.
+    /// Opens a pseudo-terminal with the settings and size of the caller's. Fails if standard input is no terminal.
     pub fn open() -> Result<(Self, ShellEnd)> {
         let settings = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
         let pair = openpty(&window(&io::stdin()), &settings).context("cannot open a pseudo-terminal")?;
         Ok((Terminal(File::from(pair.master)), ShellEnd(pair.slave)))
     }
 
-    /// Passes what is typed to the shell and what it prints to the caller, until nobody has the shell's end open.
+    /// Copies between the caller's terminal and the shell, until no process has the shell's end open.
     pub fn attach(self) -> Result<()> {
         let mut ours = self.0;
         let _raw = Raw::enter()?;
@@ -56,7 +56,7 @@ impl Terminal {
             let ready = |place: usize| sources.get(place).is_some_and(|source| source.any().unwrap_or(false));
             let (printed, typed) = (ready(0), ready(1));
             if printed {
-                // EIO: the last one to have the shell's end closed it.
+                // EIO: no process has the shell's end open any more.
                 match ours.read(&mut bytes) {
                     Ok(0) | Err(_) => return Ok(()),
                     Ok(count) => output.write_all(&bytes[..count]).and_then(|()| output.flush())?,
@@ -79,11 +79,11 @@ impl Terminal {
 }
 
 impl ShellEnd {
-    /// Has the command's process inherit it, as number [`INHERITED`].
+    /// Has the command inherit it as file descriptor [`INHERITED`].
     pub(super) fn hand_to(&self, command: &mut Command) {
         let theirs = self.0.as_raw_fd();
-        // SAFETY: both calls are safe between fork and exec. What dup2 makes is not closed on exec; where it has nothing to
-        // make, that mark is taken off.
+        // SAFETY: both calls are safe between fork and exec. The descriptor that dup2 makes is not closed on exec; where it
+        // is the same one, the flag is cleared.
         unsafe {
             command.pre_exec(move || {
                 let answer = match theirs {
@@ -103,7 +103,7 @@ fn window(terminal: &impl AsFd) -> Winsize {
     size
 }
 
-/// The caller's terminal without a meaning of its own for any key, until this is dropped or a signal ends the tool.
+/// The caller's terminal in raw mode, until this is dropped or a signal ends the tool.
 struct Raw {
     before: Termios,
     _registered: interrupt::Registered,
@@ -132,15 +132,15 @@ impl Drop for Raw {
     }
 }
 
-/// Keeps the inherited end from every command but the shell.
+/// Has commands not inherit the shell's end.
 pub(super) fn keep_from_commands() -> Result<()> {
     // SAFETY: fcntl takes numbers and touches no memory.
     let answer = unsafe { libc::fcntl(INHERITED, libc::F_SETFD, libc::FD_CLOEXEC) };
-    ensure!(answer >= 0, "the terminal did not come through: {}", io::Error::last_os_error());
+    ensure!(answer >= 0, "the terminal was not inherited: {}", io::Error::last_os_error());
     Ok(())
 }
 
-/// Makes the inherited end the terminal of the command, in a session of its own.
+/// Makes the inherited end the controlling terminal of the command, in a session of its own.
 pub(super) fn give_to(command: &mut Command) {
     // SAFETY: all of these are safe between fork and exec.
     unsafe {

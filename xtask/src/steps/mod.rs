@@ -1,5 +1,5 @@
-//! Jobs of the sandbox as a person sees them: their actions on the screen, their output without secrets, and their failure in
-//! the spec's words. What engines and bases share.
+//! Jobs of the sandbox for engines and bases: their progress on the terminal, their output with secrets masked, and failures
+//! that name the place in the spec.
 
 pub mod environment;
 pub mod secret;
@@ -7,18 +7,18 @@ pub mod watched;
 
 use std::collections::VecDeque;
 
-/// A failing step shows this many of its last lines.
+/// How many lines at the end of a failing step's output are shown.
 pub const LAST_LINES: usize = 40;
 
-/// A step that failed, as it is shown to a person.
+/// A step that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} failed{}\n  asked for at {place}{}{}", status_text(*.status), output_text(.last_lines), network_text(.last_lines))]
 pub struct StepFailed {
-    /// The step in a line.
+    /// The step, in one line.
     pub what: String,
     /// `path:line` of the spec.
     pub place: String,
-    /// Exit status, where a command ran.
+    /// Exit status, if a command ran.
     pub status: Option<i32>,
     /// The end of its output.
     pub last_lines: Vec<String>,
@@ -36,7 +36,7 @@ fn output_text(lines: &[String]) -> String {
     format!("\n  its last {} lines:{shown}", lines.len())
 }
 
-/// What apt, npm, pip, curl and the C library say where the network does not answer.
+/// What apt, npm, pip, curl and the C library print when the network fails.
 const NETWORK_TROUBLE: [&str; 24] = [
     "Temporary failure resolving",
     "Temporary failure in name resolution",
@@ -73,11 +73,12 @@ fn network_text(lines: &[String]) -> &'static str {
     }
 }
 
-/// The last lines of an output.
+/// The last [`LAST_LINES`] lines of an output.
 #[derive(Debug, Default)]
 pub struct Tail(VecDeque<String>);
 
 impl Tail {
+    /// Adds a line.
     pub fn push(&mut self, line: &str) {
         if self.0.len() == LAST_LINES {
             self.0.pop_front();
@@ -85,10 +86,12 @@ impl Tail {
         self.0.push_back(line.to_owned());
     }
 
+    /// Returns the lines and forgets them.
     pub fn take(&mut self) -> Vec<String> {
         std::mem::take(&mut self.0).into()
     }
 
+    /// Returns the lines.
     pub fn lines(&self) -> Vec<String> {
         self.0.iter().cloned().collect()
     }

@@ -1,17 +1,19 @@
-//! Secrets of a build, and text without them.
+//! The secrets of a build, and masking them in text.
 
 use std::borrow::Cow;
 
-/// Shorter secrets would be found everywhere, in files and in what steps print.
+/// The shortest secret, in bytes: a shorter one would be found by chance in files and output.
 pub const SHORTEST: usize = 4;
 
-/// What stands for a secret in what people read.
+/// What replaces a secret in output.
 const MASK: &str = "***";
 
-/// A secret with its value. Its `Debug` does not tell it.
+/// A secret. Its `Debug` omits the value.
 #[derive(Clone)]
 pub struct Secret {
+    /// The spec's `id`.
     pub id: String,
+    /// The bytes, as they were read.
     pub value: Vec<u8>,
 }
 
@@ -22,18 +24,18 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// What gives the secret away: its bytes without the line's end that editors put behind them.
+    /// Returns the value without the newline that editors add.
     pub fn core(&self) -> &[u8] {
         self.value.trim_ascii()
     }
 }
 
-/// A line of output without what the secrets say.
+/// Returns a line of output with the secrets masked.
 pub fn mask<'line>(line: &'line str, secrets: &[Secret]) -> Cow<'line, str> {
     let mut masked = Cow::Borrowed(line);
     for secret in secrets {
         let text = String::from_utf8_lossy(secret.core());
-        // A key of many lines is printed line by line.
+        // A secret of several lines is masked line by line, as it is printed.
         for part in text.lines().map(str::trim).filter(|part| part.len() >= SHORTEST) {
             if masked.contains(part) {
                 masked = masked.replace(part, MASK).into();

@@ -1,4 +1,4 @@
-//! A job in the namespace with its actions on the screen, and its failure in the spec's words.
+//! Jobs of the sandbox with their progress on the terminal, and failures that name the place in the spec.
 
 use std::io::Read;
 use std::process::ChildStdout;
@@ -12,14 +12,15 @@ use super::{StepFailed, Tail};
 use crate::error;
 use crate::report::progress::{Progress, Stage, human_bytes};
 
-/// How an action is called on the screen and in errors.
+/// An action in messages.
 pub struct Title {
+    /// The action, in one line.
     pub text: String,
-    /// `path:line` of the spec, or words for it.
+    /// `path:line` of the spec, or a description of the place.
     pub place: String,
 }
 
-/// Does the job and hands its stream to `consume`. Actions without a title are not shown, nor what `secrets` say.
+/// Does a job, with its standard output for `consume`. Actions without a title are not shown; secrets are masked.
 pub fn run(
     job: &Job,
     titles: &[Option<Title>],
@@ -30,8 +31,8 @@ pub fn run(
     run_with(job, titles, secrets, None, progress, consume)
 }
 
-/// As [`run`], for a job that opens a shell when an action fails: the failure is shown first, and the shell then has the
-/// caller's terminal until it ends.
+/// As [`run`], for a job that opens a shell if an action fails: the failure is shown, then the shell has the caller's
+/// terminal until it ends.
 pub fn run_with(
     job: &Job,
     titles: &[Option<Title>],
@@ -72,7 +73,7 @@ pub fn run_with(
             if let (Some(terminal), Some(title)) = (terminal.take(), title) {
                 let failed = failed(title, *status, message, secrets, &lock(&tail));
                 progress.note(error::describe(&failed.into()));
-                progress.note("a shell in the tree as it failed: `exit` ends it, and the tree goes");
+                progress.note("a shell in the tree as it is: `exit` ends it and removes the tree");
                 if let Err(error) = terminal.attach() {
                     progress.note(error::describe(&error));
                 }
