@@ -3,16 +3,15 @@
 use std::path::Path;
 
 use anyhow::Result;
-
-pub use snug_ext4::{Ext4Error, NativeExt4};
-
-use super::FilesystemWriter;
-use crate::report::progress::Stage;
 use snug_ext4::Census;
 use snug_ext4::size::SizePolicy;
+pub use snug_ext4::{Ext4Error, NativeExt4};
 use snug_formats::FilesystemKind;
 use snug_rootfs::digest::Digest;
 use snug_rootfs::tree::RootTree;
+
+use super::FilesystemWriter;
+use crate::report::progress::Stage;
 
 impl FilesystemWriter for NativeExt4 {
     fn kind(&self) -> FilesystemKind {

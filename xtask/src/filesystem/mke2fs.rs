@@ -20,23 +20,22 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-
-use self::materialised::InNamespace;
-use self::overhead::MeasuredOverhead;
-
-pub use self::loop_mount::{LoopWriter, VERB as LOOP_VERB, inside_main as loop_main};
-pub use self::materialised::MaterialisedTree;
-use self::superblock::Superblock;
-use crate::filesystem::FilesystemWriter;
-use crate::report::progress::Stage;
 use snug_ext4::identity::{Identity, uuid_text};
 use snug_ext4::size::{self, BLOCK_SIZE, Demand, SizeDecision, SizePolicy};
 use snug_ext4::{Census, Part};
 use snug_formats::{Ext4Options, FilesystemKind};
 use snug_process::child;
 use snug_process::program::HostProgram;
-use snug_rootfs::tree::RootTree;
-use snug_rootfs::tree::image_time;
+use snug_rootfs::tree::{RootTree, image_time};
+
+pub use self::loop_mount::{LoopWriter, VERB as LOOP_VERB, inside_main as loop_main};
+pub use self::materialised::MaterialisedTree;
+
+use self::materialised::InNamespace;
+use self::overhead::MeasuredOverhead;
+use self::superblock::Superblock;
+use crate::filesystem::FilesystemWriter;
+use crate::report::progress::Stage;
 
 const MKE2FS: HostProgram = HostProgram { name: "mke2fs", package: "e2fsprogs" };
 const RESIZE2FS: HostProgram = HostProgram { name: "resize2fs", package: "e2fsprogs" };

@@ -48,7 +48,7 @@ fn attribute_bytes(name: &str, value: usize) -> usize {
     16 + name.strip_prefix("trusted.").unwrap().len().next_multiple_of(4) + value.next_multiple_of(4)
 }
 
-/// Is there any way to divide the attributes between the 88 bytes of the inode and the 4060 of the block?
+/// Whether the attributes can be divided between the 88 bytes of the inode and the 4060 of the block.
 fn there_is_room(attributes: &BTreeMap<String, usize>) -> bool {
     let sizes: Vec<usize> = attributes.iter().map(|(name, value)| attribute_bytes(name, *value)).collect();
     (0..1_u32 << sizes.len()).any(|inside| {

@@ -1,4 +1,4 @@
-//! What outside programs say about an image.
+//! Outside programs that judge an image.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -22,7 +22,7 @@ use crate::{Census, Ext4Options};
 /// Images up to this size, in bytes, are written with a digest, and read again for it.
 const HASHED: u64 = 64 << 20;
 
-/// An image in a folder of its own, which goes away with it.
+/// An image in a temporary folder.
 pub(super) struct Image {
     pub census: Census,
     folder: TempDir,
@@ -60,7 +60,7 @@ impl Image {
     }
 }
 
-/// A program with arguments before the image: did it succeed, and what did it say?
+/// Runs a program with arguments before the image; returns whether it succeeded, and its output.
 pub(super) fn run(program: &str, arguments: &[&str], image: &Path) -> (bool, String) {
     let output = Command::new(program).args(arguments).arg(image).output().expect("it was found before");
     let said = [output.stdout, output.stderr].concat();
