@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use snug_rootfs::buffer_pool::{Relay, relay};
+use snug_rootfs::buffer_pool::{Producer, buffer_pool};
 use snug_rootfs::digest::StreamHash;
 
 use super::Meter;
@@ -41,7 +41,7 @@ pub(crate) struct Chunk {
 
 /// A handle to the thread.
 pub(crate) struct WriterThread<'scope> {
-    chunks: Relay<Chunk>,
+    chunks: Producer<Chunk>,
     thread: ScopedJoinHandle<'scope, io::Result<Option<StreamHash>>>,
 }
 
@@ -54,10 +54,10 @@ impl<'scope> WriterThread<'scope> {
         dense_ranges: Vec<Range<u64>>,
         mut hash: Option<StreamHash>,
     ) -> io::Result<Self> {
-        let (chunks, runner) = relay::<Chunk>(QUEUED);
+        let (chunks, consumer) = buffer_pool::<Chunk>(QUEUED);
         let mut preallocation = Preallocation::new(image.file, dense_ranges);
         let work = move || {
-            while let Some(chunk) = runner.next() {
+            while let Some(chunk) = consumer.receive() {
                 preallocation.advance(chunk.start..chunk.start + chunk.filled as u64)?;
                 image.write(&chunk, &mut preallocation)?;
                 image.meter.advance(chunk.filled as u64);
@@ -65,7 +65,7 @@ impl<'scope> WriterThread<'scope> {
                     Some(hash) => hash.take(chunk.start, chunk.buffer, chunk.filled),
                     None => chunk.buffer,
                 };
-                runner.give_back(buffer);
+                consumer.recycle(buffer);
             }
             preallocation.finish()?;
             Ok(hash)
@@ -77,7 +77,7 @@ impl<'scope> WriterThread<'scope> {
     /// Queues a chunk and returns a buffer for the next one, which is empty if it is new. An error means only that the thread
     /// has ended; [`Self::finish`] returns the cause.
     pub(crate) fn write(&mut self, chunk: Chunk) -> io::Result<Vec<u8>> {
-        self.chunks.pass(chunk).ok_or_else(|| io::Error::other("the thread that writes the image has ended"))
+        self.chunks.send(chunk).ok_or_else(|| io::Error::other("the thread that writes the image has ended"))
     }
 
     /// Waits until everything is written, and returns the digest.

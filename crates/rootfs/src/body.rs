@@ -1,4 +1,4 @@
-//! File contents as ranges of what they are read from; no content is held in memory unless the tool wrote it.
+//! File contents as ranges of the file that they are read from.
 
 use std::fmt;
 use std::fs::File;
@@ -14,19 +14,24 @@ use std::sync::Arc;
 pub struct Body {
     /// `st_size`, in bytes.
     pub size: u64,
+    /// The ranges that hold data.
     pub extents: Extents,
 }
 
-/// The data ranges of a body. Nearly every file has none or one, which cost no allocation.
+/// The data ranges of a body. Nearly every file has none or one, which need no allocation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Extents {
+    /// An empty file, or one hole.
     #[default]
     None,
+    /// One range.
     One(DataRange),
+    /// Two ranges or more.
     Many(Box<[DataRange]>),
 }
 
 impl Extents {
+    /// Returns the ranges in order.
     pub fn as_slice(&self) -> &[DataRange] {
         match self {
             Extents::None => &[],
@@ -47,11 +52,14 @@ impl FromIterator<DataRange> for Extents {
     }
 }
 
-/// `length` bytes of a file, from `offset` in the file, stored at `source` in the tree's [`BodySource`]. All in bytes.
+/// A range of a file that holds data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataRange {
+    /// Offset in the file, in bytes.
     pub offset: u64,
+    /// Length in bytes.
     pub length: u64,
+    /// Address in the tree's [`BodySource`].
     pub source: u64,
 }
 
@@ -63,35 +71,30 @@ impl Body {
         Body { size, extents }
     }
 
-    /// Bytes of data, holes not counted.
+    /// Returns the bytes of data, holes not counted.
     pub fn data_bytes(&self) -> u64 {
         self.extents.as_slice().iter().map(|range| range.length).sum()
     }
 }
 
-/// Where bodies are read from: files that can be read at an offset, shared by all that read them, and bytes in memory.
+/// Where bodies are read from: a file that can be read at an offset, shared by all its readers, and bytes in memory.
 ///
-/// A [`DataRange::source`] is an address in this. Its top bit says "in memory", the next fifteen bits say which of the
-/// files, the rest is the offset there. The first file's addresses are its offsets.
+/// A [`DataRange::source`] is an address here: an offset in the file, or with the top bit set one in memory.
 #[derive(Clone)]
 pub struct BodySource {
-    files: Arc<Vec<Arc<dyn ReadAt>>>,
+    file: Arc<dyn ReadAt>,
     memory: Arc<Vec<u8>>,
 }
 
 /// Marks an address in memory.
 const IN_MEMORY: u64 = 1 << 63;
-/// Below this bit an address is an offset: 256 TiB a file.
-const FILE_SHIFT: u32 = 48;
-const OFFSET_MASK: u64 = (1 << FILE_SHIFT) - 1;
-const MAX_FILES: usize = 1 << (63 - FILE_SHIFT);
 
-/// Positioned reads, without a cursor to fight over.
+/// Positioned reads, which threads can share: there is no cursor.
 pub trait ReadAt: Send + Sync {
     /// Fills `buffer` from `offset`; an early end is [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// The open file behind the source, for copies inside the kernel.
+    /// Returns the open file behind the source, for copies inside the kernel.
     fn as_file(&self) -> Option<&File> {
         None
     }
@@ -116,19 +119,20 @@ impl ReadAt for Vec<u8> {
 }
 
 impl BodySource {
+    /// A source of one file, with nothing in memory yet.
     pub fn new(source: impl ReadAt + 'static) -> Self {
-        BodySource { files: Arc::new(vec![Arc::new(source)]), memory: Arc::default() }
+        BodySource { file: Arc::new(source), memory: Arc::default() }
     }
 
-    /// Fills `buffer` from an address. A range lies within one file.
+    /// Fills `buffer` from an address.
     pub fn read_exact_at(&self, buffer: &mut [u8], source: u64) -> io::Result<()> {
-        if source & IN_MEMORY != 0 {
-            return self.memory.read_exact_at(buffer, source & !IN_MEMORY);
+        match source & IN_MEMORY {
+            0 => self.file.read_exact_at(buffer, source),
+            _ => self.memory.read_exact_at(buffer, source & !IN_MEMORY),
         }
-        self.file(source).ok_or(io::ErrorKind::UnexpectedEof)?.read_exact_at(buffer, source & OFFSET_MASK)
     }
 
-    /// The whole of a body, holes as zeros; for small files.
+    /// Reads a whole body, holes as zeros. For small files.
     pub fn read_to_vec(&self, body: &Body) -> io::Result<Vec<u8>> {
         let too_large = |_| io::Error::from(io::ErrorKind::OutOfMemory);
         let mut bytes = vec![0; usize::try_from(body.size).map_err(too_large)?];
@@ -139,69 +143,26 @@ impl BodySource {
         Ok(bytes)
     }
 
-    /// The open file behind the source, if all bodies lie in one.
-    pub fn as_file(&self) -> Option<&File> {
-        match self.files.as_slice() {
-            [only] if self.memory.is_empty() => only.as_file(),
-            _ => None,
-        }
-    }
-
-    /// The open file that holds an address, and the offset in it, for copies inside the kernel.
+    /// Returns the open file that holds an address, and the offset in it, for copies inside the kernel.
     pub fn file_at(&self, source: u64) -> Option<(&File, u64)> {
         if source & IN_MEMORY != 0 {
             return None;
         }
-        Some((self.file(source)?.as_file()?, source & OFFSET_MASK))
+        Some((self.file.as_file()?, source))
     }
 
-    fn file(&self, source: u64) -> Option<&dyn ReadAt> {
-        self.files.get((source >> FILE_SHIFT) as usize).map(|file| &**file)
-    }
-
-    /// Keeps `bytes` in memory and answers their address. For the few small files that the tool itself writes.
+    /// Keeps `bytes` in memory and returns their address. For the few small files that are written by hand.
     pub fn add_bytes(&mut self, bytes: &[u8]) -> u64 {
         let memory = Arc::make_mut(&mut self.memory);
         let source = IN_MEMORY | memory.len() as u64;
         memory.extend_from_slice(bytes);
         source
     }
-
-    /// Takes in all that `other` reads from, so that its bodies can move here; `None` past 32,768 files.
-    pub fn adopt(&mut self, other: &BodySource) -> Option<Relocation> {
-        if self.files.len() + other.files.len() > MAX_FILES {
-            return None;
-        }
-        let relocation = Relocation { files: self.files.len() as u64, memory: self.memory.len() as u64 };
-        Arc::make_mut(&mut self.files).extend(other.files.iter().cloned());
-        if !other.memory.is_empty() {
-            Arc::make_mut(&mut self.memory).extend_from_slice(&other.memory);
-        }
-        Some(relocation)
-    }
-}
-
-/// Where an adopted source's addresses have moved to; see [`BodySource::adopt`].
-#[derive(Debug, Clone, Copy)]
-pub struct Relocation {
-    files: u64,
-    memory: u64,
-}
-
-impl Relocation {
-    /// The same body, at its new address.
-    pub fn body(&self, body: &Body) -> Body {
-        let moved = |range: &DataRange| {
-            let distance = if range.source & IN_MEMORY != 0 { self.memory } else { self.files << FILE_SHIFT };
-            DataRange { source: range.source + distance, ..*range }
-        };
-        Body { size: body.size, extents: body.extents.as_slice().iter().map(moved).collect() }
-    }
 }
 
 impl fmt::Debug for BodySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BodySource({} files, {} bytes in memory)", self.files.len(), self.memory.len())
+        write!(f, "BodySource({} bytes in memory)", self.memory.len())
     }
 }
 
@@ -210,22 +171,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_of_two_trees_and_of_memory_are_read_from_one_source() {
-        let mut ours = BodySource::new(b"ours".to_vec());
-        let memory = ours.add_bytes(b"memory");
-        let mut theirs = BodySource::new(b"theirs".to_vec());
-        let kept = Body::contiguous(4, theirs.add_bytes(b"kept"));
-        let relocation = ours.adopt(&theirs).unwrap();
+    fn bodies_are_read_from_their_file_and_from_memory() {
+        let mut source = BodySource::new(b"file".to_vec());
+        let memory = source.add_bytes(b"memory");
         let read = |body: &Body| {
             let mut bytes = vec![0; body.size as usize];
-            ours.read_exact_at(&mut bytes, body.extents.as_slice()[0].source).unwrap();
+            source.read_exact_at(&mut bytes, body.extents.as_slice()[0].source).unwrap();
             String::from_utf8(bytes).unwrap()
         };
-        assert_eq!(read(&Body::contiguous(4, 0)), "ours");
+        assert_eq!(read(&Body::contiguous(3, 1)), "ile");
         assert_eq!(read(&Body::contiguous(6, memory)), "memory");
-        assert_eq!(read(&relocation.body(&Body::contiguous(5, 1))), "heirs");
-        assert_eq!(read(&relocation.body(&kept)), "kept");
-        assert!(ours.read_exact_at(&mut [0; 2], memory + 9).is_err());
-        assert!(ours.read_exact_at(&mut [0], 7 << FILE_SHIFT).is_err());
+        assert!(source.read_exact_at(&mut [0; 2], memory + 9).is_err());
+        assert!(source.read_exact_at(&mut [0], 4).is_err());
     }
 }

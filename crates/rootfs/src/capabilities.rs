@@ -58,37 +58,44 @@ const EFFECTIVE: u32 = 0x0000_0001;
 /// Bytes of a revision 2 value.
 pub const XATTR_LENGTH: usize = 20;
 
-/// The capabilities that a file gives.
+/// The capabilities of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Capabilities {
-    /// Bit n stands for capability n.
+    /// Permitted set; bit n is capability n.
     pub permitted: u64,
+    /// Inheritable set; bit n is capability n.
     pub inheritable: u64,
+    /// The effective bit.
     pub effective: bool,
 }
 
-/// Why a text is not the capabilities of a file.
+/// Why a text does not describe the capabilities of a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CapabilityError {
+    /// No capability is left in any set.
     #[error("there is no capability in it")]
     Empty,
+    /// A clause has no operator.
     #[error("`{0}` has no `=`, `+` or `-` followed by flags out of e, i, p")]
     Clause(String),
+    /// A name is not a capability.
     #[error("`{0}` is not a capability")]
     Unknown(String),
+    /// A flag is not one.
     #[error("`{0}` is not a flag: flags are e, i, p")]
     Flag(char),
+    /// The effective flag is set for some of the capabilities.
     #[error("the effective flag of a file holds for all of its capabilities or for none")]
     PartlyEffective,
 }
 
 impl Capabilities {
-    /// Every name that [`parse`](Self::parse) knows, in the order of their numbers.
+    /// Returns every name that [`parse`](Self::parse) knows, in the order of their numbers.
     pub fn names() -> impl Iterator<Item = String> {
         NAMES.iter().map(|name| format!("cap_{name}"))
     }
 
-    /// Reads `cap_net_bind_service,cap_net_raw=ep`: clauses divided by white space, applied from left to right, each
+    /// Parses `cap_net_bind_service,cap_net_raw=ep`: clauses divided by white space, applied from left to right, each
     /// a list of names (none or `all`: all of them) and one or more of `=` (set to exactly), `+` (raise) and `-`
     /// (lower) with their flags.
     pub fn parse(text: &str) -> Result<Self, CapabilityError> {
@@ -154,7 +161,7 @@ impl Capabilities {
         number.map(|number| 1 << number).ok_or_else(|| CapabilityError::Unknown(name.into()))
     }
 
-    /// The value of `security.capability`: little-endian magic, then the low words of both sets, then the high ones.
+    /// Returns the value of `security.capability`: little-endian magic, then the low words of both sets, then the high ones.
     pub fn to_xattr(self) -> [u8; XATTR_LENGTH] {
         let magic = REVISION_2 | if self.effective { EFFECTIVE } else { 0 };
         let word = |set: u64, shift: u32| (set >> shift) as u32;

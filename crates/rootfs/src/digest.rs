@@ -1,4 +1,4 @@
-//! SHA-256 of images and of file bodies, taken on threads of their own while an image is written.
+//! SHA-256 of images and of file bodies, computed on separate threads while an image is written.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,24 +8,24 @@ use std::thread::{self, JoinHandle};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::buffer_pool::{Relay, relay};
+use crate::buffer_pool::{Producer, buffer_pool};
 use crate::tree::{Body, BodySource, InodeId, Kind, RootTree};
 
-/// A SHA-256.
+/// A SHA-256 digest.
 pub type Digest = [u8; 32];
 
-/// Buffers that may wait for the hash. Few, so that they are still in the cache when it comes to them.
+/// Buffers that may wait to be hashed. Few, so that they are still in the cache when they are.
 const WAITING: usize = 3;
 /// Bytes read at once from a body or an image.
 const PIECE: usize = 128 << 10;
-/// Bodies that a thread takes on at a time; neighbours in the source, and enough of them to make taking rare.
+/// Bodies that a thread takes at a time: neighbours in the source, and so many that threads seldom contend.
 const BATCH: usize = 256;
-/// What holes read as.
+/// A piece of a hole.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// The digest of a file that is written from front to back, with gaps that read as zeros.
+/// The digest of a file that is written from front to back, with gaps that read as zeros. A thread computes it.
 pub struct StreamHash {
-    pieces: Relay<Piece>,
+    pieces: Producer<Piece>,
     thread: JoinHandle<State>,
 }
 
@@ -35,7 +35,7 @@ struct Piece {
     length: usize,
 }
 
-/// What is hashed so far.
+/// The bytes hashed so far.
 struct State {
     hash: Sha256,
     /// In bytes.
@@ -55,28 +55,28 @@ impl State {
 impl StreamHash {
     /// Starts the thread.
     pub fn start() -> io::Result<Self> {
-        let (pieces, runner) = relay::<Piece>(WAITING);
+        let (pieces, consumer) = buffer_pool::<Piece>(WAITING);
         let thread = thread::Builder::new().name("image digest".into()).spawn(move || {
             let mut state = State { hash: Sha256::new(), length: 0 };
-            while let Some(piece) = runner.next() {
+            while let Some(piece) = consumer.receive() {
                 assert!(piece.offset >= state.length, "pieces come in order");
                 state.pad_to(piece.offset);
                 state.hash.update(&piece.buffer[..piece.length]);
                 state.length += piece.length as u64;
-                runner.give_back(piece.buffer);
+                consumer.recycle(piece.buffer);
             }
             state
         })?;
         Ok(StreamHash { pieces, thread })
     }
 
-    /// Takes the first `length` bytes of `buffer`, which stand at `offset` of the file and not before what was taken
-    /// already, and answers another buffer; a new one is empty.
+    /// Hashes the first `length` bytes of `buffer`, which are those at `offset` of the file: not before the end of the last
+    /// piece. Returns another buffer to fill; a new one is empty.
     pub fn take(&mut self, offset: u64, buffer: Vec<u8>, length: usize) -> Vec<u8> {
-        self.pieces.pass(Piece { offset, buffer, length }).expect("the thread takes pieces until this is dropped")
+        self.pieces.send(Piece { offset, buffer, length }).expect("the thread takes pieces until this is dropped")
     }
 
-    /// The digest of the file, which has `size` bytes.
+    /// Returns the digest of the file, which has `size` bytes.
     pub fn finish(self, size: u64) -> Digest {
         drop(self.pieces);
         let mut state = self.thread.join().expect("hashing does not panic");
@@ -85,7 +85,7 @@ impl StreamHash {
     }
 }
 
-/// The digest of a file that is there already.
+/// Computes the digest of a file.
 pub fn of_file(path: &Path) -> io::Result<Digest> {
     let mut file = File::open(path)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; PIECE]);
@@ -99,19 +99,19 @@ pub fn of_file(path: &Path) -> io::Result<Digest> {
     }
 }
 
-/// What [`of_body`] reads through.
+/// Returns a buffer for [`of_body`].
 pub fn body_buffer() -> Vec<u8> {
     vec![0; PIECE]
 }
 
-/// The digests of all file bodies of a tree, holes read as zeros. They are taken from what the tree was read from, by no
-/// code that a writer of images uses: what reached an image can be compared with them.
+/// The digests of all file bodies of a tree, holes read as zeros. They are computed from the tree's source, by no code that
+/// writers of images use, so that what an image holds can be compared with them.
 #[derive(Debug, Clone)]
 pub struct BodyDigests(Vec<Option<Digest>>);
 
 impl BodyDigests {
     /// Reads every body once, in the order of the source, on `threads` threads (at least one). Once `stop` is set the rest
-    /// is left out, for callers that no longer want the answer.
+    /// is left out: for callers that no longer need the digests.
     pub fn of(tree: &RootTree, threads: usize, stop: &AtomicBool) -> io::Result<Self> {
         let mut bodies: Vec<(InodeId, &Body)> = tree
             .entries()
@@ -148,13 +148,13 @@ impl BodyDigests {
         })
     }
 
-    /// `None` where the inode is not a file, or has no name.
+    /// Returns the digest of an inode; `None` where it is not a file, or has no name.
     pub fn get(&self, id: InodeId) -> Option<&Digest> {
         self.0.get(RootTree::slot(id))?.as_ref()
     }
 }
 
-/// The digest of one body, its holes read as zeros, through a buffer of [`body_buffer`].
+/// Computes the digest of one body, its holes read as zeros, through a buffer of [`body_buffer`].
 pub fn of_body(source: &BodySource, body: &Body, buffer: &mut [u8]) -> io::Result<Digest> {
     let mut state = State { hash: Sha256::new(), length: 0 };
     for range in body.extents.as_slice() {
@@ -186,7 +186,7 @@ mod tests {
         for (at, offset) in [0_usize, 4096, 12_288, 300_000, 300_010, 500_000, 600_000].into_iter().enumerate() {
             let bytes = [at as u8 + 1; 10];
             expected[offset..offset + bytes.len()].copy_from_slice(&bytes);
-            // What stands behind the length is not taken.
+            // What follows the length is not hashed.
             let buffer = [&bytes[..], b"rest"].concat();
             hash.take(offset as u64, buffer, bytes.len());
         }

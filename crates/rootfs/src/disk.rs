@@ -1,7 +1,7 @@
-//! A [`RootTree`] laid out as real files, and real files read back as a tree.
+//! Writing a [`RootTree`] to real files, and reading real files as a tree.
 //!
-//! Both run inside the user namespace that owns the files, so that uids are the image's. What such a namespace may not
-//! make (device nodes, `trusted.*` attributes) is remembered beside the files and put back by [`walk`].
+//! Both run inside the user namespace that owns the files, so that uids are the image's. What such a namespace cannot
+//! create (device nodes, `trusted.*` attributes) is recorded in [`StandIns`] and restored by [`walk`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -23,7 +23,7 @@ use super::tree::{
     Body, BodySource, DataRange, Entry, Extents, Inode, InodeId, Kind, ReadAt, RootTree, Timestamp, TreePath,
 };
 
-/// Bodies are copied through a buffer of this size: large enough for the kernel, small enough for the cache.
+/// Bytes copied at once: many for a system call, few enough for the cache.
 const COPY_BUFFER: usize = 1 << 20;
 
 /// Stand-ins for what could not be created as a file, by (device, inode number) of each.
@@ -36,9 +36,9 @@ pub struct StandIns {
 
 #[derive(Debug)]
 struct StandIn {
-    /// Keeps the inode number taken.
+    /// Keeps the inode number in use.
     _held: OwnedFd,
-    /// The device that an empty file stands for.
+    /// The device that an empty file replaces.
     device: Option<Kind>,
     /// Attributes that the kernel refused.
     xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
@@ -50,7 +50,7 @@ impl StandIns {
             .read(true)
             .custom_flags((OFlag::O_PATH | OFlag::O_NOFOLLOW).bits())
             .open(path)
-            .with_context(|| format!("cannot hold {} open", path.display()))?;
+            .with_context(|| format!("cannot open {}", path.display()))?;
         let about = held.metadata()?;
         Ok(self.by_inode.entry((about.dev(), about.ino())).or_insert_with(|| StandIn {
             _held: held.into(),
@@ -60,9 +60,9 @@ impl StandIns {
     }
 }
 
-/// Lays `tree` out in `root`, an empty directory that nothing else writes to.
+/// Writes `tree` to `root`, an empty directory that nothing else writes to.
 ///
-/// Symlinks are never followed: the tree's own invariant is that every parent is a directory. `advance` is told the
+/// Symlinks are never followed: the tree's own invariant is that every parent is a directory. `advance` is called with the
 /// bytes of each file.
 pub fn materialise(tree: &RootTree, root: &Path, mut advance: impl FnMut(u64)) -> Result<StandIns> {
     let mut stand_ins = StandIns::default();
@@ -79,7 +79,7 @@ pub fn materialise(tree: &RootTree, root: &Path, mut advance: impl FnMut(u64)) -
             advance(body.size);
         }
         match entry.inode.is_directory() {
-            // A directory's mtime and mode are set once nothing more is made in it.
+            // A directory's mtime and mode are set once nothing more is created in it.
             true => directories.push(entry),
             false => set_attributes(entry.inode, entry.path, &path, &mut stand_ins)?,
         }
@@ -90,9 +90,9 @@ pub fn materialise(tree: &RootTree, root: &Path, mut advance: impl FnMut(u64)) -
     Ok(stand_ins)
 }
 
-/// Adds `tree` to a root that others have written in: directories are merged and keep the attributes they have, what
-/// else stands in the way is replaced, and parents may be symlinks. The caller has made `root` the root directory of
-/// the process, so that no link leads outside.
+/// Adds `tree` to a root that other programs have written to: existing directories keep their attributes, other entries are
+/// replaced, and parents may be symlinks. `root` must be the root directory of the process, so that no symlink leads
+/// outside.
 pub fn place(tree: &RootTree, root: &Path, stand_ins: &mut StandIns) -> Result<()> {
     for entry in tree.entries().filter(|entry| !entry.path.is_root()) {
         let path = host_path(root, entry.path);
@@ -123,7 +123,7 @@ fn create(entry: &Entry, tree: &RootTree, path: &Path, parents: bool) -> Result<
         Kind::Directory => fs::DirBuilder::new().mode(0o700).create(path)?,
         Kind::Symlink(target) => std::os::unix::fs::symlink(OsStr::from_bytes(target), path)?,
         Kind::File(body) => write_body(body, tree.bodies(), path)?,
-        // An empty file stands in: no namespace may make device nodes.
+        // An empty file in its place: device nodes cannot be created in a user namespace.
         Kind::CharacterDevice { .. } | Kind::BlockDevice { .. } => drop(File::create_new(path)?),
         Kind::Fifo => mknod(path, SFlag::S_IFIFO, Mode::S_IRUSR, 0)?,
         Kind::Socket => mknod(path, SFlag::S_IFSOCK, Mode::S_IRUSR, 0)?,
@@ -144,14 +144,14 @@ fn write_body(body: &Body, source: &BodySource, path: &Path) -> Result<()> {
             done += step as u64;
         }
     }
-    // A hole at the end has nothing written behind it.
+    // Nothing is written after a hole at the end.
     if body.extents.as_slice().last().is_none_or(|last| last.offset + last.length < body.size) {
         file.set_len(body.size)?;
     }
     Ok(())
 }
 
-/// Sets owner, then mode, then attributes, then time: each of these steps would undo a later one.
+/// Sets owner, mode, attributes and time, in this order: each of them can reset those after it.
 fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, stand_ins: &mut StandIns) -> Result<()> {
     fchownat(
         AT_FDCWD,
@@ -194,16 +194,16 @@ fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, stand_ins: &mut S
     Ok(())
 }
 
-/// Does the kernel or the filesystem underneath not allow this attribute here, whatever its value?
+/// Whether the kernel or the filesystem does not allow this attribute here, whatever its value.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc_errno) if [nix::Error::EPERM, nix::Error::EOPNOTSUPP, nix::Error::EINVAL]
         .contains(&nix::Error::from_raw(libc_errno)))
 }
 
-/// Reads the files below `root` as a tree, without crossing into other mounts. `stand_ins` gives back what
-/// [`materialise`] and [`place`] could not make.
+/// Reads the files below `root` as a tree, without entering other mounts. `stand_ins` has what [`materialise`] and
+/// [`place`] could not create.
 ///
-/// Bodies are read from the files when the tree's source is asked: nothing may change below `root` until then.
+/// The tree reads contents from the files when they are needed: nothing below `root` may change as long as it is used.
 pub fn walk(root: &Path, stand_ins: &StandIns) -> Result<RootTree> {
     let mut files = DiskBodies::default();
     // With device and inode number where there may be more names.
@@ -220,7 +220,7 @@ pub fn walk(root: &Path, stand_ins: &StandIns) -> Result<RootTree> {
             let path = entry.path();
             let mut name: Vec<u8> = prefix.clone();
             name.extend_from_slice(&entry.file_name().into_vec());
-            let tree_path = TreePath::new(&name).with_context(|| format!("cannot take {} in", path.display()))?;
+            let tree_path = TreePath::new(&name).with_context(|| format!("cannot read {}", path.display()))?;
             let linked = (about.nlink() > 1 && !about.is_dir()).then(|| (about.dev(), about.ino()));
             found.push((tree_path, inode_of(&path, &about, &mut files, stand_ins)?, linked));
             if about.is_dir() && about.dev() == device {
@@ -271,7 +271,7 @@ fn inode_of(path: &Path, about: &fs::Metadata, files: &mut DiskBodies, stand_ins
     match xattr::list(path) {
         Ok(names) => {
             for name in names {
-                // The name may have gone between the two calls only if something still runs in the tree.
+                // It is missing only if a program that still runs in the tree has removed it since.
                 let value = xattr::get(path, &name)?.unwrap_or_default();
                 xattrs.insert(name.into_vec().into_boxed_slice(), value.into_boxed_slice());
             }
@@ -289,13 +289,13 @@ fn inode_of(path: &Path, about: &fs::Metadata, files: &mut DiskBodies, stand_ins
     })
 }
 
-/// The bodies of files on disk behind one range of offsets: each file is opened when its range is read.
+/// The contents of files on disk as one address space: a file is opened when its range is read.
 #[derive(Default)]
 struct DiskBodies {
-    /// Start offset and path of each file, in rising order.
+    /// Start offset and path of each file, ascending.
     files: Vec<(u64, PathBuf)>,
     end: u64,
-    /// The file read last, by its index: bodies are read in long runs.
+    /// The file that was read last, by its index: reads of one file follow each other.
     open: Mutex<Option<(usize, File)>>,
 }
 

@@ -1,12 +1,12 @@
-//! The patterns of `exclude`: rooted at `/`, on bytes, a match takes the whole subtree.
+//! Patterns for paths of a tree: rooted at `/`, on bytes; a match stands for its whole subtree.
 
 use super::tree::{RootTree, TreePath};
 
 /// A pattern for paths of the tree, such as `/usr/share/doc/**/*.gz`.
 ///
 /// Within one name `*` is any number of bytes (a leading dot is nothing special), `?` one byte, `[a-z]` one of a set,
-/// `[!a-z]` one outside it, and `\` takes the next byte as it is. `**` as a whole name is any number of directories,
-/// none included; at the end it is everything below. A slash at the end asks for a directory.
+/// `[!a-z]` one outside it, and `\` escapes the next byte. `**` as a whole name is any number of directories, including
+/// none; at the end it is everything below. A slash at the end matches directories only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
     source: Box<str>,
@@ -29,27 +29,39 @@ enum Token {
     Set { ranges: Vec<(u8, u8)>, negated: bool },
 }
 
-/// Why a text is no [`Glob`].
+/// Why a text is not a [`Glob`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GlobError {
+    /// It does not begin with a slash.
     #[error("the pattern is not rooted: write `/{0}` for a path, `/**/{0}` for a name anywhere")]
     NotRooted(String),
+    /// It matches the root.
     #[error("the pattern names the root itself, which cannot be removed")]
     Root,
+    /// A component is `.` or `..`.
     #[error("`.` and `..` name no entry of the tree")]
     Dots,
+    /// `**` is only a part of a component.
     #[error("`**` must stand alone between slashes")]
     DoubleStarInName,
+    /// A set is not closed.
     #[error("a `[` without its `]`; write `\\[` for the character itself")]
     OpenSet,
+    /// A range of a set is empty.
     #[error("the range `{}-{}` is empty", from.escape_ascii(), to.escape_ascii())]
-    EmptyRange { from: u8, to: u8 },
+    EmptyRange {
+        /// Its first byte.
+        from: u8,
+        /// Its last byte, which is less.
+        to: u8,
+    },
+    /// A component ends in a backslash.
     #[error("a `\\` at the end of a name escapes nothing")]
     TrailingBackslash,
 }
 
 impl Glob {
-    /// Reads a pattern.
+    /// Parses a pattern.
     pub fn new(source: &str) -> Result<Self, GlobError> {
         let rooted = source.strip_prefix('/').ok_or_else(|| GlobError::NotRooted(source.to_string()))?;
         let mut names = Vec::new();
@@ -71,12 +83,12 @@ impl Glob {
         Ok(Glob { source: source.into(), names, only_directories: source.ends_with('/') })
     }
 
-    /// The pattern as it was written.
+    /// Returns the pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.source
     }
 
-    /// Does the pattern name this very path? Being below a match is not asked here.
+    /// Whether the pattern matches `path` itself; paths below a match do not count.
     pub fn matches(&self, path: &TreePath, is_directory: bool) -> bool {
         self.matches_names(&path.components().collect::<Vec<_>>(), is_directory)
     }
@@ -178,8 +190,8 @@ fn take(rest: &mut &[u8]) -> Option<u8> {
     Some(byte)
 }
 
-/// Removes what the patterns match, with all below it. Answers for each pattern how many paths it named, whatever the
-/// others named too, so that one that named nothing can be told to its author.
+/// Removes what the patterns match, with all below it. Returns for each pattern how many paths it matched, whatever the
+/// others matched too, so that one that matches nothing can be reported.
 pub fn exclude(tree: &mut RootTree, globs: &[Glob]) -> Vec<usize> {
     let (paths, counts) = matched(tree, globs);
     for path in paths {
@@ -188,7 +200,7 @@ pub fn exclude(tree: &mut RootTree, globs: &[Glob]) -> Vec<usize> {
     counts
 }
 
-/// The paths that any pattern names, those below another one left out, and how many each pattern names.
+/// Returns the paths that any pattern matches, without those below another one, and how many each pattern matches.
 pub(super) fn matched(tree: &RootTree, globs: &[Glob]) -> (Vec<TreePath>, Vec<usize>) {
     let mut counts = vec![0; globs.len()];
     let mut inside: Vec<Option<&TreePath>> = vec![None; globs.len()];

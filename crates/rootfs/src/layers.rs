@@ -1,13 +1,12 @@
-//! Layers of a container image, merged in tar space: each is a change to the tree below it, and nothing of it ever
-//! touches the host's filesystem.
+//! The layers of a container image, merged in memory: nothing of them ever touches the host's filesystem.
 //!
-//! A layer's whiteouts hide what lower layers brought, and nothing of the layer itself, wherever in the archive they
-//! stand; then its entries are put, in order, the later over the earlier. Hard links are names of inodes, so a link
-//! reaches into lower layers, and a file that an upper layer replaces under one name keeps its other names.
+//! The whiteouts of a layer hide entries of lower layers and never the layer's own, wherever in the archive they are; then
+//! its entries are applied in order, later ones over earlier ones. Hard links are names of inodes, so a link can name a
+//! file of a lower layer, and a file that an upper layer replaces under one name keeps its other names.
 //!
-//! Where an entry stands below a symlink, the symlink is followed inside the tree, as engines do that unpack one layer
-//! over the other (Podman's vfs driver, umoci): on a root whose `/lib` is a link to `usr/lib`, `lib/x` becomes
-//! `usr/lib/x`. Overlay drivers put a new `/lib` over the link instead, with which the system does not start.
+//! Where an entry is below a symlink, the symlink is followed inside the tree, as engines do that unpack one layer over
+//! the other (Podman's vfs driver, umoci): on a root whose `/lib` is a link to `usr/lib`, `lib/x` becomes `usr/lib/x`.
+//! Overlay drivers put a new `/lib` over the link instead, with which the system does not start.
 //!
 //! Source: OCI image-spec 1.1, "Image Layer Filesystem Changeset" (layer.md).
 
@@ -18,11 +17,12 @@ use super::path::PathError;
 use super::tar::{self, Budget, Entry, Limits, Policy, Reader, TarError};
 use super::tree::{BodySource, Inode, Kind, RootTree, TreeError, TreePath};
 
-/// What marks a whiteout; the hidden name follows.
+/// Prefix of a whiteout; the hidden name follows.
 const WHITEOUT: &[u8] = b".wh.";
-/// Names of this kind are marks of AUFS, which first wrote layers.
+/// Prefix of the metadata of AUFS, which first wrote layers.
 const MARK: &[u8] = b".wh..wh.";
-/// The mark that hides all that lower layers have in its directory. The other ones mean something to AUFS alone.
+/// The opaque whiteout, which hides all entries of lower layers in its directory. Other names with [`MARK`] mean something
+/// to AUFS alone.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Bounds on an image: a million entries, the directories that are only implied included, and 64 GiB of unpacked data.
@@ -39,35 +39,48 @@ pub const LIMITS: Limits = Limits {
 /// Why a layer is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
+    /// The layer is no valid archive.
     #[error(transparent)]
     Tar(#[from] TarError),
+    /// An entry does not fit the tree.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// A whiteout hides no valid name.
     #[error("{0}: a whiteout that hides no name that a directory can hold")]
     BadWhiteout(TreePath),
+    /// An opaque whiteout is at the root.
     #[error("{0}: an opaque whiteout at the root, which would hide every layer below")]
     OpaqueRoot(TreePath),
-    #[error("{0} lies below a whiteout, which can hold nothing")]
+    /// An entry is below a whiteout.
+    #[error("{0} is below a whiteout, which holds nothing")]
     BelowWhiteout(TreePath),
-    #[error("{path} lies below the symlink {link}, which leads to no directory")]
-    LeadsNowhere { path: TreePath, link: TreePath },
+    /// An entry is below a symlink that leads to no directory.
+    #[error("{path} is below the symlink {link}, which leads to no directory")]
+    LeadsNowhere {
+        /// The entry.
+        path: TreePath,
+        /// The symlink.
+        link: TreePath,
+    },
+    /// An entry's path is invalid once symlinks are followed.
     #[error("{0}: with the directories above it the path is too long for the tree")]
     Path(TreePath, #[source] PathError),
+    /// The temporary file for contents cannot be used.
     #[error("cannot use a temporary file")]
     Spool(#[from] io::Error),
 }
 
-/// The tree of the layers so far.
+/// The tree of the layers that were applied so far.
 pub struct Layers {
     tree: RootTree,
     spool: File,
     budget: Budget,
-    /// The last directory that was not one by its own name, and where it really is.
+    /// The last parent that was reached by a symlink, and the directory to which it led.
     followed: Option<(TreePath, TreePath)>,
 }
 
 impl Layers {
-    /// No layer yet. `spool`, an empty temporary file, takes in the bodies of all layers.
+    /// No layer yet. The contents of all layers are appended to `spool`, an empty temporary file.
     pub fn new(spool: File, limits: &Limits) -> Result<Self, LayerError> {
         let tree = RootTree::new(BodySource::new(spool.try_clone()?));
         Ok(Layers { tree, spool, budget: Budget::new(limits), followed: None })
@@ -96,17 +109,18 @@ impl Layers {
         Ok(())
     }
 
+    /// Returns the merged tree.
     pub fn finish(self) -> RootTree {
         self.tree
     }
 
-    /// Takes away what a whiteout hides; other entries hide nothing.
+    /// Removes what a whiteout hides; other entries hide nothing.
     fn hide(&mut self, path: &TreePath) -> Result<(), LayerError> {
         let parent = path.parent().unwrap_or_else(TreePath::root);
         match kind_of(path)? {
             Name::Opaque if parent.is_root() => return Err(LayerError::OpaqueRoot(path.clone())),
             Name::Opaque => {
-                // What is not there, or is no directory, has nothing to hide.
+                // A missing directory has nothing to hide.
                 let Some(directory) = self.tree.resolve(&parent) else { return Ok(()) };
                 let hidden: Vec<TreePath> =
                     self.tree.subtree(&directory).skip(1).map(|(path, _)| path.clone()).collect();
@@ -128,6 +142,7 @@ impl Layers {
         Ok(())
     }
 
+    /// Applies an entry that is no whiteout.
     fn put(&mut self, entry: Entry) -> Result<(), LayerError> {
         let written = entry.path().clone();
         let path = self.place(&written)?;
@@ -153,14 +168,14 @@ impl Layers {
         Ok(self.budget.charge_implied(implied, written.as_bytes())?)
     }
 
-    /// Where a path really lies once the symlinks in its parents are followed.
+    /// Returns the path once the symlinks in its parents are followed.
     fn place(&mut self, path: &TreePath) -> Result<TreePath, LayerError> {
         let Some(parent) = path.parent() else { return Ok(path.clone()) };
         if self.tree.get(&parent).is_some_and(Inode::is_directory) {
             return Ok(path.clone());
         }
         let real = match &self.followed {
-            // Neighbours in an archive share their directory, and nothing between them moved it.
+            // Neighbours in an archive share their directory, which cannot have moved between them.
             Some((written, real)) if *written == parent && self.tree.get(real).is_some_and(Inode::is_directory) => {
                 real.clone()
             }
@@ -171,7 +186,7 @@ impl Layers {
         place.map_err(|error| LayerError::Path(path.clone(), error))
     }
 
-    /// The directory `parent` with its symlinks followed; what is not there yet is left as it is written.
+    /// Follows the symlinks in the directory `parent`; components that do not exist yet are kept.
     fn follow(&self, parent: &TreePath, path: &TreePath) -> Result<TreePath, LayerError> {
         let mut here = TreePath::root();
         for name in parent.components() {
@@ -189,7 +204,7 @@ impl Layers {
         Ok(here)
     }
 
-    /// A file, or whatever is no directory, replaces a directory with all that is in it.
+    /// Removes a directory that an entry of another type replaces, with all that is in it.
     fn make_way(&mut self, path: &TreePath) {
         if self.tree.get(path).is_some_and(Inode::is_directory) {
             self.tree.remove(path);
@@ -203,7 +218,7 @@ enum Name {
     Plain,
     Whiteout,
     Opaque,
-    /// AUFS's own, and what is in it.
+    /// Metadata of AUFS, and what is below it.
     Mark,
 }
 

@@ -37,7 +37,7 @@ pub struct Content {
 pub struct Unreadable {
     /// The first of its names.
     pub path: TreePath,
-    /// What reading it said.
+    /// Why.
     pub error: io::Error,
 }
 
@@ -67,7 +67,7 @@ impl Listing {
         Self::with(tree, |entry, _| digests.get(entry.id).copied())
     }
 
-    /// Lists a tree and reads every file for its digest. `advance` is told the bytes of each file. Files that cannot be
+    /// Lists a tree and reads every file for its digest. `advance` is called with the bytes of each file. Files that cannot be
     /// read have no digest and are returned apart.
     pub fn read(tree: &RootTree, mut advance: impl FnMut(u64)) -> (Self, Vec<Unreadable>) {
         let mut unreadable = Vec::new();

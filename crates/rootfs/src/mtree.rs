@@ -1,7 +1,6 @@
-//! mtree(5): what a tree holds, entry by entry, with a digest of every file; bsdtar, mtree and go-mtree read it. Extended
-//! attributes stand as go-mtree has them.
+//! Listings in mtree(5), which bsdtar, mtree and go-mtree read, too. Extended attributes are written as go-mtree writes them.
 //!
-//! One line an entry, in the order of the tree, the root first as `.`:
+//! Each entry is a line, in the order of the tree, the root first as `.`:
 //!
 //! ```text
 //! #mtree
@@ -9,10 +8,10 @@
 //! . type=dir mode=755 time=1700000000.000000000
 //! ./etc/hosts time=1700000000.000000000 size=20 sha256digest=4a1f…
 //! ./usr/bin/ping mode=755 time=… size=… sha256digest=… xattr.security.capability=AQAAAg…
-//! ./usr/bin/perl mode=755 nlink=2 inode=117 time=… size=… sha256digest=…
+//! ./usr/bin/perl mode=755 nlink=2 inode=1 time=… size=… sha256digest=…
 //! ```
 //!
-//! `nlink` and `inode` stand with files of several names only: names of the same `inode` are one file.
+//! Only files of several names have `nlink` and `inode`: names with the same `inode` are one file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -55,7 +54,7 @@ impl<'a> Links<'a> {
     fn of(listing: &'a Listing) -> Self {
         let mut files: BTreeMap<&TreePath, (usize, usize)> = BTreeMap::new();
         for first in listing.records.values().filter_map(|record| record.hard_link_to.as_ref()) {
-            // The first name is no link itself.
+            // The first name counts too.
             files.entry(first).or_insert((0, 1)).1 += 1;
         }
         for ((number, _), next) in files.values_mut().zip(1..) {
@@ -118,7 +117,7 @@ fn put_attributes(line: &mut Vec<u8>, record: &Record, links: Option<(usize, usi
     Ok(())
 }
 
-/// A byte that is no printable ASCII, or that means something in a line, as a backslash and three octal digits (vis(3)).
+/// Writes bytes outside printable ASCII, and those with a meaning in mtree, as a backslash and three octal digits (vis(3)).
 fn escape(line: &mut Vec<u8>, bytes: &[u8]) {
     for &byte in bytes {
         match byte {

@@ -40,7 +40,7 @@ impl Names {
         }
     }
 
-    /// The last name, as long as names have only been added in order.
+    /// Returns the last name, as long as names have only been added in order.
     pub(crate) fn last_added(&self) -> Option<(&TreePath, InodeId)> {
         match self {
             Names::Sorted(names) => names.last().map(|(path, id)| (path, *id)),
@@ -106,7 +106,7 @@ impl Names {
         }
     }
 
-    /// The names from `first` on.
+    /// Returns the names from `first` on.
     pub(crate) fn from(&self, first: &TreePath) -> impl Iterator<Item = (&TreePath, InodeId)> {
         match self {
             Names::Sorted(names) => {
@@ -117,7 +117,7 @@ impl Names {
         }
     }
 
-    /// Makes this a map, if it is not one yet.
+    /// Turns this into a map, if it is not one yet.
     pub(crate) fn to_map(&mut self) -> &mut BTreeMap<TreePath, InodeId> {
         if let Names::Sorted(names) = self {
             *self = Names::Map(std::mem::take(names).into_iter().collect());

@@ -1,26 +1,26 @@
-//! Takes out of a tree what the making of it left behind, so that every engine gives the same one.
+//! Removes from a tree what building it left behind, so that every engine gives the same one.
 
 use std::collections::BTreeSet;
 
 use super::glob::{self, Glob};
 use super::tree::{Inode, Kind, RootTree, Timestamp, TreePath};
 
-/// What [`normalise`] writes from the spec and the environment.
+/// Options of [`normalise`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Normalise<'a> {
-    /// Content of `/etc/hostname`; `localhost` where the spec says nothing.
+    /// Content of `/etc/hostname`; `localhost` where it is `None`.
     pub hostname: Option<&'a str>,
     /// `SOURCE_DATE_EPOCH`: no time of the tree is later. Seconds since 1970.
     pub clamp_mtime: Option<i64>,
 }
 
-/// Directories that the kernel or `/init` fills at boot: they stay, empty, with these modes.
+/// Directories that the kernel or `/init` fills at boot, with their modes: they are kept, empty.
 const EMPTIED: [(&str, u16); 5] = [("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
 
 /// Leftovers of container engines, package managers and `openssh-server`'s postinst.
 const LEFTOVERS: [&str; 29] = [
     "/.dockerenv",
-    // Every machine must make keys of its own.
+    // Every machine generates its own keys.
     "/etc/ssh/ssh_host_*",
     // Locks, and backups of the account files that differ from build to build.
     "/etc/.pwd.lock",
@@ -55,17 +55,17 @@ const LEFTOVERS: [&str; 29] = [
     "/run/.containerenv",
 ];
 
-/// Normalises a tree the same way for every engine (docs/architecture.md, "What every engine leaves behind"):
+/// Normalises a tree, the same for every engine:
 ///
-/// - leftovers of engines and package managers go; `dev`, `proc`, `run`, `sys` and `tmp` stay as empty directories (or
-///   as the symlink that one of them is);
+/// - leftovers of engines and package managers are removed; `dev`, `proc`, `run`, `sys` and `tmp` are kept as empty
+///   directories, or as a symlink if they are one;
 /// - where there is an `/etc`, its `hosts`, `hostname`, `resolv.conf` and `machine-id` are written anew: engines bind
 ///   their own over them during a build, and leave anything from nothing to the host's;
 /// - times are cut to whole seconds and none is later than [`Normalise::clamp_mtime`];
-/// - what was written, and every directory from which something was taken or to which something was added, gets one
-///   time: the clamp, else the newest time of any file or symlink that was there before and stayed.
+/// - what was written, and every directory in which something was removed or added, gets one time: the clamp, or else the
+///   newest time of any file or symlink that was there before and is kept.
 ///
-/// Doing it twice changes nothing more.
+/// It is idempotent.
 pub fn normalise(tree: &mut RootTree, options: &Normalise<'_>) {
     let mut touched = BTreeSet::new();
     remove_leftovers(tree, &mut touched);
@@ -94,7 +94,7 @@ fn remove_leftovers(tree: &mut RootTree, touched: &mut BTreeSet<TreePath>) {
     for path in glob::matched(tree, &globs).0 {
         remove(tree, &path, touched);
     }
-    // A symlink to /etc/machine-id is how it should be; a copy would give every machine the same identity.
+    // A symlink to /etc/machine-id is right; a copy would give every machine the same identity.
     let dbus = known("var/lib/dbus/machine-id");
     if tree.get(&dbus).is_some_and(|inode| !matches!(inode.kind, Kind::Symlink(_))) {
         remove(tree, &dbus, touched);
@@ -127,7 +127,7 @@ fn empty_runtime_directories(tree: &mut RootTree, touched: &mut BTreeSet<TreePat
     }
 }
 
-/// Writes the files that say which machine this is. Answers which.
+/// Writes the files that identify a machine. Returns their paths.
 fn write_identity(tree: &mut RootTree, hostname: Option<&str>) -> Vec<TreePath> {
     let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_string();
     if let Some(name) = hostname {
@@ -135,7 +135,7 @@ fn write_identity(tree: &mut RootTree, hostname: Option<&str>) -> Vec<TreePath> 
         hosts.push_str(&format!("127.0.1.1\t{name}\n"));
     }
     let hostname = format!("{}\n", hostname.unwrap_or("localhost"));
-    // An empty machine-id asks systemd for a new one at first boot; it is read-only, as systemd makes it.
+    // systemd replaces an empty machine-id at first boot; it is read-only, as systemd makes it.
     let files = [
         ("etc/hosts", hosts.as_str(), 0o644),
         ("etc/hostname", hostname.as_str(), 0o644),

@@ -1,4 +1,4 @@
-//! What a tree has installed, as its package managers' own databases say: dpkg's `status` (deb822, dpkg(1)) and apk's
+//! The packages that a tree has installed, from the databases of its package managers: dpkg's `status` (deb822, dpkg(1)) and apk's
 //! `installed` (apk-tools, `apk-package(5)`).
 
 use anyhow::{Context, Result};
@@ -6,20 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use super::tree::{Kind, RootTree, TreePath};
 
-/// A package of a distribution.
+/// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct InstalledPackage {
+    /// Its name: `zlib1g`.
     pub name: String,
+    /// Its version, as the package manager writes it: `1:1.3.dfsg-3`.
     pub version: String,
+    /// Its architecture, by the distribution's name: `amd64`, `x86_64`, `all`.
     pub architecture: String,
 }
 
-/// Where dpkg and apk say what is installed; apk 3 moved its database below /usr.
+/// The databases of dpkg and apk; apk 3 moved its own below `/usr`.
 const DPKG: &str = "var/lib/dpkg/status";
 const APK: [&str; 2] = ["usr/lib/apk/db/installed", "lib/apk/db/installed"];
 
-/// All installed packages in order of their names; none where the tree has no package manager.
+/// Returns all installed packages, sorted by name; none where the tree has no package manager.
 pub fn installed(tree: &RootTree) -> Result<Vec<InstalledPackage>> {
     let mut packages = Vec::new();
     if let Some(text) = read(tree, DPKG)? {
@@ -31,7 +34,7 @@ pub fn installed(tree: &RootTree) -> Result<Vec<InstalledPackage>> {
         }
     }
     packages.sort();
-    // On a merged /usr both places of apk are one.
+    // On a merged /usr both paths of apk are the same file.
     packages.dedup();
     Ok(packages)
 }
@@ -45,7 +48,7 @@ fn read(tree: &RootTree, place: &str) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// One stanza of dpkg's: only what is installed counts, since what was removed stays listed with its settings.
+/// Parses a stanza of dpkg's status file. Packages that were removed but not purged stay in it: they are `None`.
 fn dpkg_package(stanza: &str) -> Option<InstalledPackage> {
     let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)).map(|text| text.trim().to_owned());
     if field("Status:")?.split_whitespace().next_back() != Some("installed") {
@@ -58,7 +61,7 @@ fn dpkg_package(stanza: &str) -> Option<InstalledPackage> {
     })
 }
 
-/// One paragraph of apk's, of one-letter fields.
+/// Parses a paragraph of apk's database, whose fields have names of one letter.
 fn apk_package(paragraph: &str) -> Option<InstalledPackage> {
     let field = |name: &str| paragraph.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
     Some(InstalledPackage { name: field("P:")?, version: field("V:")?, architecture: field("A:")? })
@@ -90,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn apk_is_read_at_both_its_places() {
+    fn apk_is_read_at_both_of_its_paths() {
         let database =
             "C:Q1abc=\nP:musl\nV:1.2.5-r21\nA:x86_64\nF:lib\nR:ld-musl\n\nP:busybox\nV:1.37.0-r30\nA:x86_64\n";
         for place in APK {

@@ -1,4 +1,4 @@
-//! Where a name stands in the tree: bytes, bounded, and never outside the root.
+//! Paths in a tree: bytes, bounded, and never outside the root.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -20,12 +20,16 @@ pub struct TreePath(Box<[u8]>);
 /// Why bytes are not a [`TreePath`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
+    /// It has a `..` component.
     #[error("the path leaves the root through `..`")]
     Escapes,
+    /// It is longer than [`PATH_MAX`]; its length in bytes.
     #[error("the path is {0} bytes long, more than {PATH_MAX}")]
     TooLong(usize),
+    /// A component is longer than [`NAME_MAX`]; its length in bytes.
     #[error("the name is {0} bytes long, more than {NAME_MAX}")]
     NameTooLong(usize),
+    /// It holds a NUL byte.
     #[error("the path holds a NUL byte")]
     Nul,
 }
@@ -36,8 +40,8 @@ impl TreePath {
         TreePath(Box::default())
     }
 
-    /// Reads a path as tar streams and specs write it: a leading `/` or `./`, doubled slashes, `.` components and a
-    /// trailing slash mean nothing.
+    /// Parses a path as tar streams and specs write it: a leading `/` or `./`, doubled slashes, `.` components and a
+    /// trailing slash are dropped.
     pub fn new(raw: impl AsRef<[u8]>) -> Result<Self, PathError> {
         let raw = raw.as_ref();
         if memchr(0, raw).is_some() {
@@ -69,15 +73,17 @@ impl TreePath {
         Ok(TreePath(clean.into_boxed_slice()))
     }
 
+    /// Returns the path without a leading slash; empty for the root.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
+    /// Whether this is the root directory.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The last component; empty for the root.
+    /// Returns the last component; empty for the root.
     pub fn name(&self) -> &[u8] {
         match memrchr(b'/', &self.0) {
             Some(slash) => &self.0[slash + 1..],
@@ -85,33 +91,33 @@ impl TreePath {
         }
     }
 
-    /// The entry `name` of this directory; `None` where that is no valid path.
+    /// Returns the path of the entry `name` of this directory; `None` where that is no valid path.
     pub fn join(&self, name: &[u8]) -> Option<TreePath> {
         TreePath::new([self.as_bytes(), b"/", name].concat()).ok()
     }
 
-    /// The directory that holds this path; `None` for the root.
+    /// Returns the directory that holds this path; `None` for the root.
     pub fn parent(&self) -> Option<TreePath> {
         self.parent_bytes().map(|parent| TreePath(parent.into()))
     }
 
-    /// The bytes of [`Self::parent`], without a path of their own.
+    /// Returns the bytes of [`Self::parent`], without allocating.
     pub fn parent_bytes(&self) -> Option<&[u8]> {
         let end = memrchr(b'/', &self.0).unwrap_or(0);
         (!self.is_root()).then(|| &self.0[..end])
     }
 
-    /// Number of components; 0 for the root.
+    /// Returns the number of components; 0 for the root.
     pub fn depth(&self) -> usize {
         if self.is_root() { 0 } else { 1 + memchr_iter(b'/', &self.0).count() }
     }
 
-    /// The names on the way from the root.
+    /// Returns the components, from the root down.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
     }
 
-    /// Is this path `ancestor` itself or below it?
+    /// Whether this path is `ancestor` itself or below it.
     pub fn is_within(&self, ancestor: &TreePath) -> bool {
         ancestor.is_root()
             || (self.0.starts_with(&ancestor.0)
@@ -119,7 +125,7 @@ impl TreePath {
     }
 }
 
-/// Is every name one that a directory may hold?
+/// Whether the path is in the form that [`TreePath`] keeps: all components valid, none of them `.` or `..`.
 fn is_clean(mut path: &[u8]) -> bool {
     loop {
         let end = memchr(b'/', path).unwrap_or(path.len());
@@ -159,7 +165,7 @@ impl PartialOrd for TreePath {
     }
 }
 
-/// Shows the path as a person writes it, absolute, with bytes outside printable ASCII and UTF-8 escaped.
+/// Shows the path absolute, with bytes outside printable ASCII and UTF-8 escaped.
 impl fmt::Display for TreePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("/")?;
@@ -167,7 +173,7 @@ impl fmt::Display for TreePath {
     }
 }
 
-/// Writes bytes as text for people: what is UTF-8 as it is, control characters and other bytes escaped.
+/// Writes bytes for people to read: UTF-8 as it is, control characters and other bytes escaped.
 pub(crate) fn escape_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for ch in chunk.valid().chars() {

@@ -1,22 +1,26 @@
-//! What the programs of a root filesystem run on.
+//! Operating system and architecture of a root filesystem's programs.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What an image runs on, named as OCI names it.
+/// What an image runs on, by the name that OCI gives it (image-spec, "Platform").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Platform {
+    /// `linux/amd64`: 64-bit x86.
     #[serde(rename = "linux/amd64")]
     Amd64,
+    /// `linux/arm64`: 64-bit Arm.
     #[serde(rename = "linux/arm64")]
     Arm64,
 }
 
 impl Platform {
+    /// All platforms that are supported.
     pub const ALL: [Platform; 2] = [Platform::Amd64, Platform::Arm64];
 
+    /// Returns OCI's name: `linux/amd64`.
     pub fn as_str(self) -> &'static str {
         match self {
             Platform::Amd64 => "linux/amd64",
@@ -24,7 +28,7 @@ impl Platform {
         }
     }
 
-    /// Debian's name of the architecture.
+    /// Returns Debian's name of the architecture.
     pub fn debian_architecture(self) -> &'static str {
         match self {
             Platform::Amd64 => "amd64",
@@ -32,7 +36,7 @@ impl Platform {
         }
     }
 
-    /// The kernel's name of the machine, as `uname -m` says it.
+    /// Returns the kernel's name of the architecture, as `uname -m` prints it.
     pub fn machine(self) -> &'static str {
         match self {
             Platform::Amd64 => "x86_64",
@@ -40,12 +44,12 @@ impl Platform {
         }
     }
 
-    /// A name for files and folders: `linux-arm64`.
+    /// Returns a name for files and directories: `linux-arm64`.
     pub fn file_name(self) -> String {
         self.as_str().replace('/', "-")
     }
 
-    /// The platform of this machine, where it is one of them.
+    /// Returns the platform of this machine, if it is a supported one.
     pub fn host() -> Option<Platform> {
         Self::ALL.into_iter().find(|platform| platform.machine() == std::env::consts::ARCH)
     }
@@ -60,7 +64,7 @@ impl fmt::Display for Platform {
 impl FromStr for Platform {
     type Err = String;
 
-    /// Reads `linux/amd64`, and `amd64` for short.
+    /// Parses `linux/amd64`, or `amd64` for short.
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()

@@ -1,12 +1,12 @@
-//! The root filesystem in memory: names, inodes, and where each file's body lies.
+//! A root filesystem in memory: names, inodes, and where each file's content is stored.
 //!
-//! A [`RootTree`] keeps names and inodes apart, as a filesystem does: a hard link is a second name of the same inode,
-//! and which name is "the" file is decided by sorting, never by the order in which a stream happened to name them.
-//! Bodies are not held in memory: they are ranges of a [`BodySource`] (a tar file, or the spool of a pipe).
+//! A [`RootTree`] keeps names and inodes apart, as a filesystem does: a hard link is a second name of the same inode. The
+//! first name in sorted order counts as the file and the others as links to it, whatever the order of the archive.
+//! Contents are not held in memory: they are ranges of a [`BodySource`] (a tar file, or the spool of a pipe).
 
 use std::collections::HashMap;
 
-pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt, Relocation};
+pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt};
 pub use super::inode::{Inode, InodeId, Kind, Timestamp};
 use super::names::Names;
 pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
@@ -14,14 +14,40 @@ pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
 /// Why a change to a tree is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
+    /// A parent of the path is not a directory.
     #[error("{path} needs {parent} to be a directory, and it is a {kind}")]
-    NotADirectory { path: TreePath, parent: TreePath, kind: &'static str },
+    NotADirectory {
+        /// The new name.
+        path: TreePath,
+        /// The parent.
+        parent: TreePath,
+        /// The parent's type.
+        kind: &'static str,
+    },
+    /// The path names a directory that is not empty, or the root.
     #[error("{path} is already a directory and cannot become a {kind}")]
-    DirectoryInTheWay { path: TreePath, kind: &'static str },
+    DirectoryInTheWay {
+        /// The directory.
+        path: TreePath,
+        /// The type that was to replace it.
+        kind: &'static str,
+    },
+    /// The target of a hard link does not exist, or is the link itself.
     #[error("{path} is a hard link to {target}, which does not exist")]
-    DanglingHardLink { path: TreePath, target: TreePath },
+    DanglingHardLink {
+        /// The new name.
+        path: TreePath,
+        /// The target.
+        target: TreePath,
+    },
+    /// The target of a hard link is a directory.
     #[error("{path} is a hard link to {target}, which is a directory")]
-    HardLinkToDirectory { path: TreePath, target: TreePath },
+    HardLinkToDirectory {
+        /// The new name.
+        path: TreePath,
+        /// The target.
+        target: TreePath,
+    },
 }
 
 /// One root filesystem: sorted names, the inodes behind them, and the source of the bodies.
@@ -32,10 +58,10 @@ pub enum TreeError {
 pub struct RootTree {
     names: Names,
     inodes: Vec<Inode>,
-    /// By slot: has it been given a second name? Slots behind the end have not.
+    /// By slot: whether the inode was ever given a second name. Slots past the end were not.
     linked: Vec<bool>,
     bodies: BodySource,
-    /// The parent of the last name that was put in, as long as nothing can have taken it away: in a tar, neighbours
+    /// The parent of the name that was inserted last, as long as it cannot have been removed: neighbours in an archive
     /// share it.
     last_parent: Option<TreePath>,
 }
@@ -47,13 +73,16 @@ fn names_reversed(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect()
 }
 
-/// One name, as [`RootTree::entries`] walks them.
+/// One name of a tree with its inode.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'tree> {
+    /// The name.
     pub path: &'tree TreePath,
+    /// The id of its inode.
     pub id: InodeId,
+    /// Its inode.
     pub inode: &'tree Inode,
-    /// The first name in order of this inode, when this is a later one: this entry is a hard link to it.
+    /// The first name in order of the same inode, if this is a later one: the entry is a hard link to it.
     pub hard_link_to: Option<&'tree TreePath>,
 }
 
@@ -69,66 +98,70 @@ impl RootTree {
         }
     }
 
+    /// Returns the source of the files' contents.
     pub fn bodies(&self) -> &BodySource {
         &self.bodies
     }
 
-    /// Keeps a small content of the tool's own in memory and answers a body for it.
+    /// Keeps a small file's content in memory and returns its body.
     pub fn add_body(&mut self, content: &[u8]) -> Body {
         Body::contiguous(content.len() as u64, self.bodies.add_bytes(content))
     }
 
-    /// Number of names, the root and hard links included.
+    /// Returns the number of names, the root and hard links included.
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// Is there nothing but the root?
+    /// Whether there is nothing but the root.
     pub fn is_empty(&self) -> bool {
         self.len() == 1
     }
 
-    /// Upper bound of [`InodeId`]s, for tables indexed by them.
+    /// Returns the number of rows of a table indexed by [`Self::slot`].
     pub fn inode_slots(&self) -> usize {
         self.inodes.len()
     }
 
-    /// Number of inodes that have a name.
+    /// Returns the number of inodes that have a name.
     pub fn inode_count(&self) -> usize {
         self.entries().filter(|entry| entry.hard_link_to.is_none()).count()
     }
 
+    /// Returns the inode that `path` names.
     pub fn get(&self, path: &TreePath) -> Option<&Inode> {
         self.names.get(path).map(|id| self.inode(id))
     }
 
+    /// Returns the inode that `path` names, to change it for all its names. A directory must stay one.
     pub fn get_mut(&mut self, path: &TreePath) -> Option<&mut Inode> {
         self.last_parent = None;
         let id = self.names.get(path)?;
         Some(&mut self.inodes[id.0 as usize])
     }
 
+    /// Returns the id of the inode that `path` names.
     pub fn id(&self, path: &TreePath) -> Option<InodeId> {
         self.names.get(path)
     }
 
-    /// Every inode, those included that have lost their names.
+    /// Returns every inode, including those without a name any more. A directory must stay one.
     pub fn inodes_mut(&mut self) -> impl Iterator<Item = &mut Inode> {
         self.last_parent = None;
         self.inodes.iter_mut()
     }
 
+    /// Returns the inode with this id.
     pub fn inode(&self, id: InodeId) -> &Inode {
         &self.inodes[id.0 as usize]
     }
 
-    /// Index of an inode for tables of [`Self::inode_slots`] rows.
+    /// Returns the row of an inode in a table of [`Self::inode_slots`] rows.
     pub fn slot(id: InodeId) -> usize {
         id.0 as usize
     }
 
-    /// Every name in order: the root first, each directory before what is in it, hard links resolved to their first
-    /// name.
+    /// Returns every name in order: the root first, each directory directly before its content.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         let mut first: HashMap<InodeId, &TreePath> = HashMap::new();
         self.names.iter().map(move |(path, id)| {
@@ -141,12 +174,12 @@ impl RootTree {
         })
     }
 
-    /// Names below `path` and `path` itself, in order.
+    /// Returns `path` and all names below it, in order.
     pub fn subtree(&self, path: &TreePath) -> impl Iterator<Item = (&TreePath, InodeId)> {
         self.names.from(path).take_while(move |(name, _)| name.is_within(path))
     }
 
-    /// `st_nlink` of every inode by slot: names for files, 2 + subdirectories for directories, 0 without a name.
+    /// Returns `st_nlink` of every inode by slot: names for files, 2 + subdirectories for directories, 0 without a name.
     pub fn link_counts(&self) -> Vec<u32> {
         let mut counts = vec![0; self.inodes.len()];
         // The directories above a name, by depth.
@@ -166,9 +199,8 @@ impl RootTree {
         counts
     }
 
-    /// Puts an inode at `path` under a name of its own. Missing parents become directories of root's, mode 0755. What
-    /// stood there is replaced, as a later tar entry replaces an earlier one; a directory onto a directory keeps the
-    /// entries and takes the new attributes.
+    /// Names a new inode `path`. Missing parents become directories of root's, mode 0755. An existing inode loses this name,
+    /// as a later tar entry replaces an earlier one; a directory that replaces a directory keeps its entries.
     pub fn insert(&mut self, path: TreePath, inode: Inode) -> Result<InodeId, TreeError> {
         if self.comes_next(&path) {
             let id = add_inode(&mut self.inodes, inode);
@@ -200,7 +232,7 @@ impl RootTree {
         has_parent && path.cmp_behind(last, parent.len()).is_gt()
     }
 
-    /// Puts an inode where `path` already names `id`.
+    /// Names a new inode `path`, which names `id` so far.
     fn replace(&mut self, path: TreePath, id: InodeId, inode: Inode) -> Result<InodeId, TreeError> {
         let old = &mut self.inodes[id.0 as usize];
         if old.is_directory() && inode.is_directory() {
@@ -216,7 +248,7 @@ impl RootTree {
         Ok(id)
     }
 
-    /// Remembers that `id` has, or will have, more than one name.
+    /// Records that `id` has more than one name.
     fn mark_linked(&mut self, id: InodeId) {
         let slot = id.0 as usize;
         if self.linked.len() <= slot {
@@ -225,7 +257,7 @@ impl RootTree {
         self.linked[slot] = true;
     }
 
-    /// Makes `path` a further name of what `target` names.
+    /// Makes `path` a further name of the inode that `target` names.
     pub fn link(&mut self, path: TreePath, target: &TreePath) -> Result<(), TreeError> {
         let dangling = || TreeError::DanglingHardLink { path: path.clone(), target: target.clone() };
         let id = self.id(target).filter(|_| *target != path).ok_or_else(dangling)?;
@@ -246,7 +278,7 @@ impl RootTree {
         Ok(())
     }
 
-    /// Takes `path` and all below it away; the root keeps itself. Answers how many names went.
+    /// Removes `path` and all names below it, but not the root itself. Returns how many names were removed.
     pub fn remove(&mut self, path: &TreePath) -> usize {
         self.last_parent = None;
         let doomed: Vec<TreePath> =
@@ -257,8 +289,8 @@ impl RootTree {
         doomed.len()
     }
 
-    /// The path at which `path` really lies once every symlink on its way, the last included, is followed inside the
-    /// tree; `None` if nothing is there or links go in circles.
+    /// Follows all symlinks in `path`, including the last component, inside the tree. Returns the path of what it leads to;
+    /// `None` if that does not exist or the symlinks form a loop.
     pub fn resolve(&self, path: &TreePath) -> Option<TreePath> {
         let mut pending: Vec<Vec<u8>> = names_reversed(path.as_bytes());
         let mut here = TreePath::root();
@@ -288,7 +320,8 @@ impl RootTree {
         Some(here)
     }
 
-    /// `path` with the symlinks in its parents followed, as far as they exist: where a new entry is to be put.
+    /// Follows the symlinks in the parents of `path`. Returns the path of an entry created there; `path` itself where the
+    /// parents do not exist.
     pub fn resolve_parent(&self, path: &TreePath) -> TreePath {
         let resolved =
             path.parent().and_then(|parent| self.resolve(&parent)).and_then(|parent| parent.join(path.name()));
@@ -334,8 +367,8 @@ fn add_inode(inodes: &mut Vec<Inode>, inode: Inode) -> InodeId {
     id
 }
 
-/// The time an image is said to be made, in seconds since the epoch: `SOURCE_DATE_EPOCH` where it is set, or else the
-/// newest modification time of the tree. Never the time of the build.
+/// Returns the creation time of an image, in seconds since the epoch: `SOURCE_DATE_EPOCH` where it is set, or else the newest
+/// modification time of the tree. Never the time of the build.
 pub fn image_time(tree: &RootTree) -> i64 {
     Timestamp::source_date_epoch()
         .unwrap_or_else(|| tree.names.iter().map(|(_, id)| tree.inode(id).mtime.seconds).max().unwrap_or(0))

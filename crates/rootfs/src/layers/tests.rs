@@ -1,4 +1,4 @@
-//! Layers made by the `tar` crate, merged by us; the sentence of layer.md that each case stands for in its name.
+//! Layers made by the `tar` crate, merged by us; each test is named after a sentence of layer.md.
 
 use super::super::tree::Entry;
 use super::*;
@@ -166,8 +166,8 @@ fn hostile_layers_are_refused_by_name() {
         &[&["a=1"], &[".wh..wh..opq="]],
         "/.wh..wh..opq: an opaque whiteout at the root, which would hide every layer below",
     );
-    assert_refused(&[&[".wh.a/", ".wh.a/b=1"]], "/.wh.a/b lies below a whiteout, which can hold nothing");
-    let nowhere = |path: &str, link: &str| format!("{path} lies below the symlink {link}, which leads to no directory");
+    assert_refused(&[&[".wh.a/", ".wh.a/b=1"]], "/.wh.a/b is below a whiteout, which holds nothing");
+    let nowhere = |path: &str, link: &str| format!("{path} is below the symlink {link}, which leads to no directory");
     assert_refused(&[&["a->b", "b->a", "a/x=1"]], &nowhere("/a/x", "/a"));
     assert_refused(&[&["a->gone"], &["a/x=1"]], &nowhere("/a/x", "/a"));
     assert_refused(&[&["a->../../f", "f=1"], &["a/b/x=1"]], &nowhere("/a/b/x", "/a"));

@@ -14,7 +14,7 @@ const GROUP_OBJ: u16 = 0x04;
 const GROUP: u16 = 0x08;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
-/// The id of entries that name nobody.
+/// The id of entries without a user or group (`ACL_UNDEFINED_ID`).
 const UNDEFINED_ID: u32 = u32::MAX;
 
 /// The extended attributes in which the kernel keeps lists.
@@ -61,19 +61,19 @@ impl Acl {
         self.entries.iter().find(|entry| entry.tag == tag).map(|entry| entry.permissions)
     }
 
-    /// Does the mode say it all?
+    /// Whether the mode says the same as the list.
     pub(super) fn is_minimal(&self) -> bool {
         self.entries.iter().all(|entry| matches!(entry.tag, USER_OBJ | GROUP_OBJ | OTHER))
     }
 
-    /// The permission bits of a file with this list: those of the group are the mask's (acl(5)).
+    /// Returns the permission bits of a file with this list: those of the group are the mask's (acl(5)).
     pub(super) fn mode(&self) -> u16 {
         let of = |tag| self.permissions(tag).unwrap_or(0);
         let group = self.permissions(MASK).unwrap_or_else(|| of(GROUP_OBJ));
         of(USER_OBJ) << 6 | group << 3 | of(OTHER)
     }
 
-    /// As the kernel's interface has it.
+    /// Returns the value of the extended attribute.
     pub(super) fn to_xattr(&self) -> Vec<u8> {
         let mut bytes = VERSION.to_le_bytes().to_vec();
         for entry in &self.entries {
@@ -86,7 +86,7 @@ impl Acl {
 }
 
 fn parse_entry(text: &[u8]) -> Result<Entry, Reason> {
-    // What follows `#` says which of the permissions the mask leaves.
+    // What follows `#` is a comment: the permissions that the mask leaves.
     let text = text.split(|&byte| byte == b'#').next().unwrap_or_default().trim_ascii_end();
     let fields: Vec<&[u8]> = text.split(|&byte| byte == b':').collect();
     let (who, name, permissions, number) = match fields[..] {

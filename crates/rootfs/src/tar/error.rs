@@ -1,4 +1,4 @@
-//! Why an archive is refused, naming the entry, or the place where there is no entry yet.
+//! Errors of reading an archive. They name the entry, or the offset where there is no entry yet.
 
 use std::fmt;
 use std::io;
@@ -9,95 +9,293 @@ use crate::tree::{PathError, TreeError};
 /// Why a tar cannot become a tree. Offsets are bytes from the archive's start.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
+    /// The input is empty.
     #[error("no data: the input is empty\nhint: did the command that should write the tar fail?")]
     Empty,
+    /// The input is compressed.
     #[error(
         "the input is {format}-compressed, not a tar\n\
          hint: decompress it in the pipe: `{command} {sample} | cargo xtask pack - …`"
     )]
-    Compressed { format: &'static str, command: &'static str, sample: &'static str },
+    Compressed {
+        /// The format.
+        format: &'static str,
+        /// The command that decompresses it.
+        command: &'static str,
+        /// A file name for the hint.
+        sample: &'static str,
+    },
+    /// The input does not begin with a header.
     #[error("the input is not a tar archive: its first block has no valid header checksum")]
     NotTar,
+    /// A header after the first has a wrong checksum.
     #[error(
         "{after} is followed, at byte {offset}, by a block with a bad checksum: the archive is damaged there, or the \
          entry lies about its size"
     )]
-    Checksum { offset: u64, after: EntryName },
+    Checksum {
+        /// Bytes from the start of the archive.
+        offset: u64,
+        /// The entry before it.
+        after: EntryName,
+    },
+    /// The input cannot be read.
     #[error("cannot read the archive at byte {offset}")]
-    Read { offset: u64, source: io::Error },
+    Read {
+        /// Bytes from the start of the archive.
+        offset: u64,
+        /// What the system reported.
+        source: io::Error,
+    },
+    /// The spool cannot be written.
     #[error("cannot write to the spool of the archive")]
-    Spool { source: io::Error },
+    Spool {
+        /// What the system reported.
+        source: io::Error,
+    },
+    /// The input ends inside a header.
     #[error("the archive ends inside the header at byte {offset}")]
-    TruncatedHeader { offset: u64 },
+    TruncatedHeader {
+        /// Bytes from the start of the archive.
+        offset: u64,
+    },
+    /// The input ends inside an entry's data.
     #[error("{entry}: the archive ends {missing} bytes before the entry's data does")]
-    Truncated { entry: EntryName, missing: u64 },
+    Truncated {
+        /// The entry.
+        entry: EntryName,
+        /// Bytes that are missing.
+        missing: u64,
+    },
+    /// The input ends without an end marker.
     #[error(
         "the archive stops after {after}, at byte {offset}, without an end marker (two zero blocks): it is cut short\n\
          hint: did the command that should write it fail half-way?"
     )]
-    MissingEnd { offset: u64, after: EntryName },
+    MissingEnd {
+        /// Bytes from the start of the archive.
+        offset: u64,
+        /// The entry before it.
+        after: EntryName,
+    },
+    /// One zero block is followed by more headers.
     #[error("a lone zero block at byte {offset} is followed by more headers: the archive is damaged there")]
-    LoneZeroBlock { offset: u64 },
+    LoneZeroBlock {
+        /// Bytes from the start of the archive.
+        offset: u64,
+    },
+    /// Data follows the end marker.
     #[error(
         "data follows the end of the archive at byte {offset}\n\
          hint: archives that were joined with `cat` must be unpacked one by one"
     )]
-    TrailingData { offset: u64 },
+    TrailingData {
+        /// Bytes from the start of the archive.
+        offset: u64,
+    },
+    /// A name is empty.
     #[error("the header at byte {offset} has an empty name")]
-    EmptyName { offset: u64 },
+    EmptyName {
+        /// Bytes from the start of the archive.
+        offset: u64,
+    },
+    /// A name is no valid path.
     #[error("{entry}: {reason}")]
-    Path { entry: EntryName, reason: PathError },
+    Path {
+        /// The entry.
+        entry: EntryName,
+        /// What is wrong.
+        reason: PathError,
+    },
+    /// A hard link's target is no valid path.
     #[error("{entry}: hard link to {target}: {reason}")]
-    LinkPath { entry: EntryName, target: EntryName, reason: PathError },
+    LinkPath {
+        /// The entry.
+        entry: EntryName,
+        /// The target.
+        target: EntryName,
+        /// What is wrong.
+        reason: PathError,
+    },
+    /// A name is absolute.
     #[error(
         "{entry}: the name is absolute\n\
          hint: archive a root filesystem relative to its root, as `tar -C ROOT -c .` does"
     )]
-    AbsoluteName { entry: EntryName },
+    AbsoluteName {
+        /// The entry.
+        entry: EntryName,
+    },
+    /// A hard link's target is absolute.
     #[error("{entry}: hard link to the absolute name {target}")]
-    AbsoluteLink { entry: EntryName, target: EntryName },
+    AbsoluteLink {
+        /// The entry.
+        entry: EntryName,
+        /// The target.
+        target: EntryName,
+    },
+    /// An entry does not fit the tree.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// The root is not a directory.
     #[error("{entry}: the root of the archive is a {kind}, not a directory")]
-    RootNotDirectory { entry: EntryName, kind: &'static str },
+    RootNotDirectory {
+        /// The entry.
+        entry: EntryName,
+        /// The type.
+        kind: &'static str,
+    },
+    /// A hard link names itself.
     #[error("{entry}: hard link to itself")]
-    HardLinkToItself { entry: EntryName },
+    HardLinkToItself {
+        /// The entry.
+        entry: EntryName,
+    },
+    /// A hard link to something else than a file carries data.
     #[error("{entry}: hard link to {target} carries data, and that is a {kind}")]
-    HardLinkData { entry: EntryName, target: EntryName, kind: &'static str },
+    HardLinkData {
+        /// The entry.
+        entry: EntryName,
+        /// The target.
+        target: EntryName,
+        /// The type.
+        kind: &'static str,
+    },
+    /// A symlink has no target.
     #[error("{entry}: the symlink has no target")]
-    EmptySymlink { entry: EntryName },
+    EmptySymlink {
+        /// The entry.
+        entry: EntryName,
+    },
+    /// A symlink's target holds a NUL byte.
     #[error("{entry}: the symlink's target holds a NUL byte")]
-    NulInSymlink { entry: EntryName },
+    NulInSymlink {
+        /// The entry.
+        entry: EntryName,
+    },
+    /// A symlink's target is longer than Linux allows.
     #[error("{entry}: the symlink's target is {length} bytes long, more than {max}")]
-    SymlinkTooLong { entry: EntryName, length: usize, max: usize },
+    SymlinkTooLong {
+        /// The entry.
+        entry: EntryName,
+        /// Length in bytes.
+        length: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// An entry of a type without data has data.
     #[error("{entry}: a {kind} with {size} bytes of data")]
-    UnexpectedData { entry: EntryName, kind: &'static str, size: u64 },
+    UnexpectedData {
+        /// The entry.
+        entry: EntryName,
+        /// The type.
+        kind: &'static str,
+        /// Size in bytes.
+        size: u64,
+    },
+    /// The archive needs a feature that is not supported.
     #[error("{entry}: {what} are not supported")]
-    Unsupported { entry: EntryName, what: &'static str },
+    Unsupported {
+        /// The entry.
+        entry: EntryName,
+        /// What it is.
+        what: &'static str,
+    },
+    /// An entry has an unknown type.
     #[error("{entry}: unknown entry type `{}`", typeflag.escape_ascii())]
-    UnknownType { entry: EntryName, typeflag: u8 },
+    UnknownType {
+        /// The entry.
+        entry: EntryName,
+        /// The type flag.
+        typeflag: u8,
+    },
+    /// A numeric field holds no number.
     #[error("{entry}: the header's {field} is not a number: `{}`", value.escape_ascii())]
-    BadNumber { entry: EntryName, field: &'static str, value: Vec<u8> },
+    BadNumber {
+        /// The entry.
+        entry: EntryName,
+        /// The field.
+        field: &'static str,
+        /// The value.
+        value: Vec<u8>,
+    },
+    /// A number is out of range.
     #[error("{entry}: the {field} {value} is out of range")]
-    OutOfRange { entry: EntryName, field: &'static str, value: i128 },
+    OutOfRange {
+        /// The entry.
+        entry: EntryName,
+        /// The field.
+        field: &'static str,
+        /// The value.
+        value: i128,
+    },
+    /// An extended header is larger than the limit.
     #[error("the extended header at byte {offset} is {size} bytes long, more than {max}")]
-    ExtendedHeaderTooLarge { offset: u64, size: u64, max: u64 },
+    ExtendedHeaderTooLarge {
+        /// Bytes from the start of the archive.
+        offset: u64,
+        /// Size in bytes.
+        size: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// An extended header is malformed.
     #[error("the extended header at byte {offset} is malformed: {reason}")]
-    BadExtendedHeader { offset: u64, reason: &'static str },
+    BadExtendedHeader {
+        /// Bytes from the start of the archive.
+        offset: u64,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// An extended header is the last one of the archive.
     #[error("the extended header at byte {offset} describes no entry")]
-    DanglingExtendedHeader { offset: u64 },
+    DanglingExtendedHeader {
+        /// Bytes from the start of the archive.
+        offset: u64,
+    },
+    /// An extended attribute is invalid.
     #[error("{entry}: extended attribute {name}: {reason}")]
-    BadXattr { entry: EntryName, name: EntryName, reason: &'static str },
+    BadXattr {
+        /// The entry.
+        entry: EntryName,
+        /// The name of the attribute.
+        name: EntryName,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// An extended attribute is larger than the limit.
     #[error("{entry}: extended attribute {name} is {length} bytes long, more than {max}")]
-    XattrTooLarge { entry: EntryName, name: EntryName, length: usize, max: usize },
+    XattrTooLarge {
+        /// The entry.
+        entry: EntryName,
+        /// The name of the attribute.
+        name: EntryName,
+        /// Length in bytes.
+        length: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The map of a sparse file is malformed.
     #[error("{entry}: bad sparse map: {reason}")]
-    BadSparseMap { entry: EntryName, reason: &'static str },
+    BadSparseMap {
+        /// The entry.
+        entry: EntryName,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The archive exceeds one of the [`Limits`](super::Limits).
     #[error("{entry} exceeds the limit of {max} {what}")]
-    TooMuch { entry: EntryName, what: &'static str, max: u64 },
+    TooMuch {
+        /// The entry.
+        entry: EntryName,
+        /// What it is.
+        what: &'static str,
+        /// The limit.
+        max: u64,
+    },
 }
 
-/// A name as the archive writes it, safe to print: quoted, control bytes escaped, the middle of a very long one left
-/// out.
+/// A name as the archive has it, safe to print: quoted, control bytes escaped, and very long ones without their middle.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EntryName(Box<[u8]>);
 
@@ -105,11 +303,12 @@ pub struct EntryName(Box<[u8]>);
 const SHOWN: usize = 160;
 
 impl EntryName {
+    /// A name as the archive has it.
     pub fn new(raw: &[u8]) -> Self {
         EntryName(raw.into())
     }
 
-    /// The name's own bytes.
+    /// Returns the name as the archive has it.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

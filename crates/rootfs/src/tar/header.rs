@@ -1,4 +1,4 @@
-//! The 512-byte header block: where its fields lie, and how numbers are written in them.
+//! The 512-byte header block: its fields, and the numbers in them.
 //!
 //! POSIX.1-2024 `pax`, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
 
@@ -46,7 +46,7 @@ impl Header {
         self.0.iter().all(|&byte| byte == 0)
     }
 
-    /// Does the stored checksum fit? Some old writers summed signed bytes, so either sum is taken.
+    /// Whether the stored checksum is right. Some old writers summed signed bytes, so either sum is accepted.
     pub(super) fn checksum_fits(&self) -> bool {
         let Ok(stored) = number(&self.0[CHECKSUM]) else { return false };
         // The field itself counts as spaces.
@@ -59,7 +59,7 @@ impl Header {
         stored == i128::from(unsigned) - 256 * i128::from(negative(&self.0) - negative(field))
     }
 
-    /// Only the magic of POSIX says that the prefix field is one: GNU keeps times there, V7 nothing.
+    /// Whether the prefix field is a part of the name: only with the magic of POSIX. GNU keeps times there, V7 nothing.
     pub(super) fn has_prefix(&self) -> bool {
         self.0[MAGIC][..6] == POSIX_MAGIC[..6] && self.0[PREFIX.start] != 0
     }
@@ -68,7 +68,7 @@ impl Header {
         self.0[TYPEFLAG]
     }
 
-    /// A field's text, up to its first NUL.
+    /// Returns a field's text, up to its first NUL.
     pub(super) fn text(&self, field: Range<usize>) -> &[u8] {
         let bytes = &self.0[field];
         &bytes[..memchr(0, bytes).unwrap_or(bytes.len())]
@@ -79,7 +79,7 @@ impl Header {
     }
 }
 
-/// The sum of a block's bytes, eight at a time: every header is asked for it.
+/// Sums the bytes of a block, eight at a time: it is computed for every header.
 fn sum(block: &[u8; BLOCK]) -> u32 {
     /// Every second byte of a word. In four lanes of 16 bits, 64 words of twice 255 do not overflow.
     const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
@@ -95,11 +95,11 @@ fn sum_of(bytes: &[u8], value: impl Fn(u8) -> u32) -> u32 {
     bytes.iter().map(|&byte| value(byte)).sum()
 }
 
-/// Reads a numeric field: octal text that spaces may surround and a NUL may end, or GNU's base-256, a big-endian two's
+/// Parses a numeric field: octal text that spaces may surround and a NUL may end, or GNU's base-256, a big-endian two's
 /// complement number whose first bit is set as a mark. An empty field is 0.
 pub(super) fn number(field: &[u8]) -> Result<i128, BadNumber> {
     debug_assert!(field.len() <= 12);
-    // Nearly all are digits and a NUL.
+    // The usual form, digits and a NUL, is parsed without the general case below.
     let mut digits = 0_u64;
     for (at, byte) in field.iter().enumerate() {
         match byte.wrapping_sub(b'0') {
@@ -152,7 +152,7 @@ pub(super) fn seal(block: &mut [u8; BLOCK]) {
     put_number(&mut block[CHECKSUM.start..CHECKSUM.end - 1], sum);
 }
 
-/// Bytes from `size` to the next block.
+/// Returns the bytes between `size` and the next multiple of a block.
 pub(super) fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK_U64
 }

@@ -11,7 +11,7 @@ use super::member::{Member, header_name, stored_size};
 use super::pax::Records;
 use super::policy::Policy;
 
-/// First bytes of what is often given for a tar by mistake: the format, and the command and file name for the hint.
+/// First bytes of files that are often mistaken for a tar: the format, and the command and file name for the hint.
 const COMPRESSED: [(&[u8], &str, &str, &str); 6] = [
     (b"\x1f\x8b", "gzip", "gzip -dc", "x.tar.gz"),
     (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc", "x.tar.zst"),
@@ -21,7 +21,7 @@ const COMPRESSED: [(&[u8], &str, &str, &str); 6] = [
     (b"PK\x03\x04", "zip", "bsdtar -cf - --format pax @-", "< x.zip"),
 ];
 
-/// Reads headers one after the other. Who takes a member reads its data before the next one.
+/// Reads headers one after the other. The data of a member must be read before the next header.
 pub(super) struct Headers<'a> {
     pub input: Box<dyn Input + 'a>,
     pub budget: &'a mut Budget,
@@ -29,9 +29,9 @@ pub(super) struct Headers<'a> {
     /// The name of the last header, for errors about what follows it.
     pub last: Vec<u8>,
     stage: Stage,
-    /// What `g` headers said for all that follows.
+    /// Records of the global (`g`) headers so far.
     globals: Rc<Records>,
-    /// What was said about the entry that comes next.
+    /// The extended headers of the next entry.
     next: Announced,
 }
 
@@ -43,10 +43,10 @@ enum Stage {
     End,
 }
 
-/// Extended headers that wait for their entry.
+/// Extended headers whose entry has not come yet.
 #[derive(Default)]
 struct Announced {
-    /// Where the first of them stands.
+    /// Offset of the first of them, in bytes.
     offset: Option<u64>,
     records: Option<Records>,
     long_name: Option<Vec<u8>>,
@@ -88,12 +88,12 @@ impl<'a> Headers<'a> {
         Ok(None)
     }
 
-    /// Makes [`Self::next_member`] return nothing more.
+    /// Makes [`Self::next_member`] return `None` from now on.
     pub(super) fn end(&mut self) {
         self.stage = Stage::End;
     }
 
-    /// Says what is wrong with input that is no tar at all.
+    /// Returns a helpful error for input that is no tar at all.
     fn recognise(&mut self) -> Result<(), TarError> {
         let start = self.input.peek(BLOCK)?;
         if start.is_empty() {
@@ -134,7 +134,7 @@ impl<'a> Headers<'a> {
         Ok(true)
     }
 
-    /// What follows the end marker may only be the padding of the last record.
+    /// Reads what follows the end marker, which may only be the padding of the last record.
     fn padding_to_end(&mut self) -> Result<(), TarError> {
         let mut buffer = [0; 16 * BLOCK];
         loop {
@@ -154,7 +154,7 @@ impl<'a> Headers<'a> {
         self.last.extend_from_slice(name);
     }
 
-    /// Keeps what an extended header says for the entry that follows it.
+    /// Keeps an extended header for the entry that follows it.
     fn extended_header(&mut self, header: &Header) -> Result<(), TarError> {
         self.remember_name(header.text(NAME));
         let offset = self.input.offset() - BLOCK_U64;
@@ -195,7 +195,7 @@ impl<'a> Headers<'a> {
         Ok(content)
     }
 
-    /// Brings a header together with what was announced for it.
+    /// Joins a header with its extended headers.
     fn announced_member<'h>(&mut self, header: &'h Header) -> Result<Member<'h>, TarError> {
         let announced = std::mem::take(&mut self.next);
         let has_records = announced.records.is_some();

@@ -1,4 +1,4 @@
-//! Where an archive comes from: a file whose bodies stay where they are, or a pipe whose bodies go to a spool.
+//! The source of an archive: a file, where bodies stay where they are, or a pipe, whose bodies are copied to a spool.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -6,40 +6,42 @@ use std::os::unix::fs::FileExt;
 
 use super::error::TarError;
 
-/// Read at once from a file. Enough for a run of small files; little is read in vain before a large one is skipped.
+/// Bytes read at once from a file: enough for several small members, and little to read in vain before a large one is
+/// skipped.
 const FILE_WINDOW: usize = 16 << 10;
-/// Read at once from a pipe, and written at once to the spool: as much as a pipe can be made to hold, so that its two ends
-/// seldom wait for each other.
+/// Bytes read at once from a pipe and written at once to the spool: the largest size of a pipe (pipe-max-size), so that its
+/// two ends seldom wait for each other.
 const STREAM_BUFFER: usize = 1 << 20;
 
 /// An archive, read from its start to its end.
 pub(super) trait Input {
-    /// Bytes read or skipped since the archive's start.
+    /// Returns the bytes read or skipped since the start of the archive.
     fn offset(&self) -> u64;
 
-    /// Fills `buffer` as far as the input goes, and answers how far.
+    /// Fills `buffer` as far as the input goes. Returns how many bytes it was.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TarError>;
 
-    /// Up to `length` bytes that come next, without taking them.
+    /// Returns up to `length` of the next bytes without consuming them.
     fn peek(&mut self, length: usize) -> Result<&[u8], TarError>;
 
-    /// Passes over the next `length` bytes and keeps them: answers where they are to be read from, or how many bytes
-    /// are missing.
+    /// Consumes the next `length` bytes, which are the data of a body. Returns where to read them.
     fn keep(&mut self, length: u64) -> Result<Kept, TarError>;
 
-    /// Passes over the next `length` bytes: answers how many there were.
+    /// Skips the next `length` bytes. Returns how many of them there were.
     fn skip(&mut self, length: u64) -> Result<u64, TarError>;
 
-    /// Makes all that was kept readable.
+    /// Completes the bodies: flushes the spool.
     fn finish(&mut self) -> Result<(), TarError>;
 
     /// Reads the rest of a pipe and discards it, so that the program that writes it is not killed by a closed pipe.
     fn drain(&mut self);
 }
 
-/// Where a body lies.
+/// What became of the data of a body.
 pub(super) enum Kept {
+    /// It can be read at this address.
     At(u64),
+    /// The input ends this many bytes too early.
     Missing(u64),
 }
 
@@ -60,7 +62,7 @@ impl FileInput {
         Ok(FileInput { file, length, window: Vec::with_capacity(FILE_WINDOW), window_at: 0, at: 0 })
     }
 
-    /// The window's bytes from the cursor on; refilled if it holds fewer than `wanted`.
+    /// Returns the window's bytes from the cursor on, refilled if it holds fewer than `wanted`.
     fn fill(&mut self, wanted: usize) -> Result<&[u8], TarError> {
         let window_end = self.window_at + self.window.len() as u64;
         if self.at < self.window_at || self.at + wanted as u64 > window_end {
@@ -134,7 +136,7 @@ impl Input for FileInput {
     fn drain(&mut self) {}
 }
 
-/// An archive that can be read but once.
+/// An archive that can only be read once, such as a pipe.
 pub(super) struct StreamInput<'a> {
     input: Box<dyn Read + 'a>,
     buffer: Box<[u8]>,
@@ -146,14 +148,14 @@ pub(super) struct StreamInput<'a> {
 }
 
 impl<'a> StreamInput<'a> {
-    /// Bodies are appended to what `spool` holds, so that several archives can share one.
+    /// Bodies are appended to `spool`, so that several archives can share one.
     pub(super) fn new(input: Box<dyn Read + 'a>, spool: File) -> Result<Self, TarError> {
         let buffer = vec![0; STREAM_BUFFER].into_boxed_slice();
         let spool = Spool::new(spool).map_err(|source| TarError::Spool { source })?;
         Ok(StreamInput { input, buffer, start: 0, end: 0, at: 0, spool })
     }
 
-    /// Once the buffer is used up, reads what the input has to give; an unread rest moves to the front.
+    /// Moves the unread bytes to the front of the buffer and reads once more from the input.
     fn refill(&mut self) -> Result<(), TarError> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -169,7 +171,7 @@ impl<'a> StreamInput<'a> {
         Ok(())
     }
 
-    /// Hands the next `length` bytes out in pieces; answers how many there were.
+    /// Passes the next `length` bytes to `take` in pieces. Returns how many of them there were.
     fn each(
         &mut self,
         length: u64,

@@ -5,13 +5,12 @@ use super::error::{EntryName, TarError};
 /// What a name costs in memory beside its own bytes, in bytes.
 pub(super) const NAME_COST: u64 = 64;
 
-/// Bounds on an archive, so that no input can exhaust memory or disk. What is above one is a typed error.
+/// Bounds on an archive, so that no input can exhaust memory or disk. Exceeding one is a typed error.
 ///
-/// Names (255 bytes), paths (4096 bytes) and symlink targets (4095 bytes) are bounded by what Linux can hold and are
-/// not negotiable; these are.
+/// Names (255 bytes), paths (4096 bytes) and symlink targets (4095 bytes) are always bounded by what Linux can hold.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Entries, and inodes made for them, directories that were only implied included. Default 10 million.
+    /// Entries, including directories that are only implied by the paths of others. Default 10 million.
     pub entries: usize,
     /// Bytes of file data stored in the archive. Default 16 TiB, the largest ext4 with 4 KiB blocks.
     pub data_bytes: u64,

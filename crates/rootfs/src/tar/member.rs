@@ -1,4 +1,4 @@
-//! One entry's header together with what extended headers say about it.
+//! One member: its header together with the extended headers before it.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,16 +13,16 @@ use crate::tree::Timestamp;
 const MAJOR_MAX: u32 = (1 << 12) - 1;
 const MINOR_MAX: u32 = (1 << 20) - 1;
 
-/// A header and all that extended headers add to it.
+/// A header and what extended headers add to it.
 pub(super) struct Member<'header> {
     pub header: &'header Header,
-    /// As the archive writes it.
+    /// The name as the archive writes it.
     pub name: Cow<'header, [u8]>,
     pub records: Rc<Records>,
-    /// Did a pax header of its own come before it?
+    /// Whether it has a pax header of its own.
     pub has_records: bool,
     pub long_link: Option<Vec<u8>>,
-    /// Bytes stored after the header.
+    /// Bytes of data stored after the header.
     pub stored: u64,
 }
 
@@ -36,7 +36,7 @@ impl Member<'_> {
             Some(value) => value.into(),
             None => self.number(field, what)?,
         };
-        // The last one, −1, means "no change" to chown(2) and cannot own a file.
+        // The largest, −1, means "no change" to chown(2) and cannot own a file.
         let id = u32::try_from(value).ok().filter(|&id| id != u32::MAX);
         id.ok_or_else(|| TarError::OutOfRange { entry: EntryName::new(&self.name), field: what, value })
     }
@@ -74,13 +74,13 @@ fn number(header: &Header, field: Range<usize>, what: &'static str, name: &[u8])
     header.number(field.clone()).map_err(bad)
 }
 
-/// The size field: bytes that follow the header.
+/// Reads the size field: bytes of data after the header.
 pub(super) fn stored_size(header: &Header, name: &[u8]) -> Result<u64, TarError> {
     let value = number(header, SIZE, "size", name)?;
     u64::try_from(value).map_err(|_| TarError::OutOfRange { entry: EntryName::new(name), field: "size", value })
 }
 
-/// The name as the header block alone has it.
+/// Reads the name in the header block itself.
 pub(super) fn header_name(header: &Header) -> Cow<'_, [u8]> {
     let name = header.text(NAME);
     if header.has_prefix() { [header.text(PREFIX), b"/", name].concat().into() } else { name.into() }

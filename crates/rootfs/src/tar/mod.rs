@@ -1,11 +1,12 @@
 //! Tar streams to and from a [`RootTree`](super::tree::RootTree).
 //!
-//! Reading takes what `docker export`, `podman export`, mmdebstrap, GNU tar, bsdtar and Python write: V7, ustar, GNU
+//! A [`Reader`] yields the entries of an archive; [`read_file`] and [`read_stream`] make trees of them. They read what
+//! `docker export`, `podman export`, mmdebstrap, GNU tar, bsdtar and Python write: V7, ustar, GNU
 //! and POSIX pax headers, sparse files in all four formats, binary extended attributes. It trusts nothing: every
-//! length is bounded by [`Limits`], and hostile input is a [`TarError`] that names the entry. Writing makes one
-//! canonical pax archive of a tree, the same bytes whatever order the tree was built in.
+//! length is bounded by [`Limits`], and hostile input is a [`TarError`] that names the entry. [`write()`] makes one
+//! canonical pax archive of a tree, the same bytes whatever the order in which the tree was built.
 //!
-//! Owners are numbers: user and group names, which mean something only on another machine, are not looked at. Access
+//! Owners are numbers: user and group names, which mean something only on the machine of the archive, are ignored. Access
 //! control lists are the extended attributes that the kernel keeps them in (`system.posix_acl_access`), read from those or,
 //! where an archive has no such attribute, from the text that bsdtar and GNU tar's `--acls` write.
 //!

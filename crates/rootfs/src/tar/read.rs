@@ -1,4 +1,4 @@
-//! The entries of an archive, in its order: each the inode or the hard link that a member makes.
+//! The entries of an archive, in its order.
 
 use std::fs::File;
 use std::io::Read;
@@ -21,8 +21,7 @@ const XATTR_NAME_MAX: usize = 255;
 /// What a data range of a sparse file costs in memory, in bytes.
 const RANGE_COST: u64 = size_of::<DataRange>() as u64;
 
-/// One entry of an archive, as it is: whether a hard link's target or a parent directory exists is for the tree to say
-/// to which it is applied.
+/// One entry of an archive. Whether its parent or the target of a hard link exists shows when it is applied to a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     /// A name with an inode of its own.
@@ -166,8 +165,8 @@ impl<'a> Reader<'a> {
         Ok(Entry::HardLink { path, target, body })
     }
 
-    /// In a pax archive a hard link's size counts data that follows. Older writers left the size of the file there and
-    /// stored nothing: then the next block is a header, or the end.
+    /// Whether a hard link with a size has data. In a pax archive it does. Older writers gave the size of the file and stored
+    /// nothing: then the next block is a header, or the end.
     fn hard_link_has_data(&mut self, member: &Member) -> Result<bool, TarError> {
         if member.has_records {
             return Ok(true);
@@ -191,7 +190,7 @@ impl<'a> Reader<'a> {
         Ok(target.into())
     }
 
-    /// Passes over a member's data and answers where it lies.
+    /// Reads a member's data and returns its body.
     fn body(&mut self, member: &Member) -> Result<Body, TarError> {
         let bad_map = |reason| TarError::BadSparseMap { entry: EntryName::new(&member.name), reason };
         let mut stored = member.stored;
@@ -228,7 +227,7 @@ impl<'a> Reader<'a> {
         self.bounded(member, body)
     }
 
-    /// No file may be larger than `off_t` counts.
+    /// Refuses a file that is larger than `off_t` can count.
     fn bounded(&self, member: &Member, body: Body) -> Result<Body, TarError> {
         if i64::try_from(body.size).is_ok() {
             return Ok(body);
@@ -283,7 +282,7 @@ impl<'a> Reader<'a> {
         Ok(inode)
     }
 
-    /// Adds a list that the archive has in text, unless it has the attribute as well.
+    /// Adds an access control list that the archive has as text, unless it has the attribute too.
     fn add_acl(
         &mut self,
         member: &Member,

@@ -1,4 +1,4 @@
-//! Sparse files, in the four ways in which GNU tar has written them. All end as one list of ranges.
+//! Sparse files, in the four formats that GNU tar has written. All become one list of ranges.
 //!
 //! GNU tar manual, "Storing Sparse Files".
 
@@ -44,14 +44,14 @@ impl Map {
         Ok(())
     }
 
-    /// The four ranges of an old GNU header. Answers the file's real size, and whether an extension block follows.
+    /// Reads the four ranges of an old GNU header. Returns the file's real size, and whether an extension block follows.
     pub(super) fn read_old_header(&mut self, header: &Header) -> Result<(u64, bool), Reason> {
         self.read_old_ranges(&header.0[GNU_SPARSE])?;
         let size = header.number(GNU_REALSIZE).ok().and_then(|size| u64::try_from(size).ok());
         Ok((size.ok_or("the real size is not a number")?, header.0[GNU_SPARSE_EXTENDED] != 0))
     }
 
-    /// The ranges of an extension block. Answers whether another one follows.
+    /// Reads the ranges of an extension block. Returns whether another one follows.
     pub(super) fn read_old_extension(&mut self, block: &[u8; BLOCK]) -> Result<bool, Reason> {
         self.read_old_ranges(&block[..OLD_EXTENDED])?;
         Ok(block[OLD_EXTENDED] != 0)
@@ -69,8 +69,7 @@ impl Map {
         Ok(())
     }
 
-    /// The body that these ranges make of a file of `size` bytes, of which `stored` lie one after the other at
-    /// `source`.
+    /// Returns the body of a file of `size` bytes with these ranges, whose `stored` bytes of data are at `source`.
     pub(super) fn into_body(self, size: u64, stored: u64, source: u64) -> Result<Body, Reason> {
         let mut extents: Vec<DataRange> = Vec::new();
         let (mut taken, mut end) = (0_u64, 0_u64);
@@ -96,7 +95,7 @@ impl Map {
 }
 
 /// Reads the map that version 1.0 puts before the data: the number of ranges, then offset and length of each, all in
-/// decimal and ended by newlines. Fed byte by byte, because only its content says how long it is.
+/// decimal and ended by newlines. It is read block by block, because only its content tells how long it is.
 #[derive(Debug)]
 pub(super) struct TextMap {
     map: Map,
@@ -110,7 +109,7 @@ impl TextMap {
         TextMap { map: Map::new(max_ranges), digits: Vec::with_capacity(MAX_DIGITS), count: None, offset: None }
     }
 
-    /// Takes the next block of the map. Answers whether that was the last.
+    /// Reads the next block of the map. Returns whether it was the last.
     pub(super) fn read(&mut self, block: &[u8]) -> Result<bool, Reason> {
         for &byte in block {
             if self.is_complete() {

@@ -1,9 +1,9 @@
-//! Values that archives write as text.
+//! Numbers that archives write as text.
 
-/// Why records are malformed.
+/// Why a record or a value is malformed.
 pub(super) type Reason = &'static str;
 
-/// Digits and nothing else, within 64 bits.
+/// Parses a decimal number of digits alone, within 64 bits.
 pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! Trees of whole archives.
+//! Trees from whole archives.
 
 use std::fs::File;
 use std::io::Read;
@@ -13,7 +13,7 @@ use crate::tree::{Body, BodySource, Kind, RootTree, TreePath};
 const PROGRESS_STEP: u64 = 1 << 20;
 
 /// Reads a tar that can be sought in as a tree: only headers are read, and bodies stay where they are. `progress` is
-/// told the bytes passed since the start.
+/// called with the bytes passed since the start.
 pub fn read_file(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<RootTree, TarError> {
     let bodies = file.try_clone().map_err(|source| TarError::Read { offset: 0, source })?;
     let mut budget = Budget::new(limits);
@@ -22,7 +22,7 @@ pub fn read_file(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> 
 
 /// Reads a tar from a pipe as a tree. Bodies are appended to `spool`, a temporary file that the tree then reads from.
 /// Whatever happens, the input is read to its end, so that the program that writes it ends by itself and reports how it
-/// went. `progress` is told the bytes read since the start.
+/// went. `progress` is called with the bytes read since the start.
 pub fn read_stream(
     input: impl Read,
     spool: File,

@@ -1,4 +1,4 @@
-//! Writing a tree as one canonical archive.
+//! Writing a tree as a canonical archive.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use super::header::{
 use super::pax::{format_time, put_record, put_xattr};
 use crate::tree::{Body, BodySource, DataRange, Entry, Kind, RootTree, Timestamp};
 
-/// Written at once: what still fits a core's own cache.
+/// Bytes written at once: what still fits into the cache of a core.
 const BUFFER: usize = 256 << 10;
 /// Largest number in a header field of eight bytes, as octal digits.
 const OCTAL_7: u64 = (1 << 21) - 1;
@@ -26,15 +26,15 @@ pub struct TarOptions {
 }
 
 impl TarOptions {
-    /// Everything the tree knows.
+    /// All that the tree holds.
     pub const FAITHFUL: TarOptions = TarOptions { sparse: true, plain_times: false };
-    /// What `tar2sqfs`, `mksquashfs -tar` and `mkfs.erofs --tar` understand.
+    /// What `tar2sqfs`, `mksquashfs -tar` and `mkfs.erofs --tar` can read.
     pub const PLAIN: TarOptions = TarOptions { sparse: false, plain_times: true };
 }
 
 /// Writes `tree` as a pax archive: sorted, the root as an explicit `./`, hard links after their first name, extended
-/// headers only where an entry needs one, padded to whole records. Sockets are left out, since tar has no type for them.
-/// `progress` is told the bytes written since the start.
+/// headers only where an entry needs one, padded to whole records. Sockets are omitted, since tar has no type for them.
+/// `progress` is called with the bytes written since the start.
 ///
 /// A path that is not UTF-8 is written byte for byte, as GNU tar does, without `hdrcharset=BINARY`, which it warns of.
 pub fn write(tree: &RootTree, out: impl Write, options: TarOptions, progress: &mut dyn FnMut(u64)) -> io::Result<()> {
