@@ -89,7 +89,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            error::say(&error);
+            error::print(&error);
             error::exit_code(&error)
         }
     }

@@ -1,92 +1,174 @@
-//! How a command that did not succeed says so: to a person on standard error, to a program by its exit code.
+//! How an error ends the command: by its message on standard error for a person, by its exit code for a program.
+//!
+//! A command exits with 0 when it is done, 1 when it failed, 2 for wrong usage or a wrong spec, 4 when an image failed its
+//! checks. An error's message may end in lines that begin with `hint: ` and say what to do. Only this module searches the
+//! chain of an error.
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use snug_process::program::Missing;
 use snug_spec::SpecErrors;
 
+/// Something failed.
+const FAILED: u8 = 1;
+/// Wrong usage or a wrong spec; clap exits with the same code.
+const WRONG_USAGE: u8 = 2;
+/// An image failed its checks.
+pub const CHECK_FAILED: u8 = 4;
+
+/// The beginning of a line that says what to do.
+const HINT: &str = "hint: ";
+
 /// An error that decides how the command ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The command line or the spec is sound, and still asks for what cannot be done.
+    /// Command line and spec are well-formed, and what they ask for cannot be done.
     #[error("{0}")]
     Usage(String),
-    /// An image failed its checks, with what they found.
+    /// An image failed its checks; with the findings.
     #[error("the image is not what it should be\n{0}")]
     Check(String),
 }
 
-/// Something failed.
-const FAILED: u8 = 1;
-/// Wrong usage or a wrong spec, as clap answers wrong usage.
-const WRONG_USAGE: u8 = 2;
-/// A check of an image failed.
-pub const CHECK_FAILED: u8 = 4;
+impl Failure {
+    /// The code with which the command exits.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Usage(_) => WRONG_USAGE,
+            Failure::Check(_) => CHECK_FAILED,
+        }
+    }
+}
 
-/// How a line begins that says what to do.
-const HINT: &str = "hint: ";
+/// The errors that decide more than a message.
+enum Known<'a> {
+    Failure(&'a Failure),
+    Spec(&'a SpecErrors),
+    Missing(&'a Missing),
+}
 
-/// The exit code that an error stands for.
+impl<'a> Known<'a> {
+    fn of(cause: &'a (dyn Error + 'static)) -> Option<Self> {
+        None.or_else(|| cause.downcast_ref().map(Known::Failure))
+            .or_else(|| cause.downcast_ref().map(Known::Spec))
+            .or_else(|| cause.downcast_ref().map(Known::Missing))
+    }
+
+    /// The known errors in a chain, from what failed to its last cause.
+    fn all(error: &'a anyhow::Error) -> impl Iterator<Item = Self> {
+        error.chain().filter_map(Known::of)
+    }
+
+    /// The spec errors in a chain.
+    fn spec(error: &'a anyhow::Error) -> Option<&'a SpecErrors> {
+        Known::all(error).find_map(|known| match known {
+            Known::Spec(errors) => Some(errors),
+            _ => None,
+        })
+    }
+
+    /// The code with which the command exits, where this error decides it.
+    fn exit_code(&self) -> Option<u8> {
+        match self {
+            Known::Failure(failure) => Some(failure.exit_code()),
+            Known::Spec(_) => Some(WRONG_USAGE),
+            Known::Missing(_) => None,
+        }
+    }
+}
+
+/// The exit code of a command that ends with this error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let code = error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(Failure::Usage(_)) => Some(WRONG_USAGE),
-        Some(Failure::Check(_)) => Some(CHECK_FAILED),
-        None => cause.is::<SpecErrors>().then_some(WRONG_USAGE),
-    });
-    ExitCode::from(code.unwrap_or(FAILED))
+    ExitCode::from(Known::all(error).find_map(|known| known.exit_code()).unwrap_or(FAILED))
 }
 
-/// Is it something that this host, or this version of the tool, cannot do at all, and neither a wrong spec nor a build
-/// that went wrong?
-pub fn is_beyond_this_host(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<Missing>() || matches!(cause.downcast_ref(), Some(Failure::Usage(_))))
+/// Whether this host or this version of the tool cannot do at all what was asked for, as against a wrong spec or a build
+/// that failed.
+pub fn is_unsupported(error: &anyhow::Error) -> bool {
+    Known::all(error).any(|known| matches!(known, Known::Missing(_) | Known::Failure(Failure::Usage(_))))
 }
 
-/// What failed and why, in one line for a table.
-pub fn in_short(error: &anyhow::Error) -> String {
-    if error.is::<SpecErrors>() {
-        return "the spec has errors".to_owned();
-    }
-    // The innermost cause that a person can act on is the reason; what stands before it says where it came up.
-    let cause = error.chain().find(|cause| cause.is::<Missing>());
-    let first_line = |text: &str| text.lines().next().unwrap_or_default().to_owned();
-    if let Some(cause) = cause {
-        return first_line(&cause.to_string());
-    }
-    let said: Vec<String> = error.chain().take(2).map(|cause| first_line(&cause.to_string())).collect();
-    // Paths of specs are whole ones; a table has no room for where the reader stands.
-    let here = std::env::current_dir().map(|here| format!("{}/", here.display())).unwrap_or_default();
-    said.join(": ").replacen(&here, "", usize::from(here.len() > 1))
+/// Writes the message of an error to standard error.
+pub fn print(error: &anyhow::Error) {
+    eprintln!("{}", message(error));
 }
 
-/// Says an error to a person on standard error.
-pub fn say(error: &anyhow::Error) {
-    eprintln!("{}", describe(error));
-}
-
-/// An error for a person: what failed, then why; `hint:` lines stand last, on lines of their own.
-pub fn describe(error: &anyhow::Error) -> String {
-    // Spec errors bring their own frame.
-    if let Some(errors) = error.downcast_ref::<SpecErrors>() {
+/// The message of an error: what failed, its causes, and at the end its hints, each on a line of its own.
+pub fn message(error: &anyhow::Error) -> String {
+    // Spec errors show their place in the text.
+    if let Some(errors) = Known::spec(error) {
         return errors.to_string();
     }
-    let (said, hints) = parts(error);
-    let mut lines: Vec<String> = said.iter().map(|text| format!("  because: {text}")).collect();
-    if let (Some(line), Some(first)) = (lines.first_mut(), said.first()) {
+    let Parts { causes, hints } = Parts::of(error);
+    let mut lines: Vec<String> = causes.iter().map(|text| format!("  because: {text}")).collect();
+    if let (Some(line), Some(first)) = (lines.first_mut(), causes.first()) {
         *line = format!("error: {first}");
     }
     lines.extend(hints.iter().map(|hint| format!("{HINT}{hint}")));
     lines.join("\n")
 }
 
-/// What an error's sentences say, from what failed to its last cause, and apart from them what its hints say.
-pub fn parts(error: &anyhow::Error) -> (Vec<String>, Vec<String>) {
-    let (mut sentences, mut hints) = (Vec::new(), Vec::new());
-    for cause in error.chain() {
-        let text = cause.to_string();
-        let (hinted, said): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(HINT));
-        hints.extend(hinted.iter().filter_map(|line| line.strip_prefix(HINT)).map(str::to_owned));
-        sentences.push(said.join("\n"));
+/// The message of an error in one line, for a table.
+pub fn summary(error: &anyhow::Error) -> String {
+    if Known::spec(error).is_some() {
+        return "the spec has errors".to_owned();
     }
-    (sentences, hints)
+    let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+    // A missing program is the reason, whatever needed it.
+    let missing = Known::all(error).find_map(|known| match known {
+        Known::Missing(missing) => Some(missing.to_string()),
+        _ => None,
+    });
+    if let Some(missing) = missing {
+        return first_line(missing);
+    }
+    let causes: Vec<String> = error.chain().take(2).map(|cause| first_line(cause.to_string())).collect();
+    // Paths of specs are absolute; a table shows them as seen from here.
+    let here = std::env::current_dir().map(|here| format!("{}/", here.display())).unwrap_or_default();
+    causes.join(": ").replacen(&here, "", usize::from(here.len() > 1))
+}
+
+/// The texts of an error, its hints apart.
+pub struct Parts {
+    /// From what failed to its last cause.
+    pub causes: Vec<String>,
+    /// What to do, without the word `hint`.
+    pub hints: Vec<String>,
+}
+
+impl Parts {
+    /// Takes the messages of an error's chain apart.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let mut parts = Parts { causes: Vec::new(), hints: Vec::new() };
+        for cause in error.chain() {
+            let text = cause.to_string();
+            let (hints, said): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(HINT));
+            parts.hints.extend(hints.iter().filter_map(|line| line.strip_prefix(HINT)).map(str::to_owned));
+            parts.causes.push(said.join("\n"));
+        }
+        parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_found_in_the_chain() {
+        let code = |error: anyhow::Error| format!("{:?}", exit_code(&error));
+        let usage = anyhow::Error::from(Failure::Usage("no".to_owned())).context("cannot plan");
+        assert!(is_unsupported(&usage));
+        assert_eq!(code(usage), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(code(Failure::Check("tree".to_owned()).into()), format!("{:?}", ExitCode::from(4)));
+        assert_eq!(code(anyhow::anyhow!("other")), format!("{:?}", ExitCode::from(1)));
+    }
+
+    #[test]
+    fn a_message_ends_in_the_hints_of_all_causes() {
+        let error = anyhow::anyhow!("no room\nhint: make room").context("cannot write\nhint: look");
+        assert_eq!(message(&error), "error: cannot write\n  because: no room\nhint: look\nhint: make room");
+        assert_eq!(summary(&error), "cannot write: no room");
+    }
 }

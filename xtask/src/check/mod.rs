@@ -132,10 +132,10 @@ fn tree(
     let bodies = depth == Depth::Full;
     let mut reading = match readers::read(subject.image, kind, reader, bodies, stage) {
         Ok(reading) => reading,
-        Err(error) if error.is::<readers::NoReader>() => {
-            return (Check::skipped(QUESTION, format!("{error:#}")).took(started.elapsed()), None);
+        Err(readers::ReadError::NoReader(why)) => {
+            return (Check::skipped(QUESTION, why).took(started.elapsed()), None);
         }
-        Err(error) => return (Check::broken(QUESTION, kind.as_str(), &error).took(started.elapsed()), None),
+        Err(error) => return (Check::broken(QUESTION, kind.as_str(), &error.into()).took(started.elapsed()), None),
     };
     let meant = match &subject.meant {
         Ok(meant) => meant,

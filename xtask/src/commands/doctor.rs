@@ -15,7 +15,6 @@ use snug_spec::model::EngineKind;
 use super::arguments;
 use super::run::Run;
 use crate::bases::debian;
-use crate::bases::oci::OciError;
 use crate::engine::choose;
 use crate::error;
 use crate::filesystem::erofs::ErofsUtils;
@@ -70,8 +69,13 @@ impl Finding {
         match result {
             Ok(detail) => Finding { what, can: true, detail, fix: None },
             Err(error) => {
-                let (said, hints) = error::parts(&error);
-                Finding { what, can: false, detail: said.join(": ").replace('\n', "; "), fix: hints.into_iter().next() }
+                let error::Parts { causes, hints } = error::Parts::of(&error);
+                Finding {
+                    what,
+                    can: false,
+                    detail: causes.join(": ").replace('\n', "; "),
+                    fix: hints.into_iter().next(),
+                }
             }
         }
     }
@@ -186,13 +190,10 @@ fn boot() -> Result<String> {
 
 fn can_be_built(set: &snug_spec::ImageSet, name: &str, providers: &Providers) -> Result<String> {
     let target = Target::all(set.get(name)?, &[])?[0];
-    let order = match Order::new(set, name, target, None, providers) {
-        // What a tag means is asked by builds: all that such a base needs is who asks.
-        Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
-            requirements::require(&[Task::OciBase])?;
-            return Ok("OCI base, not fetched yet".to_owned());
-        }
-        order => order?,
+    let Some(order) = Order::known(set, name, target, providers)? else {
+        // Only builds ask registries: such a base needs the program that does.
+        requirements::require(&[Task::OciBase])?;
+        return Ok("OCI base, not fetched yet".to_owned());
     };
     requirements::require(&order.tasks())?;
     if let Some(filesystem) = &order.filesystem {

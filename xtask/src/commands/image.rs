@@ -126,7 +126,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if arguments.dry_run {
         let plans = Plans::new(&names, &orders, engines, &arguments.engine, &output)?;
         for error in orders.iter().filter_map(|order| order.as_ref().err()) {
-            error::say(error);
+            error::print(error);
         }
         arguments.format.print(&plans)?;
         let failed = orders.iter().find_map(|order| order.as_ref().err());
@@ -155,13 +155,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             let assembly = Assembly { cache, engine: &**engine, refresh: &refresh, on_failure };
             order.build(&assembly, &output, &progress)
         });
-        let beyond = outcome.as_ref().is_err_and(error::is_beyond_this_host);
+        let beyond = outcome.as_ref().is_err_and(error::is_unsupported);
         let left_out = beyond && arguments.all && !arguments.setup;
         match &outcome {
             Err(error) if left_out => {
-                progress.note(format!("cannot build {name} on this host\n{}", error::describe(error)))
+                progress.note(format!("cannot build {name} on this host\n{}", error::message(error)))
             }
-            Err(error) => progress.note(error::describe(error)),
+            Err(error) => progress.note(error::message(error)),
             Ok(_) => {}
         }
         Fared { name, outcome, choice, time: started.elapsed(), left_out }
@@ -221,7 +221,7 @@ impl<'a> Fared<'a> {
             Err(error) => Became::Not {
                 state: if self.left_out { FailedState::CannotBuild } else { FailedState::Failed },
                 error: format!("{error:#}"),
-                summary: error::in_short(error),
+                summary: error::summary(error),
             },
         };
         let engine = self.choice.as_ref();

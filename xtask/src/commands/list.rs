@@ -10,7 +10,6 @@ use snug_spec::{ImageSet, ImageSpec};
 
 use super::arguments;
 use super::run::Run;
-use crate::bases::oci::OciError;
 use crate::error;
 use crate::host::requirements::{self, Task};
 use crate::image::{ImageState, Order, Providers, Target};
@@ -129,21 +128,21 @@ fn standing(
     providers: &Providers,
     results: &Path,
 ) -> (State, Option<String>, Option<u64>) {
-    let order = Target::all(spec, &[]).and_then(|targets| Order::new(set, name, targets[0], None, providers));
+    let order = Target::all(spec, &[]).and_then(|targets| Order::known(set, name, targets[0], providers));
     let order = match order {
-        Ok(order) => order,
-        // What a tag means is asked by builds: none was made yet, then.
-        Err(error) if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OciError::Unresolved(_)))) => {
+        Ok(Some(order)) => order,
+        // Only builds ask registries: none was made yet.
+        Ok(None) => {
             return match requirements::require(&[Task::OciBase]) {
                 Ok(()) => (State::NeverBuilt, None, None),
-                Err(lacking) => (State::CannotBuild, Some(error::in_short(&lacking.into())), None),
+                Err(missing) => (State::CannotBuild, Some(error::summary(&missing.into())), None),
             };
         }
-        Err(error) => return (State::CannotBuild, Some(error::in_short(&error)), None),
+        Err(error) => return (State::CannotBuild, Some(error::summary(&error)), None),
     };
     let freshness = match order.freshness(results) {
         Ok(freshness) => freshness,
-        Err(error) => return (State::CannotBuild, Some(error::in_short(&error)), None),
+        Err(error) => return (State::CannotBuild, Some(error::summary(&error)), None),
     };
     let (state, reason, size) = match freshness {
         ImageState::UpToDate(manifest) => return (State::UpToDate, None, Some(manifest.census.size)),
@@ -153,6 +152,6 @@ fn standing(
     };
     match requirements::require(&order.tasks()) {
         Ok(()) => (state, reason, size),
-        Err(lacking) => (State::CannotBuild, Some(error::in_short(&lacking.into())), size),
+        Err(missing) => (State::CannotBuild, Some(error::summary(&missing.into())), size),
     }
 }

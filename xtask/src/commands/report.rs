@@ -129,7 +129,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let progress = progress.for_image(&format!("{name} as {named}"));
         let outcome = report.cost(order, listing.has("usr/sbin/sshd"), &progress);
         if let Err(error) = &outcome {
-            error::say(error);
+            error::print(error);
         }
         let found = match outcome {
             Ok(cost) => Found::Cost(cost.into()),

@@ -14,7 +14,7 @@ use snug_formats::kernel::missed;
 use snug_formats::{Filesystem, FilesystemKind};
 use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::TreePath;
-use snug_spec::model::KernelVersion;
+use snug_spec::model::{Base, KernelVersion};
 use snug_spec::{ImageSet, ImageSpec, Resolved};
 
 use crate::bases::oci::Resolution;
@@ -144,6 +144,18 @@ impl<'set> Order<'set> {
         }
         let sizing = spec.sizing.clone();
         Ok(Order { spec, chain, placed, filesystem, verity, sizing, target, check: true, notes })
+    }
+
+    /// The order as far as earlier runs know it; `None` where none of them has resolved the reference of the OCI base yet.
+    pub fn known(set: &'set ImageSet, name: &str, target: Target, providers: &Providers) -> Result<Option<Self>> {
+        let resolved = set.resolve(name)?;
+        let lowest = resolved.ancestors.last().copied().unwrap_or(resolved.spec);
+        if let Base::Oci { reference } = &lowest.base.value
+            && !providers.resolver.knows(reference, target.platform)?
+        {
+            return Ok(None);
+        }
+        Order::new(set, name, target, None, providers).map(Some)
     }
 
     pub fn plan(&self) -> &BuildPlan {

@@ -5,7 +5,7 @@ use std::process::ChildStdout;
 use std::sync::Mutex;
 
 use anyhow::Result;
-use snug_sandbox::{Event, Job, JobError, ShellEnd, Terminal};
+use snug_sandbox::{Event, Job, ShellEnd, Terminal};
 
 use super::secret::{self, Secret};
 use super::{StepFailed, Tail};
@@ -44,6 +44,7 @@ pub fn run_with(
     let (mut terminal, shell) = terminal.unzip();
     let tail = Mutex::new(Tail::default());
     let mut stage: Option<Stage> = None;
+    let mut failure = None;
     let observe = |event: &Event| match event {
         Event::Started { action } => {
             *lock(&tail) = Tail::default();
@@ -70,25 +71,21 @@ pub fn run_with(
         Event::Failed { action, status, message } => {
             stage = None;
             let title = titles.get(*action).and_then(Option::as_ref);
-            if let (Some(terminal), Some(title)) = (terminal.take(), title) {
-                let failed = failed(title, *status, message, secrets, &lock(&tail));
-                progress.note(error::describe(&failed.into()));
+            let Some(title) = title else { return };
+            let failed = failure.insert(failed(title, *status, message, secrets, &lock(&tail)));
+            if let Some(terminal) = terminal.take() {
+                progress.note(error::message(&failed.clone().into()));
                 progress.note("a shell in the tree as it is: `exit` ends it and removes the tree");
                 if let Err(error) = terminal.attach() {
-                    progress.note(error::describe(&error));
+                    progress.note(error::message(&error));
                 }
             }
         }
         Event::Refused { .. } | Event::Unshared => stage = None,
     };
     let result = snug_sandbox::run_with(job, shell, observe, |mut stdout: ChildStdout| consume(&mut stdout));
-    result.map_err(|error| match error.downcast_ref::<JobError>() {
-        Some(JobError::Action { action, status, message }) => {
-            let Some(Some(title)) = titles.get(*action) else { return error };
-            failed(title, *status, message, secrets, &lock(&tail)).into()
-        }
-        _ => error,
-    })
+    // The step's failure says more than what the sandbox makes of it.
+    result.map_err(|error| failure.map_or(error, anyhow::Error::from))
 }
 
 fn failed(title: &Title, status: Option<i32>, message: &str, secrets: &[Secret], tail: &Tail) -> StepFailed {

@@ -131,6 +131,13 @@ impl Resolver {
         Ok(resolution)
     }
 
+    /// Whether a run has resolved `reference` on `platform`, so that no registry need be asked.
+    pub fn knows(&self, reference: &str, platform: Platform) -> Result<bool> {
+        let reference = Reference::parse(reference)?;
+        let record = folder_of(&Cache::open()?, &reference, platform)?.join(RECORD);
+        Ok(read_record(&record, &reference, platform).is_some())
+    }
+
     fn look_up(&self, reference: &Reference, platform: Platform) -> Result<Resolution> {
         let record = folder_of(&Cache::open()?, reference, platform)?.join(RECORD);
         // A digest always names the same manifest.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, thread};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use snug_formats::FilesystemKind;
@@ -14,7 +14,7 @@ use snug_rootfs::disk::{self, StandIns};
 use snug_rootfs::listing::Listing;
 use snug_rootfs::tree::TreePath;
 
-use super::Reading;
+use super::{ReadError, Reading};
 use crate::report::progress::Stage;
 
 const MOUNT: HostProgram = HostProgram { name: "mount", package: "mount" };
@@ -22,25 +22,20 @@ const MOUNT: HostProgram = HostProgram { name: "mount", package: "mount" };
 /// Folders that stand on every Linux; the thread sees the image in the place of the first of them that is there.
 const PLACES: [&str; 3] = ["/mnt", "/media", "/sys"];
 
-/// The kernel does not mount the image here, for a reason that need not be the image's.
-#[derive(Debug, thiserror::Error)]
-#[error("the kernel cannot mount it here: {0}")]
-pub(super) struct CannotMount(String);
-
-pub(super) fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
+pub(super) fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading, ReadError> {
     let image = image.canonicalize().with_context(|| format!("cannot find {}", image.display()))?;
     thread::scope(|scope| {
         let reader = scope.spawn(|| read_apart(&image, kind, bodies, stage));
-        reader.join().unwrap_or_else(|_| bail!("the reader of the mounted image panicked"))
+        reader.join().unwrap_or_else(|_| Err(anyhow!("the reader of the mounted image panicked").into()))
     })
 }
 
-fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
+fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading, ReadError> {
     let place = mount_apart(image, kind)?;
-    let mut tree = disk::walk(&place, &StandIns::default())?;
+    let mut tree = disk::walk(&place, &StandIns::default()).map_err(anyhow::Error::from)?;
     if kind == FilesystemKind::Ext4 {
         // ext4's own.
-        tree.remove(&TreePath::new("lost+found")?);
+        tree.remove(&TreePath::new("lost+found").map_err(anyhow::Error::from)?);
     }
     let (listing, unreadable) = match bodies {
         true => Listing::read(&tree, |bytes| stage.advance(bytes)),
@@ -50,8 +45,8 @@ fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -
 }
 
 /// Mounts the image for this thread alone.
-fn mount_apart(image: &Path, kind: FilesystemKind) -> Result<PathBuf> {
-    let refused = |what: &str, error: nix::Error| CannotMount(format!("{what}: {error}"));
+fn mount_apart(image: &Path, kind: FilesystemKind) -> Result<PathBuf, ReadError> {
+    let refused = |what: &str, error: nix::Error| ReadError::CannotMount(format!("{what}: {error}"));
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| refused("no mount namespace", error))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(|error| refused("mounts cannot be made private", error))?;
@@ -61,12 +56,12 @@ fn mount_apart(image: &Path, kind: FilesystemKind) -> Result<PathBuf> {
         FilesystemKind::Ext4 => "ro,nosuid,nodev,noexec,loop,noload",
         FilesystemKind::Squashfs | FilesystemKind::Erofs => "ro,nosuid,nodev,noexec,loop",
     };
-    let mut mount = MOUNT.command().map_err(|missing| CannotMount(missing.in_a_line()))?;
+    let mut mount = MOUNT.command().map_err(|missing| ReadError::CannotMount(missing.in_a_line()))?;
     mount.args(["-n", "-t", kind.as_str(), "-o", options]).arg(image).arg(&place);
-    let output = child::output(&mut mount).map_err(|error| CannotMount(format!("{error:#}")))?;
+    let output = child::output(&mut mount).map_err(|error| ReadError::CannotMount(format!("{error:#}")))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(CannotMount(said.trim().replace('\n', " ")).into());
+        return Err(ReadError::CannotMount(said.trim().replace('\n', " ")));
     }
     Ok(place)
 }

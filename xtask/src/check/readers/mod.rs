@@ -75,48 +75,63 @@ impl Reading {
 }
 
 /// Reads an image: every name and what stands under it, and with `bodies` every byte of every file.
-pub fn read(image: &Path, kind: FilesystemKind, reader: Reader, bodies: bool, stage: &Stage) -> Result<Reading> {
+pub fn read(
+    image: &Path,
+    kind: FilesystemKind,
+    reader: Reader,
+    bodies: bool,
+    stage: &Stage,
+) -> Result<Reading, ReadError> {
     if reader == Reader::Tools || reader == Reader::Auto && !nix::unistd::Uid::effective().is_root() {
         return by_tools(image, kind, bodies, stage);
     }
     match kernel::read(image, kind, bodies, stage) {
-        Err(error) if reader == Reader::Auto && error.is::<kernel::CannotMount>() => {
-            let mut reading = by_tools(image, kind, bodies, stage).map_err(|other| match other.is::<NoReader>() {
-                true => NoReader(format!("{other:#}; {error:#}")).into(),
-                false => other,
+        Err(refused @ ReadError::CannotMount(_)) if reader == Reader::Auto => {
+            let mut reading = by_tools(image, kind, bodies, stage).map_err(|error| match error {
+                ReadError::NoReader(why) => ReadError::NoReader(format!("{why}; {refused}")),
+                other => other,
             })?;
-            reading.notes.push(format!("{error:#}, so that programs read the image instead"));
+            reading.notes.push(format!("{refused}, so that programs read the image instead"));
             Ok(reading)
         }
         other => other,
     }
 }
 
-fn by_tools(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading> {
+fn by_tools(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading, ReadError> {
     match kind {
         FilesystemKind::Ext4 => {
             needed(debugfs::DEBUGFS)?;
-            ext4::read(image, bodies, stage)
+            Ok(ext4::read(image, bodies, stage)?)
         }
         FilesystemKind::Squashfs => {
             needed(squashfs::UNSQUASHFS)?;
-            squashfs::read(image, bodies, stage)
+            Ok(squashfs::read(image, bodies, stage)?)
         }
         FilesystemKind::Erofs => {
             let why = "no program tells every name and byte of erofs: only the kernel's mount does, as root";
-            Err(NoReader(why.to_owned()).into())
+            Err(ReadError::NoReader(why.to_owned()))
         }
     }
 }
 
-/// Nobody can read the image here, which says nothing about the image.
+/// Why an image was not read.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NoReader(String);
+pub enum ReadError {
+    /// This host has no reader for the image, which says nothing about the image.
+    #[error("{0}")]
+    NoReader(String),
+    /// The kernel does not mount the image on this host, for a reason that need not be the image's.
+    #[error("the kernel cannot mount it here: {0}")]
+    CannotMount(String),
+    /// The image cannot be read.
+    #[error(transparent)]
+    Failed(#[from] anyhow::Error),
+}
 
-fn needed(tool: HostProgram) -> Result<(), NoReader> {
+fn needed(tool: HostProgram) -> Result<(), ReadError> {
     match tool.find() {
         Some(_) => Ok(()),
-        None => Err(NoReader(tool.missing().in_a_line())),
+        None => Err(ReadError::NoReader(tool.missing().in_a_line())),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, bail};
 use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::RootTree;
-use snug_sandbox::{Action, Event, Job, JobError, Program};
+use snug_sandbox::{Action, Event, Job, Program};
 
 use crate::cache::{Cache, WorkFolder};
 use crate::report::progress::Stage;
@@ -68,13 +68,18 @@ impl MaterialisedTree for InNamespace {
             directory: Some(std::env::current_dir().context("there is no current folder")?),
         };
         let said = Mutex::new(Vec::new());
-        let outcome = snug_sandbox::run_silent(&Job { actions: vec![Action::Run(program)] }, |event| {
-            if let (Event::Line { text, .. }, Ok(mut said)) = (event, said.lock()) {
-                said.push(text.clone());
+        let mut failure = None;
+        let outcome = snug_sandbox::run_silent(&Job { actions: vec![Action::Run(program)] }, |event| match event {
+            Event::Line { text, .. } => {
+                if let Ok(mut said) = said.lock() {
+                    said.push(text.clone());
+                }
             }
+            Event::Failed { message, .. } => failure = Some(message.clone()),
+            _ => {}
         });
         let Err(error) = outcome else { return Ok(()) };
-        let Some(JobError::Action { message, .. }) = error.downcast_ref() else { return Err(error) };
+        let Some(message) = failure else { return Err(error) };
         let said = said.into_inner().unwrap_or_default();
         let last = said[said.len().saturating_sub(LAST_LINES)..].iter().map(|line| format!("\n  {line}"));
         bail!("{message}{}", last.collect::<String>())
