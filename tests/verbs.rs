@@ -208,7 +208,7 @@ fn a_new_spec_is_sound_and_never_written_over_another() {
 
     let before = fs::read_to_string(images.join("openclaw/image.toml")).expect("a spec");
     for (words, says) in [
-        (&["openclaw"][..], "is there already"),
+        (&["openclaw"][..], "already exists"),
         (&["Upper"], "is not a name for an image"),
         (&["../escape"], "is not a name for an image"),
         (&["shared"], "folder of files that images share"),

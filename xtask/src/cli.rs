@@ -1,4 +1,4 @@
-//! The command line: the verbs and their help, and how an outcome becomes an exit code.
+//! The command line: the verbs with their help, and the exit code.
 
 use std::process::ExitCode;
 
@@ -25,35 +25,35 @@ enum Verb {
     Pack(commands::pack::Arguments),
     /// Write the finished tree of an image as a tar
     Export(commands::export::Arguments),
-    /// Prove that images are what they should be
+    /// Check that images match their trees and are sound
     Check(commands::check::Arguments),
-    /// Start an image as a machine, and look around in it
+    /// Start an image as a virtual machine, with its console or a login
     Boot(commands::boot::Arguments),
-    /// Build one image as every type, and set their costs side by side
+    /// Build one image as every type, and compare their costs
     Report(commands::report::Arguments),
-    /// Measure what writing an image costs, beside cp and other programs
+    /// Measure what writing an image costs, compared with cp and other programs
     Bench(commands::bench::Arguments),
     /// Show the images of this workspace
     List(commands::list::Arguments),
-    /// Begin a new image: write a spec to start from
+    /// Write the spec of a new image, to start from
     New(commands::new::Arguments),
-    /// Show what this host can do, and what mends what it cannot
+    /// Show what this host can do, and how to get what it lacks
     Doctor(commands::doctor::Arguments),
-    /// Remove what failed and killed runs left, and what is named
+    /// Remove what failed and killed runs left, and the caches that are named
     Clean(commands::clean::Arguments),
-    /// Print what a shell needs to complete `cargo xtask`
+    /// Print the script by which a shell completes `cargo xtask`
     Completions(commands::completions::Arguments),
     /// Run the checks and tests of this workspace
     Test(commands::test::Arguments),
     /// Unpack programs of a Debian suite into the cache
     #[command(hide = true)]
     Tools(commands::tools::Arguments),
-    /// Answer a shell that completes a command line
+    /// Print the words that complete a command line
     #[command(name = "__complete", hide = true)]
     Complete(commands::completions::Question),
 }
 
-/// The verbs and their options, for those who ask about them.
+/// The verbs and their options, for completions.
 pub fn command() -> clap::Command {
     Cli::command()
 }

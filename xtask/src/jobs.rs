@@ -1,9 +1,10 @@
-//! Independent pieces of work, side by side, a bounded number at a time.
+//! Runs independent jobs on threads, a bounded number at a time.
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
-/// Does `work` on every item, at most `at_once` of them at the same time and begun in order. Answers in order.
+/// Does `work` on every item, at most `at_once` at the same time and started in order. Returns the results in the order of the
+/// items.
 pub fn run<T: Sync, R: Send>(items: &[T], at_once: NonZeroUsize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let waiting = Mutex::new(items.iter().enumerate());
     let done = Mutex::new(Vec::with_capacity(items.len()));
@@ -31,17 +32,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_stand_in_order_and_no_more_run_at_once_than_allowed() {
+    fn results_come_in_order_and_no_more_run_at_once_than_allowed() {
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         // Both of a pair must be under way before either goes on: work that ran one by one would never end.
         let pair = Barrier::new(2);
-        let answers = run(&[5, 4, 3, 2, 1, 0], NonZeroUsize::new(2).unwrap(), |number| {
+        let results = run(&[5, 4, 3, 2, 1, 0], NonZeroUsize::new(2).unwrap(), |number| {
             most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             pair.wait();
             running.fetch_sub(1, Ordering::SeqCst);
             number * 2
         });
-        assert_eq!(answers, [10, 8, 6, 4, 2, 0]);
+        assert_eq!(results, [10, 8, 6, 4, 2, 0]);
         assert_eq!(most.into_inner(), 2);
         assert!(run(&[0; 0], NonZeroUsize::MIN, |number| *number).is_empty());
     }

@@ -1,11 +1,11 @@
-//! Where things stand: the workspace's root and its target folder, as cargo tells them.
+//! The workspace's root and its target folder, from cargo.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use cargo_metadata::MetadataCommand;
 
-/// The two folders that everything else is named from.
+/// The folders from which all other paths of a workspace are named.
 #[derive(Debug, Clone)]
 pub struct Workspace {
     pub root: PathBuf,
@@ -13,12 +13,12 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo from the current folder, so that any folder of the workspace will do.
+    /// The workspace around the current folder, which may be any folder of it.
     pub fn find() -> Result<Self> {
         let metadata = MetadataCommand::new()
             .no_deps()
             .exec()
-            .context("cargo cannot tell where the workspace is\nhint: run this inside the checkout")?;
+            .context("cargo finds no workspace here\nhint: run this inside the checkout")?;
         Ok(Workspace {
             root: metadata.workspace_root.into_std_path_buf(),
             target: metadata.target_directory.into_std_path_buf(),

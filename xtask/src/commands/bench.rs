@@ -1,4 +1,4 @@
-//! `bench`: what writing an image from a tar costs, beside `cp` and the field's programs.
+//! `bench`: measures what writing an image from a tar costs, compared with `cp` and with other programs.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -23,7 +23,7 @@ use crate::error::Failure;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::render::Render;
 
-/// Bytes that tell how fast SHA-256 is here.
+/// Bytes that are hashed to measure the speed of SHA-256.
 const HASHED: usize = 64 << 20;
 
 #[derive(Debug, Args)]
@@ -125,7 +125,7 @@ impl Render for Measurements {
     }
 }
 
-/// Those that were asked for and can run here, `cp` first.
+/// The candidates of the command line that can run here, `cp` first.
 fn candidates(only: &[String], progress: &Progress) -> Result<Vec<Candidate>> {
     if let Some(unknown) = only.iter().find(|name| Candidate::ALL.iter().all(|known| known.name() != *name)) {
         let known: Vec<&str> = Candidate::ALL.iter().map(|candidate| candidate.name()).collect();
@@ -140,7 +140,7 @@ fn candidates(only: &[String], progress: &Progress) -> Result<Vec<Candidate>> {
             continue;
         }
         match candidate.obstacle() {
-            Some(obstacle) => progress.note(format!("{}: left out, {obstacle}", candidate.name())),
+            Some(obstacle) => progress.note(format!("{}: skipped, {obstacle}", candidate.name())),
             None => chosen.push(candidate),
         }
     }
@@ -161,7 +161,7 @@ fn rounds(bench: &Bench, candidates: &[Candidate], count: usize, progress: &Prog
             let output = bench.output(candidate);
             let feed = bench.feed(candidate)?;
             let mut command = bench.command(candidate)?;
-            // What the one before left to the disk would be written beside this one.
+            // Else the pages of the previous candidate would be written during this one.
             settle(&bench.scratch)?;
             let measured = measure(&mut command, feed.as_ref(), &output).with_context(|| candidate.title())?;
             entry.measured.push(measured);
@@ -169,7 +169,7 @@ fn rounds(bench: &Bench, candidates: &[Candidate], count: usize, progress: &Prog
                 continue;
             }
             entry.output_bytes = Some(fs::metadata(&output)?.size());
-            // At once, so that the next one does not wait for pages or disk that belong to this one.
+            // At once, so that its pages and its disk space are free for the next one.
             fs::remove_file(&output)?;
         }
         let extracted = bench.output(Candidate::Extract);
@@ -193,7 +193,7 @@ fn size(bench: &Bench) -> Result<(u64, u64)> {
     number("/census/size").zip(number("/census/decision/inodes")).context("the answer of pack has no size")
 }
 
-/// Written by another process, whose memory would otherwise count as that of every process started here.
+/// Has another process write the sample: the peak memory of this one would count as that of every child it starts.
 fn made_up(xtask: &Path, scratch: &Path) -> Result<PathBuf> {
     let tar = scratch.join("sample.tar");
     let status = child::status(Command::new(xtask).args(["bench", "--sample"]).arg(&tar))?;
@@ -202,7 +202,7 @@ fn made_up(xtask: &Path, scratch: &Path) -> Result<PathBuf> {
 }
 
 fn sample(place: &Path, progress: &Progress) -> Result<ExitCode> {
-    let stage = progress.stage("make up a root filesystem");
+    let stage = progress.stage("generate a root filesystem");
     let mut file = File::create(place).with_context(|| format!("cannot write {}", place.display()))?;
     bench::write_sample(&mut file, &stage).with_context(|| format!("cannot write {}", place.display()))?;
     stage.finish(&human_bytes(file.metadata()?.len()));

@@ -1,4 +1,4 @@
-//! `boot`: an image as a running machine, for a person to look around in.
+//! `boot`: starts an image as a virtual machine and attaches its console, or an SSH session.
 
 use std::io::{IsTerminal, stderr, stdin};
 use std::path::{Path, PathBuf};
@@ -23,11 +23,11 @@ use crate::image::Built;
 use crate::report::progress::{Progress, human_bytes};
 
 const CP: HostProgram = HostProgram { name: "cp", package: "coreutils" };
-/// Has `/init` keep a shell on the console: nobody is asked for a password who may write the kernel's command line.
+/// Has `/init` run a shell on the console, without a password: who writes the kernel's command line is root anyway.
 const CONSOLE_SHELL: &str = "snug.console=shell";
-/// Bytes of the disk for an overlay; a sparse file, so that it costs what is written.
+/// Size of the disk for an overlay, in bytes. The file is sparse: it takes the space that is written.
 const OVERLAY_BYTES: u64 = 1 << 30;
-/// How long a machine has to end by itself after the SSH session.
+/// Time that a machine has to power off after the SSH session.
 const END_BUDGET: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Args)]
@@ -57,7 +57,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if !interactive && arguments.command.is_empty() {
         bail!(Failure::Usage(
             "a machine's console needs a terminal, and standard input is none\n\
-             hint: run one command with `--ssh -- COMMAND`, or judge the image with `check NAME --boot`"
+             hint: run one command with `--ssh -- COMMAND`, or check the image with `check NAME --boot`"
                 .to_owned()
         ));
     }
@@ -90,7 +90,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
 }
 
-/// The disk that keeps the overlay, made where there is none yet.
+/// Makes the disk of the overlay, unless it exists.
 fn overlay(file: &Path, progress: &Progress) -> Result<()> {
     if !file.exists() {
         let stage = progress.stage(format!("make {}", file.display()));
@@ -102,7 +102,7 @@ fn overlay(file: &Path, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// The copy of the image that keeps what is written, made where there is none yet.
+/// Copies the image to `file`, which the machine writes to, unless it exists.
 fn copy<'a>(image: &Path, file: &'a Path, progress: &Progress) -> Result<&'a Path> {
     if !file.exists() {
         let stage = progress.stage(format!("copy the image to {}", file.display()));
@@ -127,7 +127,7 @@ fn on_console(
     let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
     let initramfs = write_initramfs(kernel, folder.path())?;
     words.push(CONSOLE_SHELL.to_owned());
-    progress.note("Ctrl-A X ends the machine at once; `kill -TERM 1` in it ends it in order");
+    progress.note("Ctrl-A X kills the machine; `kill -TERM 1` in it powers it off");
     let status = on_terminal(&Machine {
         kernel: &kernel.image,
         initramfs: initramfs.as_deref(),
@@ -169,13 +169,13 @@ fn by_ssh(
         client.arg("-t");
     }
     let status = child::status(client.arg("--").args(command))?;
-    // In order where it can, for what is kept is written out then; it is killed otherwise.
+    // A guest that powers off writes out what is kept; one that does not in time is killed.
     let stage = progress.stage("end the machine");
     login.power_off(END_BUDGET)?;
     guest.allow(END_BUDGET);
     match guest.wait_for_end() {
         Ok(_) => stage.finish(""),
-        Err(error) => progress.note(format!("warning: it was ended by force: {error}")),
+        Err(error) => progress.note(format!("warning: the machine was killed: {error}")),
     }
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))

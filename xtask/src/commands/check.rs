@@ -1,4 +1,4 @@
-//! `check`: is an image what it should be?
+//! `check`: whether images match the trees they were made from, and are sound.
 
 use std::process::ExitCode;
 
@@ -22,15 +22,15 @@ pub struct Arguments {
     /// Check every image that has been built
     #[arg(long, conflicts_with = "names")]
     all: bool,
-    /// Leave the content of files and the image's digest out
+    /// Skip the content of files and the digest of the image
     #[arg(long)]
     quick: bool,
-    /// Start the image in QEMU and try it, too
+    /// Boot the image in QEMU, too, and run the checks of its spec
     #[arg(long)]
     boot: bool,
     #[command(flatten)]
     machine: arguments::Machine,
-    /// Who reads the image back: kernel (its own driver; needs root), tools, or auto
+    /// What reads the image back: kernel (its own driver; needs root), tools, or auto
     #[arg(long, value_name = "READER", default_value = "auto")]
     reader: Reader,
     #[command(flatten)]
@@ -43,7 +43,7 @@ pub struct Arguments {
     format: arguments::Format,
 }
 
-/// Checks one image after the other; all of them, whatever becomes of the first.
+/// Checks the images one by one. A failing image does not keep the others from being checked.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images).and_results(&arguments.results);
     let (set, results, platform) = (run.images()?, run.results()?, arguments.platform.platform);

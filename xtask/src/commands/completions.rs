@@ -1,4 +1,4 @@
-//! `completions`: what a shell needs to complete `cargo xtask`, image names included.
+//! `completions`: scripts by which shells complete `cargo xtask`, image names included.
 //!
 //! The shells complete a command by its first word, and here that is `cargo`: so the scripts catch `cargo xtask …` and
 //! leave everything else to what completed `cargo` before. They ask the built tool itself, under a hidden verb, so that
@@ -16,7 +16,7 @@ use snug_spec::model::EngineKind;
 
 use crate::workspace::Workspace;
 
-/// Says to a script that names of files stand here.
+/// Tells a script to complete names of files.
 const FILES: &str = ":files";
 
 /// A word and what it means.
@@ -55,7 +55,7 @@ pub struct Question {
     words: Vec<OsString>,
 }
 
-/// Prints what may stand for the last word, one a line, with a tab and a description behind it where there is one.
+/// Prints the completions of the last word, one a line, each with a tab and its description where it has one.
 pub fn answer(tool: &Command, question: Question) -> Result<ExitCode> {
     let words: Vec<String> = question.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     for (word, about) in candidates(tool, &words, &images) {
@@ -74,7 +74,7 @@ fn images(words: &[String]) -> Vec<Candidate> {
     set.iter().flat_map(ImageSet::iter).map(|(name, spec)| (name.to_owned(), about(spec.ok()))).collect()
 }
 
-/// Everything that fits the last of `words`, in the order of the help. `images` answers the images' names.
+/// All completions of the last of `words`, in the order of the help. `images` returns the names of the images.
 fn candidates(tool: &Command, words: &[String], images: &dyn Fn(&[String]) -> Vec<Candidate>) -> Vec<Candidate> {
     let Some((last, before)) = words.split_last() else { return Vec::new() };
     let mut found = match before.split_first().map(|(verb, rest)| (tool.find_subcommand(verb), rest)) {
@@ -95,7 +95,7 @@ fn candidates(tool: &Command, words: &[String], images: &dyn Fn(&[String]) -> Ve
             }
         }
     };
-    // A name is given once.
+    // A name is not offered twice.
     found.retain(|(word, _)| {
         word == FILES || (word.starts_with(last.as_str()) && !before[1.min(before.len())..].contains(word))
     });
@@ -137,7 +137,7 @@ fn takes_many(arg: &Arg) -> bool {
         || matches!(arg.get_action(), clap::ArgAction::Append)
 }
 
-/// What an argument takes, by the name of its value in the help.
+/// The values of an argument, by the name of its value in the help.
 fn values(arg: &Arg, words: &[String], images: &dyn Fn(&[String]) -> Vec<Candidate>) -> Vec<Candidate> {
     let possible = arg.get_possible_values();
     if !possible.is_empty() {

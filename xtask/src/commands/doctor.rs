@@ -36,19 +36,19 @@ pub struct Arguments {
     format: arguments::Format,
 }
 
-/// Most of a probe is waiting for a program to start.
+/// Probes at a time: most of a probe is waiting for a program to start.
 const AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).expect("4 is not 0");
 
 /// Probes a capability; returns the program that provides it.
 type Probe<'a> = Box<dyn Fn() -> Result<String> + Sync + 'a>;
 
-/// One thing that a host may be able to do.
+/// A capability of the host.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Finding {
     what: String,
     can: bool,
-    /// By which program it can, or why it cannot.
+    /// The program that provides it, or why there is none.
     detail: String,
     /// The command that makes it possible.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,8 +135,8 @@ fn write_a_sample(filesystem: &Filesystem) -> Result<String> {
     can_be_written(filesystem)?;
     if filesystem.kind() == FilesystemKind::Erofs && ErofsUtils::must_be_fetched() {
         let here = erofs_utils::installed_version()
-            .map_or("no mkfs.erofs here".to_owned(), |version| format!("mkfs.erofs {version} here is too old"));
-        return Ok(format!("{here}; the first such image fetches a newer Debian's into the cache"));
+            .map_or("no mkfs.erofs here".to_owned(), |version| format!("mkfs.erofs {version} is too old"));
+        return Ok(format!("{here}; the first erofs image fetches a newer one from Debian into the cache"));
     }
     write_by(&*filesystem::writer(filesystem, &Progress::hidden())?)
 }

@@ -1,4 +1,4 @@
-//! `export`: the finished tree of an image as a tar, for other tools to look into.
+//! `export`: writes the finished tree of an image as a tar, for other tools.
 
 use std::fs::OpenOptions;
 use std::io;

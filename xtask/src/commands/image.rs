@@ -53,24 +53,24 @@ pub struct Arguments {
     results: arguments::Results,
     #[command(flatten)]
     images: arguments::Images,
-    /// Say what would be done, and do nothing
+    /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     format: arguments::Format,
-    /// Make everything anew, bases and up-to-date images included
+    /// Rebuild everything, bases and up-to-date images included
     #[arg(long)]
     refresh: bool,
     /// How many images to build at the same time
     #[arg(long, value_name = "N", default_value = "1")]
     jobs: NonZeroUsize,
-    /// Leave the tree of a failing step in the cache for you to look at, until `clean`
+    /// Keep the tree of a failing step in the cache until `clean`
     #[arg(long)]
     keep: bool,
     /// Open a shell in the tree of a failing step, on this terminal
     #[arg(long, conflicts_with_all = ["keep", "jobs", "dry_run"])]
     shell: bool,
-    /// Publish the images without holding them against their trees first
+    /// Publish the images without comparing them with their trees first
     #[arg(long)]
     no_check: bool,
     /// Install what this host lacks first (Debian and Ubuntu)
@@ -78,25 +78,25 @@ pub struct Arguments {
     setup: bool,
 }
 
-/// How one image fared.
+/// The result of one image.
 struct Fared<'a> {
     name: &'a str,
     outcome: Result<BuildOutcome>,
-    /// The engine that was to run its steps, once that was decided.
+    /// The engine that runs its steps, once it is chosen.
     choice: Option<Choice>,
     time: Duration,
-    /// An image of `--all` that is none of this host's business.
+    /// Whether it is an image of `--all` that this host cannot build, which fails nothing.
     left_out: bool,
 }
 
-/// Builds the images, a failing one of which does not keep the others from being built.
+/// Builds the images. A failing image does not keep the others from being built.
 ///
-/// With `--all`, an image that this host cannot build at all (a program is missing, or it is for another platform) is
-/// named with the reason and fails nothing, unless `--setup` was to make everything possible.
+/// With `--all`, an image that this host cannot build (a program is missing, or it is for another platform) is named with
+/// the reason and fails nothing, unless `--setup` was to install what is missing.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let on_failure = match (arguments.keep, arguments.shell) {
         (_, true) if !(io::stdin().is_terminal() && io::stdout().is_terminal()) => bail!(Failure::Usage(
-            "--shell needs a terminal, and standard input or output is none\nhint: --keep leaves the tree instead"
+            "--shell needs a terminal, and standard input or output is none\nhint: --keep keeps the tree instead"
                 .into()
         )),
         (_, true) => OnFailure::Shell,
@@ -106,7 +106,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images).and_results(&arguments.results).and_refresh(arguments.refresh);
     let set = run.images()?;
     let names = names(&arguments, set)?;
-    // A plan names its base by digest, so what asks registries must be there before it.
+    // A plan names its base by digest: the program that asks registries is needed before planning.
     if arguments.setup && !arguments.dry_run && names.iter().any(|name| stands_on_registry(set, name)) {
         setup::prepare(&[Task::OciBase])?;
     }
@@ -116,7 +116,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let (names, orders): (Vec<String>, Vec<Result<Order>>) =
         names.iter().flat_map(|name| orders(set, name, &arguments, &providers)).unzip();
-    // What was asked for by name must make sense as a whole before any of it is begun.
+    // Images that are named are all planned before any of them is built.
     let orders = match arguments.all {
         true => orders,
         false => orders.into_iter().map(|order| order.map(Ok)).collect::<Result<_>>()?,
@@ -171,10 +171,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code))
 }
 
-/// The images that the command line asks for, each once.
+/// The names of the images to build, each once.
 fn names(arguments: &Arguments, set: &ImageSet) -> Result<Vec<String>> {
     if arguments.all {
-        // One that cannot be read counts: its error is part of the result.
+        // An image whose spec cannot be read counts: its error is part of the result.
         let built = set.iter().filter(|(_, spec)| spec.as_ref().map_or(true, |spec| spec.filesystem.is_some()));
         return Ok(built.map(|(name, _)| name.to_owned()).collect());
     }
@@ -187,14 +187,14 @@ fn names(arguments: &Arguments, set: &ImageSet) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Does an image stand, perhaps by way of others, on one of a registry?
+/// Whether an image is based, directly or by way of others, on an image of a registry.
 fn stands_on_registry(set: &ImageSet, name: &str) -> bool {
     let chain =
         set.resolve(name).map(|resolved| resolved.ancestors.into_iter().chain([resolved.spec]).collect::<Vec<_>>());
     chain.is_ok_and(|specs| specs.iter().any(|spec| matches!(spec.base.value, Base::Oci { .. })))
 }
 
-/// What is to be built of the image `name`, one order a platform, each with its title.
+/// The orders of the image `name`, one a platform, each with its title.
 fn orders<'set>(
     set: &'set ImageSet,
     name: &str,
@@ -230,7 +230,7 @@ impl<'a> Fared<'a> {
     }
 }
 
-/// How all images fared.
+/// The results of all images.
 #[derive(Debug, Serialize)]
 struct Results<'a> {
     images: Vec<Row<'a>>,
@@ -313,7 +313,7 @@ impl Row<'_> {
     }
 }
 
-/// What a file takes on disk, holes not counted.
+/// Size of a file on disk, holes not counted.
 fn allocated(image: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
     // `st_blocks` counts 512-byte units whatever the block size.

@@ -1,4 +1,4 @@
-//! `list`: the images of a folder, and how each stands: up to date, stale, never built, or not for this host.
+//! `list`: the images of a folder and the state of each: up to date, stale, never built, or not to be built on this host.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -43,7 +43,7 @@ struct Row<'set> {
     /// Why it is stale, or cannot be built here.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// Bytes of the image that is there.
+    /// Size of the existing image.
     #[serde(skip_serializing_if = "Option::is_none")]
     size_bytes: Option<u64>,
     min_size_bytes: u64,
@@ -58,7 +58,7 @@ enum State {
     NeverBuilt,
     /// A program is missing, or the spec asks for what this version cannot do.
     CannotBuild,
-    /// It is there for other images and has none of its own.
+    /// A base of other images, without an image file of its own.
     Base,
 }
 
@@ -74,7 +74,7 @@ impl State {
     }
 }
 
-/// Lists what can be read, says what cannot, and fails if anything cannot.
+/// Lists the images whose specs can be read, and fails with the errors of the others.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images).and_results(&arguments.results);
     let (set, providers, results) = (run.images()?, run.cached_providers()?, run.results()?);

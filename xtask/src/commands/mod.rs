@@ -1,4 +1,4 @@
-//! One file a verb: what it takes, what it does, what it says at the end.
+//! One file a verb: its arguments, what it does, its result.
 
 pub mod arguments;
 pub mod bench;

@@ -1,4 +1,4 @@
-//! `new`: a spec to start from, with the words to go on.
+//! `new`: writes the spec of a new image, from a template or from another image.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::arguments;
 use super::run::Run;
 use crate::error::Failure;
 
-/// A small image that boots and lets its key holder in; the words say what else there is.
+/// A small image that boots and takes SSH logins by key; comments name the other keys of a spec.
 const TEMPLATE: &str = include_str!("new/template.toml");
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -38,7 +38,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let folder = images.join(name);
     if folder.exists() {
-        bail!(Failure::Usage(format!("{} is there already\nhint: choose another name", folder.display())));
+        bail!(Failure::Usage(format!("{} already exists\nhint: choose another name", folder.display())));
     }
     let (text, files) = match &arguments.from {
         None => (from_nothing(name, images.join(SHARED_FOLDER).join("init").is_file())?, None),
@@ -46,7 +46,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     fs::create_dir_all(&images).with_context(|| format!("cannot make {}", images.display()))?;
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    // Whole or not at all.
+    // An interrupted run leaves no half of it.
     let mut making = interrupt::remove_on_interrupt(&folder, |folder| Ok(fs::remove_dir_all(folder)?));
     let files = files.filter(|_| !is_based_on_image(&text, arguments.from.as_deref()));
     if let Err(error) = fill(&folder, files.as_deref(), &text) {
@@ -104,7 +104,7 @@ fn from_image(name: &str, set: &ImageSet, from: &str) -> Result<String> {
     Ok(document.to_string())
 }
 
-/// A base is there to be built on: a copy of it would only be another base.
+/// The spec of an image on a base: a copy of the base would only be another base.
 fn based_on(name: &str, base: &ImageSpec) -> Result<String> {
     let mut document: DocumentMut = TEMPLATE.parse().context("the template of new specs")?;
     let mut table = toml_edit::InlineTable::new();
@@ -123,7 +123,7 @@ fn is_based_on_image(text: &str, from: Option<&str>) -> bool {
         .is_some_and(|document| document["base"].get("image").and_then(|item| item.as_str()) == from && from.is_some())
 }
 
-/// Copies everything of an image's folder but its spec; modes and symlinks stay.
+/// Copies an image's folder without its spec, with modes and symlinks.
 fn copy_files(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
         let entry = entry?;

@@ -1,4 +1,4 @@
-//! `pack`: a tar of a root filesystem straight to an image, without a spec.
+//! `pack`: writes an image straight from a tar of a root filesystem, without a spec.
 
 use std::fs::File;
 use std::io::{IsTerminal, stdin};
@@ -31,7 +31,7 @@ use crate::report::progress::{Progress, human_bytes};
 use crate::report::render::Render;
 use crate::report::table;
 
-/// As large as a pipe may be made by anyone (`/proc/sys/fs/pipe-max-size`).
+/// The largest pipe that a process without privileges may have, by default (`/proc/sys/fs/pipe-max-size`, pipe(7)).
 const PIPE_BYTES: i32 = 1 << 20;
 
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub struct Arguments {
     /// Image file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Filesystem type, or squashfs+verity and the like [default: as the output is called, else ext4]
+    /// Filesystem type, or squashfs+verity and the like [default: by the extension of the output, else ext4]
     #[arg(long, value_name = "TYPE")]
     filesystem: Option<ImageType>,
     /// Smallest size of an ext4 image, such as 256MiB
@@ -51,7 +51,7 @@ pub struct Arguments {
     /// Largest size of an ext4 image: what needs more fails before anything is written
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
-    /// Room to write, as a factor of the content; 1.0 for an exactly full ext4 [default: 1.4]
+    /// Size as a factor of the content, to leave free space; 1.0 for an exactly full ext4 [default: 1.4]
     #[arg(long, value_name = "FACTOR", value_parser = headroom)]
     headroom: Option<Headroom>,
     /// Free inodes to leave, where that is more than the headroom gives
@@ -60,7 +60,7 @@ pub struct Arguments {
     /// Write ext4 without a journal
     #[arg(long)]
     no_journal: bool,
-    /// Have ext4 written by another program, to compare with: mke2fs, or the kernel through a loop mount, for root
+    /// Program that writes ext4, for comparison: mke2fs, or loop (the kernel, through a loop mount; needs root)
     #[arg(long, value_name = "WRITER")]
     writer: Option<Ext4Writer>,
     /// Normalise what container engines leave behind, as `image` does
@@ -69,10 +69,10 @@ pub struct Arguments {
     /// Write a list of all entries with their digests (mtree)
     #[arg(long, value_name = "FILE", conflicts_with = "no_digest")]
     contents: Option<PathBuf>,
-    /// Take no SHA-256 of the image
+    /// Do not compute the SHA-256 of the image
     #[arg(long)]
     no_digest: bool,
-    /// Do not wait until the disk has the image, as `cp` does not
+    /// Do not wait until the image is on disk, as `cp` does not
     #[arg(long)]
     no_sync: bool,
     #[command(flatten)]
@@ -99,9 +99,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let run = Run::start();
     let progress = run.progress();
-    // What cannot be written here is better known before the tar is read.
+    // A missing program is reported before the tar is read.
     let writer = filesystem::writer(&filesystem, progress)?;
-    // The process ends with this verb: what it would take to free every name one by one is spared.
+    // The process ends with this verb: freeing every name one by one would only take time.
     let mut tree = ManuallyDrop::new(read(&arguments, progress)?);
     if arguments.normalize {
         let clamp_mtime = Timestamp::source_date_epoch();
@@ -155,7 +155,7 @@ impl Render for Packed {
     }
 }
 
-/// What the image is for, as a table.
+/// The census as a table.
 fn parts(census: &Census) -> String {
     let rows: Vec<[String; 2]> = census.parts.iter().map(|part| [part.name.clone(), human_bytes(part.bytes)]).collect();
     table::columns(["what", "bytes"], &rows)
@@ -199,11 +199,11 @@ fn read(arguments: &Arguments, progress: &Progress) -> Result<RootTree> {
     let stage = progress.stage(format!("read {shown}"));
     let mut meter = |bytes| stage.advance_to(bytes);
     let tree = if piped {
-        // Beside the output, where there must be room for about as much anyway.
+        // In the folder of the output, whose disk has to hold about as much anyway.
         let folder = arguments.output.parent().filter(|folder| !folder.as_os_str().is_empty());
         let spool = tempfile::tempfile_in(folder.unwrap_or(".".as_ref()))
             .context("cannot make a temporary file beside the output")?;
-        // Both ends wait for each other less often. What is no pipe, or may not grow, stays as it is.
+        // With a larger pipe, writer and reader wait less for each other. It fails where input is no pipe, which is fine.
         let _ = fcntl(stdin(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         tar::read_stream(stdin().lock(), spool, &limits, &mut meter)
     } else {

@@ -48,7 +48,7 @@ pub struct Arguments {
         default_value = "ext4,squashfs,erofs,squashfs+verity,ext4+verity"
     )]
     types: Vec<ImageType>,
-    /// Leave the boots out
+    /// Do not boot the images
     #[arg(long)]
     no_boot: bool,
     #[command(flatten)]
@@ -100,11 +100,11 @@ struct Cost {
     boot: Option<Booted>,
 }
 
-/// Builds, packs and boots one type after the other; the images are gone at the end.
+/// Builds, compresses and boots one type after the other, and removes each image.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images);
     let (set, progress, name) = (run.images()?, run.progress(), &arguments.name);
-    // What makes no sense is told before anything is built.
+    // All types are planned before anything is built.
     let providers = run.providers()?;
     let order = |named: &ImageType| Order::new(set, name, Target::host()?, Some(*named), &providers);
     let orders = arguments.types.iter().map(order).collect::<Result<Vec<_>>>()?;
@@ -113,7 +113,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let Choice { engine, .. } = run.engine(&arguments::Engine { kind: None }, first, progress)?;
     let refresh = Refresh::default();
     let assembly = Assembly { cache, engine: &*engine, refresh: &refresh, on_failure: OnFailure::default() };
-    // Built once, for all: what is measured is the way from the tree to the image.
+    // The tree is built once for all types: what is measured is the way from the tree to the image.
     let held = assembly.tree(&first.chain, progress)?;
     let tree = tar::read_file(fs::File::open(held.path())?, &tar::Limits::default(), &mut |_| {})?;
     let listing = Listing::of(&tree);
@@ -159,7 +159,7 @@ struct Report<'a> {
 impl Report<'_> {
     fn cost(&self, order: Order, has_sshd: bool, progress: &Progress) -> Result<Cost> {
         let (name, target) = (order.spec.name.clone(), order.target);
-        // Reading the image back is another price.
+        // Checking the image is not part of its cost.
         let order = Order { check: false, ..order };
         let (before, started) = (cpu_time()?, Instant::now());
         let BuildOutcome::Built { image, manifest } = order.build(self.assembly, self.folder, progress)? else {
@@ -176,7 +176,7 @@ impl Report<'_> {
                 let spec = self.set.resolve(&built.name)?.boot;
                 let stage = progress.stage(format!("boot ({})", machine.accelerator.as_str()));
                 let mut booted = boot::measure(&built.boot_test(machine, &spec, has_sshd)?)?;
-                // They go with the images.
+                // The logs are removed with the images.
                 booted.logs.clear();
                 stage.finish("");
                 Some(booted)
@@ -221,7 +221,7 @@ impl Row {
 fn cpu_time() -> Result<Duration> {
     let mut total = Duration::ZERO;
     for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
-        let usage = getrusage(who).context("cannot ask for the processor time")?;
+        let usage = getrusage(who).context("cannot read the processor time")?;
         for time in [usage.user_time(), usage.system_time()] {
             total += Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0));
         }

@@ -64,7 +64,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     // Documentation tests of the libraries included: they link to what the other tests compiled.
     run(&["test", "--workspace", "--profile", "xtask"], &arguments.rest, &[])?;
-    // Said last: what failed first may have scrolled away.
+    // Repeated at the end, since the first failure may have scrolled away.
     for shown in &failed {
         eprintln!("test: FAILED {shown}");
     }

@@ -1,4 +1,4 @@
-//! `tools`, hidden: packages of a Debian suite, unpacked into the cache for tests and scripts. Prints the folder.
+//! `tools` (hidden): unpacks packages of a Debian suite into the cache, for tests and scripts, and prints their folder.
 
 use std::process::ExitCode;
 

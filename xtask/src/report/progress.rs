@@ -9,9 +9,9 @@ use snug_ext4::Meter;
 
 pub use snug_ext4::size::human_bytes;
 
-/// Off a terminal, a stage that takes longer than this says that it is still alive.
+/// Off a terminal, a stage reports that it still runs at this interval.
 const PLAIN_HEARTBEAT: Duration = Duration::from_secs(10);
-/// A moving line is repainted at this pace.
+/// Interval at which a moving line is repainted.
 const REPAINT: Duration = Duration::from_millis(100);
 
 /// Where stages are shown. Clones share the same screen.
@@ -50,7 +50,7 @@ impl Progress {
         })
     }
 
-    /// A line for people, above any moving ones.
+    /// Prints a line, above any moving ones.
     pub fn note(&self, text: impl AsRef<str>) {
         match &self.0 {
             Screen::Hidden => {}
@@ -59,8 +59,7 @@ impl Progress {
         }
     }
 
-    /// Starts a stage: something that takes time and ends with [`Stage::finish`]. A stage that is dropped before is
-    /// shown as failed.
+    /// Starts a stage, which ends with [`Stage::finish`]. A stage that is dropped before that is shown as failed.
     pub fn stage(&self, title: impl Into<String>) -> Stage {
         let title = title.into();
         let show = match &self.0 {
@@ -113,27 +112,26 @@ impl Meter for Stage {
 }
 
 impl Stage {
-    /// How many bytes there will be, where that is known.
+    /// Sets the number of bytes that the stage will process.
     pub fn expect_bytes(&self, total: u64) {
         self.state.lock().expect("no panic while locked").total = Some(total);
     }
 
-    /// `bytes` more are done.
+    /// Adds to the bytes done.
     pub fn advance(&self, bytes: u64) {
         let mut state = self.state.lock().expect("no panic while locked");
         state.bytes += bytes;
         self.say_bytes(&mut state);
     }
 
-    /// `bytes` are done in all.
+    /// Sets the bytes done.
     pub fn advance_to(&self, bytes: u64) {
         let mut state = self.state.lock().expect("no panic while locked");
         state.bytes = bytes;
         self.say_bytes(&mut state);
     }
 
-    /// Says how far it is, where a person could see it: amounts come by the ten thousand, and text costs more than what
-    /// it counts.
+    /// Shows the bytes done, no more often than a person can read: this is called for every write.
     fn say_bytes(&self, state: &mut State) {
         let pace = match &self.show {
             Show::Hidden => return,
@@ -155,7 +153,7 @@ impl Stage {
         self.state.lock().expect("no panic while locked").bytes
     }
 
-    /// What is going on inside the stage: the last line of a tool's output, say.
+    /// Shows what the stage is doing, such as the last line of a program's output.
     pub fn detail(&self, text: &str) {
         self.say(&mut self.state.lock().expect("no panic while locked"), text);
     }
@@ -181,7 +179,7 @@ impl Stage {
         self.started.elapsed()
     }
 
-    /// The stage succeeded; `summary` says with what (may be empty).
+    /// Ends the stage as succeeded. `summary` is shown behind its time; it may be empty.
     pub fn finish(mut self, summary: &str) {
         self.finished = true;
         self.close("✓", summary);
@@ -213,7 +211,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates are constants")
 }
 
-/// Standard error may be closed; that must not end the build.
+/// Prints a line to standard error. If that is closed, the build goes on.
 fn print_line(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -1,6 +1,6 @@
-//! Plain tables for people: columns as wide as what stands in them.
+//! Plain tables for people: columns as wide as their widest cell.
 
-/// Lays rows out under a heading, columns two spaces apart; numbers are the caller's strings. No trailing spaces.
+/// Formats rows under a heading, columns two spaces apart, without trailing spaces.
 pub fn columns<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = heading.map(|cell| cell.chars().count());
     for row in rows {
