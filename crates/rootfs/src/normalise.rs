@@ -55,7 +55,7 @@ const LEFTOVERS: [&str; 29] = [
     "/run/.containerenv",
 ];
 
-/// Normalises a tree, the same for every engine:
+/// Normalises a tree the same way for every engine (docs/architecture.md, "What every engine leaves behind"):
 ///
 /// - leftovers of engines and package managers are removed; `dev`, `proc`, `run`, `sys` and `tmp` are kept as empty
 ///   directories, or as a symlink if they are one;
