@@ -31,7 +31,7 @@ fn openclaw_boots_lets_its_key_holder_in_and_switches_off() {
     let kernel = Kernel::fetch(&cache()).expect("a kernel");
     let (report, mut guest) = boot::boot_and_keep(&BootRequest {
         kernel: &kernel,
-        disks: &[Disk::kept_as_it_is(&image)],
+        disks: &[Disk::discarding_writes(&image)],
         arguments: &[boot::authorized_key_argument(&public_key)],
         expectations: STAGES,
         ssh: true,
@@ -95,7 +95,7 @@ fn a_password_given_at_boot_lets_in_and_another_does_not() {
     let (key, public_key) = throw_away_key(folder.path());
     let (_, mut guest) = boot::boot_and_keep(&BootRequest {
         kernel: &Kernel::fetch(&cache()).expect("a kernel"),
-        disks: &[Disk::kept_as_it_is(&folder.path().join("alpine-ssh/rootfs.ext4"))],
+        disks: &[Disk::discarding_writes(&folder.path().join("alpine-ssh/rootfs.ext4"))],
         arguments: &[boot::authorized_key_argument(&public_key), format!("any.root_password_hash_b64={HASH}")],
         expectations: &["root password: set", "init: ready"],
         ssh: true,

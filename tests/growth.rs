@@ -159,8 +159,8 @@ fn said_of<'said>(said: &'said str, device: &str, name: &str) -> &'said str {
 /// Boots the guest, waits until it has switched itself off, and answers what it said.
 fn work(kernel: &Kernel, root: &Path, disks: &[Disk], folder: &Path) -> String {
     let initramfs = write_initramfs(kernel, folder).expect("an initramfs");
-    let mut attached = vec![boot::Disk::kept_as_it_is(root)];
-    attached.extend(disks.iter().map(|disk| boot::Disk::written(&disk.path)));
+    let mut attached = vec![boot::Disk::discarding_writes(root)];
+    attached.extend(disks.iter().map(|disk| boot::Disk::keeping_writes(&disk.path)));
     let mut guest = Guest::start(&Machine {
         kernel: &kernel.image,
         initramfs: initramfs.as_deref(),

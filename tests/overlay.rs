@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use snug::check::boot::{
-    self, Accelerator, BootError, DEFAULT_BUDGET, Disk, Guest, Kernel, Machine, Mapper, kernel_arguments, mapper,
+    self, Accelerator, BootError, DEFAULT_BUDGET, Disk, Dmsetup, Guest, Kernel, Machine, dmsetup, kernel_arguments,
     write_initramfs,
 };
 use snug::manifest::Manifest;
@@ -77,7 +77,7 @@ fn build(folder: &Path, filesystem: &str) -> Built {
             .arg(&output),
     );
     let manifest = Manifest::read(&output.join("guest/manifest.json")).expect("a manifest");
-    let words = manifest.verity.as_ref().map(|verity| mapper::arguments(verity).into()).unwrap_or_default();
+    let words = manifest.verity.as_ref().map(|verity| dmsetup::root_arguments(verity).into()).unwrap_or_default();
     Built { image: output.join("guest").join(&manifest.file), words }
 }
 
@@ -101,10 +101,10 @@ fn start_once(
     folder: &Path,
 ) -> Result<(String, Result<(), BootError>), BootError> {
     let initramfs = write_initramfs(kernel, folder).expect("an initramfs");
-    let mut disks = vec![Disk::kept_as_it_is(&built.image)];
+    let mut disks = vec![Disk::discarding_writes(&built.image)];
     let mut words = built.words.clone();
     if let Some(overlay) = overlay {
-        disks.push(Disk::written(overlay));
+        disks.push(Disk::keeping_writes(overlay));
         words.push("overlay=/dev/vdb".to_owned());
     }
     let mut guest = Guest::start(&Machine {
@@ -141,7 +141,7 @@ fn a_read_only_root_can_be_written_to_and_a_sealed_one_that_was_changed_does_not
         succeed(Command::new("bash").args(["-ec", BASE]).current_dir(spec));
     });
     let mut kernel = Kernel::fetch(&crate::boot::cache()).expect("a kernel");
-    kernel.initramfs.as_mut().expect("Debian's takes one").mapper = Some(mapper());
+    kernel.initramfs.as_mut().expect("Debian's takes one").dmsetup = Some(dmsetup());
 
     // In memory, bounded by the spec; forgotten with the machine.
     let sealed = build(folder, "squashfs+verity");
@@ -254,9 +254,9 @@ fn debian_passes_its_checks_under_debians_kernel_and_under_a_microvms_without_an
 }
 
 /// By the command, as a test has no cache of its own to hand over.
-fn mapper() -> Mapper {
+fn dmsetup() -> Dmsetup {
     let output = succeed(xtask().args(["tools", "trixie", "dmsetup"]));
-    Mapper::at(Path::new(String::from_utf8(output.stdout).expect("a path").trim_end()))
+    Dmsetup::at(Path::new(String::from_utf8(output.stdout).expect("a path").trim_end()))
 }
 
 #[test]

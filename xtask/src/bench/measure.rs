@@ -55,12 +55,12 @@ pub fn measure(command: &mut Command, feed: Option<&File>, output: &Path) -> Res
         bail!("{name} failed\n{}", said.trim_end());
     }
     let settling = Instant::now();
-    settle(output).with_context(|| format!("cannot wait for {} to be on the disk", output.display()))?;
+    sync_output(output).with_context(|| format!("cannot wait for {} to be on the disk", output.display()))?;
     Ok(Measured { cpu: usage.cpu, wall, to_disk: wall + settling.elapsed(), peak_memory: usage.peak_memory })
 }
 
 /// fsync(2) of a file; of a folder with all that is in it, syncfs(2), which waits for whatever else is written there as well.
-pub fn settle(output: &Path) -> io::Result<()> {
+pub fn sync_output(output: &Path) -> io::Result<()> {
     let file = File::open(output)?;
     match file.metadata()?.is_dir() {
         true => Ok(nix::unistd::syncfs(&file)?),

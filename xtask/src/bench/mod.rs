@@ -6,5 +6,5 @@ mod measure;
 mod sample;
 pub mod summary;
 
-pub use measure::{Measured, measure, settle};
+pub use measure::{Measured, measure, sync_output};
 pub use sample::write_sample;

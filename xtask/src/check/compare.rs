@@ -13,7 +13,7 @@ use super::verdict::Finding;
 /// A part of what stands under a name, that a reader may be unable to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Aspect {
+pub enum Property {
     Bodies,
     Xattrs,
     DeviceNumbers,
@@ -23,22 +23,22 @@ pub enum Aspect {
     Times,
 }
 
-impl fmt::Display for Aspect {
+impl fmt::Display for Property {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Aspect::Bodies => "contents of files",
-            Aspect::Xattrs => "extended attributes",
-            Aspect::DeviceNumbers => "device numbers",
-            Aspect::HardLinks => "hard links",
-            Aspect::Owners => "owners",
-            Aspect::Modes => "modes",
-            Aspect::Times => "times",
+            Property::Bodies => "contents of files",
+            Property::Xattrs => "extended attributes",
+            Property::DeviceNumbers => "device numbers",
+            Property::HardLinks => "hard links",
+            Property::Owners => "owners",
+            Property::Modes => "modes",
+            Property::Times => "times",
         })
     }
 }
 
 /// Everything in which `found` differs from `meant`, in order of the names, but for what the reader could not see.
-pub fn differences(meant: &Listing, found: &Listing, unseen: &BTreeSet<Aspect>) -> Vec<Finding> {
+pub fn differences(meant: &Listing, found: &Listing, unseen: &BTreeSet<Property>) -> Vec<Finding> {
     let mut differences = Vec::new();
     let names: BTreeSet<&TreePath> = meant.records.keys().chain(found.records.keys()).collect();
     for path in names {
@@ -53,9 +53,9 @@ pub fn differences(meant: &Listing, found: &Listing, unseen: &BTreeSet<Aspect>) 
     differences
 }
 
-fn of_records(meant: &Record, found: &Record, unseen: &BTreeSet<Aspect>, say: &mut dyn FnMut(String)) {
-    let sees = |aspect| !unseen.contains(&aspect);
-    if sees(Aspect::HardLinks) && meant.hard_link_to != found.hard_link_to {
+fn of_records(meant: &Record, found: &Record, unseen: &BTreeSet<Property>, say: &mut dyn FnMut(String)) {
+    let sees = |property| !unseen.contains(&property);
+    if sees(Property::HardLinks) && meant.hard_link_to != found.hard_link_to {
         let described = |link: &Option<TreePath>| match link {
             Some(first) => format!("a hard link to {first}"),
             None => "an inode of its own".to_owned(),
@@ -65,25 +65,25 @@ fn of_records(meant: &Record, found: &Record, unseen: &BTreeSet<Aspect>, say: &m
     of_inodes(&meant.inode, &found.inode, unseen, say);
 }
 
-fn of_inodes(meant: &Inode<Content>, found: &Inode<Content>, unseen: &BTreeSet<Aspect>, say: &mut dyn FnMut(String)) {
-    let sees = |aspect| !unseen.contains(&aspect);
+fn of_inodes(meant: &Inode<Content>, found: &Inode<Content>, unseen: &BTreeSet<Property>, say: &mut dyn FnMut(String)) {
+    let sees = |property| !unseen.contains(&property);
     of_kinds(&meant.kind, &found.kind, unseen, say);
-    if sees(Aspect::Modes) && meant.mode != found.mode {
+    if sees(Property::Modes) && meant.mode != found.mode {
         say(format!("mode {:04o} instead of {:04o}", found.mode, meant.mode));
     }
-    if sees(Aspect::Owners) && (meant.uid, meant.gid) != (found.uid, found.gid) {
+    if sees(Property::Owners) && (meant.uid, meant.gid) != (found.uid, found.gid) {
         say(format!("owner {}:{} instead of {}:{}", found.uid, found.gid, meant.uid, meant.gid));
     }
-    if sees(Aspect::Times) && meant.mtime != found.mtime {
+    if sees(Property::Times) && meant.mtime != found.mtime {
         say(format!("modified at {} instead of {}", seconds(found.mtime), seconds(meant.mtime)));
     }
-    if sees(Aspect::Xattrs) {
+    if sees(Property::Xattrs) {
         of_xattrs(meant, found, say);
     }
 }
 
-fn of_kinds(meant: &Kind<Content>, found: &Kind<Content>, unseen: &BTreeSet<Aspect>, say: &mut dyn FnMut(String)) {
-    let sees = |aspect| !unseen.contains(&aspect);
+fn of_kinds(meant: &Kind<Content>, found: &Kind<Content>, unseen: &BTreeSet<Property>, say: &mut dyn FnMut(String)) {
+    let sees = |property| !unseen.contains(&property);
     match (meant, found) {
         (Kind::File(meant), Kind::File(found)) if meant.size != found.size => {
             say(format!("{} bytes instead of {}", found.size, meant.size));
@@ -93,7 +93,7 @@ fn of_kinds(meant: &Kind<Content>, found: &Kind<Content>, unseen: &BTreeSet<Aspe
                 say(format!("its content is another: SHA-256 {} instead of {}", hex(&found), hex(&meant)));
             }
             // Both were to be read, and only what was meant has been: the reader says why.
-            (Some(_), None) if sees(Aspect::Bodies) => say("its content cannot be read".to_owned()),
+            (Some(_), None) if sees(Property::Bodies) => say("its content cannot be read".to_owned()),
             _ => {}
         },
         (Kind::Directory, Kind::Directory) => {}
@@ -102,7 +102,7 @@ fn of_kinds(meant: &Kind<Content>, found: &Kind<Content>, unseen: &BTreeSet<Aspe
         }
         (Kind::CharacterDevice { major: meant_major, minor: meant_minor }, Kind::CharacterDevice { major, minor })
         | (Kind::BlockDevice { major: meant_major, minor: meant_minor }, Kind::BlockDevice { major, minor })
-            if sees(Aspect::DeviceNumbers) && (meant_major, meant_minor) != (major, minor) =>
+            if sees(Property::DeviceNumbers) && (meant_major, meant_minor) != (major, minor) =>
         {
             say(format!("device {major}:{minor} instead of {meant_major}:{meant_minor}"));
         }
@@ -194,13 +194,13 @@ mod tests {
         let all = differences(&meant, &found, &BTreeSet::new());
         insta::assert_snapshot!(all.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n"));
         let unseen = [
-            Aspect::Xattrs,
-            Aspect::DeviceNumbers,
-            Aspect::HardLinks,
-            Aspect::Owners,
-            Aspect::Modes,
-            Aspect::Times,
-            Aspect::Bodies,
+            Property::Xattrs,
+            Property::DeviceNumbers,
+            Property::HardLinks,
+            Property::Owners,
+            Property::Modes,
+            Property::Times,
+            Property::Bodies,
         ];
         let left = differences(&meant, &found, &unseen.into());
         insta::assert_snapshot!(left.iter().map(|left| left.place.as_str()).collect::<Vec<_>>().join(" "), @"/a-content /a-size /gone /kind /link /new");

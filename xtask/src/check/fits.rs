@@ -34,18 +34,18 @@ const BLANK: [&str; 2] = ["etc/machine-id", "etc/resolv.conf"];
 
 /// What the spec says about the size; in bytes.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Allowance {
+pub struct SizeLimit {
     pub size: u64,
     pub max_size: Option<u64>,
 }
 
 /// Judges what was found in the image; `meant` is what the tree held.
-pub(super) fn check(found: &Listing, meant: Option<&Listing>, placed: &[TreePath], allowance: Allowance) -> Check {
+pub(super) fn check(found: &Listing, meant: Option<&Listing>, placed: &[TreePath], limit: SizeLimit) -> Check {
     let started = Instant::now();
     let mut findings = Vec::new();
     let mut say = |place: String, what: String| findings.push(Finding { place, what });
-    if let Some(max) = allowance.max_size.filter(|max| allowance.size > *max) {
-        say("/".into(), format!("{} are more than max-size, {}", human_bytes(allowance.size), human_bytes(max)));
+    if let Some(max) = limit.max_size.filter(|max| limit.size > *max) {
+        say("/".into(), format!("{} are more than max-size, {}", human_bytes(limit.size), human_bytes(max)));
     }
     let get = |path: &str| TreePath::new(path).ok().and_then(|path| found.records.get(&path));
     for path in BLANK {
@@ -109,7 +109,7 @@ mod tests {
             ("srv/null", 0),
         ]);
         let placed = [TreePath::new("dev/console").unwrap()];
-        let check = check(&found, Some(&found), &placed, Allowance { size: 3 << 30, max_size: Some(1 << 30) });
+        let check = check(&found, Some(&found), &placed, SizeLimit { size: 3 << 30, max_size: Some(1 << 30) });
         insta::assert_snapshot!(check.findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n"));
     }
 }

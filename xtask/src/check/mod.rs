@@ -1,6 +1,6 @@
 //! Proving an image: that it holds together, that it holds the tree that was meant, and that a machine starts from it.
 //!
-//! [`prove`] asks all that can be asked of a file; [`boot`] starts machines.
+//! [`check_image`] asks all that can be asked of a file; [`boot`] starts machines.
 
 pub mod boot;
 pub mod compare;
@@ -14,13 +14,13 @@ pub mod verity;
 use std::path::Path;
 use std::time::Instant;
 
-pub use fits::Allowance;
+pub use fits::SizeLimit;
 pub use readers::Reader;
 pub use report::CheckReport;
 pub use verdict::{Check, Finding, State};
 
 use compare::differences;
-use readers::Reading;
+use readers::ReadBack;
 
 use crate::error::Failure;
 use crate::manifest::Manifest;
@@ -31,7 +31,7 @@ use snug_rootfs::listing::Listing;
 use snug_rootfs::tree::{Kind, TreePath};
 
 /// An image and what it is to be held against.
-pub struct Subject<'a> {
+pub struct CheckInput<'a> {
     pub image: &'a Path,
     pub manifest: &'a Manifest,
     /// The tree that the image was made from, as it was read then; or why nobody knows it any more.
@@ -43,11 +43,11 @@ pub struct Subject<'a> {
 }
 
 /// Asks an image that is about to be published what is asked quickly.
-pub fn guard(subject: Subject, progress: &Progress) -> Result<(), Failure> {
+pub fn check_before_publishing(subject: CheckInput, progress: &Progress) -> Result<(), Failure> {
     let stage = progress.stage("check the image");
     let (image, kind) = (subject.image.to_path_buf(), subject.manifest.filesystem.kind());
     let name = subject.manifest.name.clone();
-    let (checks, _) = prove(subject, Depth::Quick, Reader::Auto, &Progress::hidden());
+    let (checks, _) = check_image(subject, Depth::Quick, Reader::Auto, &Progress::hidden());
     let report = CheckReport::new(&name, image, kind, checks);
     if !report.passed {
         return Err(Failure::Check(report.as_text()));
@@ -65,10 +65,15 @@ pub enum Depth {
 }
 
 /// Asks everything that can be asked without starting the image. Answers what was read of it, too, if it can be read.
-pub fn prove(mut subject: Subject, depth: Depth, reader: Reader, progress: &Progress) -> (Vec<Check>, Option<Listing>) {
+pub fn check_image(
+    mut subject: CheckInput,
+    depth: Depth,
+    reader: Reader,
+    progress: &Progress,
+) -> (Vec<Check>, Option<Listing>) {
     let kind = subject.manifest.filesystem.kind();
     if let Ok(meant) = &mut subject.meant {
-        hold_to_format(meant, kind);
+        drop_unsupported(meant, kind);
     }
     let mut checks = Vec::new();
     if depth == Depth::Full {
@@ -97,15 +102,15 @@ pub fn prove(mut subject: Subject, depth: Depth, reader: Reader, progress: &Prog
         let size = subject.manifest.verity.as_ref().map_or(subject.manifest.census.size, |verity| verity.hash_offset);
         // The read-only types are as large as their content: `max-size` is not theirs (docs/architecture.md, "Sizing").
         let max_size = subject.max_size.filter(|_| kind == FilesystemKind::Ext4);
-        let allowance = Allowance { size, max_size };
-        checks.push(fits::check(&reading.listing, subject.meant.as_ref().ok(), &subject.placed, allowance));
+        let limit = SizeLimit { size, max_size };
+        checks.push(fits::check(&reading.listing, subject.meant.as_ref().ok(), &subject.placed, limit));
         return (checks, Some(reading.listing));
     }
     (checks, None)
 }
 
 /// Is the file the one that the manifest describes?
-fn digest(subject: &Subject) -> Check {
+fn digest(subject: &CheckInput) -> Check {
     const QUESTION: &str = "digest";
     let started = Instant::now();
     let check = match hash_file(subject.image) {
@@ -121,12 +126,12 @@ fn digest(subject: &Subject) -> Check {
 
 /// Does the image hold the tree that was meant? What was read of it is handed on.
 fn tree(
-    subject: &Subject,
+    subject: &CheckInput,
     kind: FilesystemKind,
     depth: Depth,
     reader: Reader,
     stage: &crate::report::progress::Stage,
-) -> (Check, Option<Reading>) {
+) -> (Check, Option<ReadBack>) {
     const QUESTION: &str = "tree";
     let started = Instant::now();
     let bodies = depth == Depth::Full;
@@ -141,9 +146,9 @@ fn tree(
         Ok(meant) => meant,
         Err(why) => return (Check::skipped(QUESTION, why).took(started.elapsed()), Some(reading)),
     };
-    let mut unseen = reading.unseen_aspects();
+    let mut unseen = reading.skipped_properties();
     if !bodies {
-        unseen.insert(compare::Aspect::Bodies);
+        unseen.insert(compare::Property::Bodies);
     }
     let mut findings = differences(meant, &reading.listing, &unseen);
     // Why something cannot be read says more than that it cannot.
@@ -156,13 +161,13 @@ fn tree(
         (count, _) => format!("{count} differences in {names} names"),
     };
     let mut notes = std::mem::take(&mut reading.notes);
-    notes.extend(reading.unseen.iter().map(|(aspect, why)| format!("not compared: {aspect}: {why}")));
+    notes.extend(reading.unseen.iter().map(|(property, why)| format!("not compared: {property}: {why}")));
     let check = Check::passed(QUESTION, reading.judge.as_str(), said).with_findings(findings).with_notes(notes);
     (check.took(started.elapsed()), Some(reading))
 }
 
 /// What a format cannot hold was never meant to be in it: its writer told what is left out.
-fn hold_to_format(meant: &mut Listing, kind: FilesystemKind) {
+fn drop_unsupported(meant: &mut Listing, kind: FilesystemKind) {
     if kind == FilesystemKind::Ext4 {
         return;
     }

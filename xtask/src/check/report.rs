@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use snug_formats::FilesystemKind;
 
-use super::boot::Booted;
+use super::boot::BootSummary;
 use super::verdict::{Check, Finding, State};
 use crate::report::progress::human_duration;
 use crate::report::table;
@@ -25,7 +25,7 @@ pub struct CheckReport {
     pub checks: Vec<Check>,
     /// How it booted, where that was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub boot: Option<Booted>,
+    pub boot: Option<BootSummary>,
 }
 
 impl CheckReport {

@@ -7,7 +7,7 @@ use clap::Args;
 use snug_rootfs::platform::Platform;
 use snug_spec::model::EngineKind;
 
-use crate::check::boot::Wanted;
+use crate::check::boot::AcceleratorChoice;
 use crate::report::render::{self, Render};
 
 /// `--images`
@@ -62,7 +62,7 @@ impl Format {
 pub struct Machine {
     /// What runs the machine: kvm, tcg (emulation), or auto
     #[arg(long, value_name = "ACCELERATOR", default_value = "auto")]
-    pub accel: Wanted,
+    pub accel: AcceleratorChoice,
     /// Kernel that starts the image without an initramfs [default: Debian's, with one]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,

@@ -18,7 +18,7 @@ use snug_process::{Child, child};
 use super::arguments;
 use super::run::Run;
 use crate::bench::candidates::{Bench, Candidate};
-use crate::bench::{self, measure, settle, summary};
+use crate::bench::{self, measure, summary, sync_output};
 use crate::error::Failure;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::render::Render;
@@ -162,7 +162,7 @@ fn rounds(bench: &Bench, candidates: &[Candidate], count: usize, progress: &Prog
             let feed = bench.feed(candidate)?;
             let mut command = bench.command(candidate)?;
             // Else the pages of the previous candidate would be written during this one.
-            settle(&bench.scratch)?;
+            sync_output(&bench.scratch)?;
             let measured = measure(&mut command, feed.as_ref(), &output).with_context(|| candidate.title())?;
             entry.measured.push(measured);
             if candidate == Candidate::Extract {

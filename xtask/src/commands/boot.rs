@@ -13,9 +13,9 @@ use snug_process::program::HostProgram;
 use super::arguments;
 use super::run::Run;
 use crate::atomic::Partial;
-use crate::check::boot::Bootable;
+use crate::check::boot::BootEnvironment;
 use crate::check::boot::{
-    self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, kernel_arguments, on_terminal, ssh,
+    self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, kernel_arguments, run_on_terminal, ssh,
     write_initramfs,
 };
 use crate::error::Failure;
@@ -65,7 +65,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let (set, progress) = (run.images()?, run.progress());
     let built = Built::find(set, &arguments.name, &run.results()?, None)?;
     let spec = set.resolve(&arguments.name)?.boot;
-    let Bootable { kernel, accelerator, why } = Bootable::get(
+    let BootEnvironment { kernel, accelerator, why } = BootEnvironment::prepare(
         arguments.machine.kernel.as_deref(),
         arguments.machine.accel,
         built.manifest.verity.is_some(),
@@ -79,10 +79,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Some(file) if built.is_read_only() => {
             overlay(file, progress)?;
             words.push(boot::OVERLAY_ARGUMENT.to_owned());
-            vec![Disk::kept_as_it_is(&built.image), Disk::written(file)]
+            vec![Disk::discarding_writes(&built.image), Disk::keeping_writes(file)]
         }
-        Some(file) => vec![Disk::written(copy(&built.image, file, progress)?)],
-        None => vec![Disk::kept_as_it_is(&built.image)],
+        Some(file) => vec![Disk::keeping_writes(copy(&built.image, file, progress)?)],
+        None => vec![Disk::discarding_writes(&built.image)],
     };
     match arguments.ssh {
         true => by_ssh(&disks, &kernel, accelerator, words, &arguments.command, progress),
@@ -128,7 +128,7 @@ fn on_console(
     let initramfs = write_initramfs(kernel, folder.path())?;
     words.push(CONSOLE_SHELL.to_owned());
     progress.note("Ctrl-A X kills the machine; `kill -TERM 1` in it powers it off");
-    let status = on_terminal(&Machine {
+    let status = run_on_terminal(&Machine {
         kernel: &kernel.image,
         initramfs: initramfs.as_deref(),
         disks,

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::arguments;
 use super::run::Run;
-use crate::check::{CheckReport, Depth, Reader, prove};
+use crate::check::{CheckReport, Depth, Reader, check_image};
 use crate::error;
 use crate::image::Built;
 use crate::report::render::Render;
@@ -60,7 +60,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         if let Some(note) = built.staleness(set, &run.cached_providers()?) {
             progress.note(format!("{name}: {note}"));
         }
-        let (mut checks, found) = prove(built.subject(set)?, depth, arguments.reader, &progress);
+        let (mut checks, found) = check_image(built.check_input(set)?, depth, arguments.reader, &progress);
         let mut booted = None;
         if arguments.boot {
             let (more, how) =

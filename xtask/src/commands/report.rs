@@ -20,7 +20,7 @@ use snug_spec::ImageSet;
 
 use super::arguments;
 use super::run::Run;
-use crate::check::boot::{self, Bootable, Booted};
+use crate::check::boot::{BootEnvironment, BootSummary};
 use crate::engine::OnFailure;
 use crate::engine::choose::Choice;
 use crate::error::{self, Failure};
@@ -97,7 +97,7 @@ struct Cost {
     wall_seconds: f64,
     writer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    boot: Option<Booted>,
+    boot: Option<BootSummary>,
 }
 
 /// Builds, compresses and boots one type after the other, and removes each image.
@@ -119,7 +119,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let listing = Listing::of(&tree);
     let machine = &arguments.machine;
     let machine = match !arguments.no_boot && listing.has("init") {
-        true => Some(Bootable::get(machine.kernel.as_deref(), machine.accel, true, cache, progress)?),
+        true => Some(BootEnvironment::prepare(machine.kernel.as_deref(), machine.accel, true, cache, progress)?),
         false => None,
     };
     let folder = cache.work_folder("report")?;
@@ -152,7 +152,7 @@ impl Render for Costs {
 struct Report<'a> {
     set: &'a ImageSet,
     assembly: &'a Assembly<'a>,
-    machine: Option<&'a Bootable>,
+    machine: Option<&'a BootEnvironment>,
     folder: &'a Path,
 }
 
@@ -175,7 +175,7 @@ impl Report<'_> {
             Some(machine) => {
                 let spec = self.set.resolve(&built.name)?.boot;
                 let stage = progress.stage(format!("boot ({})", machine.accelerator.as_str()));
-                let mut booted = boot::measure(&built.boot_test(machine, &spec, has_sshd)?)?;
+                let mut booted = built.boot_test(machine, &spec, has_sshd)?.measure()?;
                 // The logs are removed with the images.
                 booted.logs.clear();
                 stage.finish("");

@@ -12,7 +12,7 @@ use snug_rootfs::{packages, tar};
 use snug_spec::ImageSpec;
 
 use crate::atomic::Partial;
-use crate::check::{self, Subject};
+use crate::check::{self, CheckInput};
 use crate::filesystem;
 use crate::manifest::{Manifest, TreeSummary, contents_beside, manifest_beside, write_contents};
 use crate::plan::BuildPlan;
@@ -87,14 +87,14 @@ impl Order<'_> {
             verity: written.verity,
         };
         if self.check {
-            let subject = Subject {
+            let subject = CheckInput {
                 image: written.partial.path(),
                 manifest: &manifest,
                 meant: Ok(Listing::of(&tree)),
                 placed: self.placed.clone(),
                 max_size: self.sizing.max_size,
             };
-            check::guard(subject, progress)?;
+            check::check_before_publishing(subject, progress)?;
         }
         // Until all files are published, the old manifest would describe the new ones.
         let place = manifest_beside(&image);

@@ -11,8 +11,8 @@ use snug_spec::{ImageSet, Located};
 
 use super::order::{ImageType, Order, Target, placed};
 use crate::cache::Cache;
-use crate::check::boot::{self, BootTest, Bootable, Booted, GuestCommand, Wanted, mapper};
-use crate::check::{Check, Subject};
+use crate::check::boot::{self, AcceleratorChoice, BootEnvironment, BootSummary, BootTest, GuestCommand, dmsetup};
+use crate::check::{Check, CheckInput};
 use crate::error::Failure;
 use crate::manifest::{MANIFEST_FILE, Manifest, read_contents};
 use crate::plan::{Providers, hash_file};
@@ -73,7 +73,7 @@ impl Built {
 
     /// Returns the kernel arguments by which the root is found, if it is not the disk itself.
     pub fn root_arguments(&self) -> Vec<String> {
-        self.manifest.verity.as_ref().map(|verity| mapper::arguments(verity).into()).unwrap_or_default()
+        self.manifest.verity.as_ref().map(|verity| dmsetup::root_arguments(verity).into()).unwrap_or_default()
     }
 
     /// Returns a warning if the inputs have changed since the image was built.
@@ -85,9 +85,9 @@ impl Built {
     }
 
     /// Returns the image with what it is to be checked against.
-    pub fn subject(&self, set: &ImageSet) -> Result<Subject<'_>> {
+    pub fn check_input(&self, set: &ImageSet) -> Result<CheckInput<'_>> {
         let resolved = set.resolve(&self.name)?;
-        Ok(Subject {
+        Ok(CheckInput {
             image: &self.image,
             manifest: &self.manifest,
             meant: self.meant()?,
@@ -102,9 +102,9 @@ impl Built {
         set: &ImageSet,
         cache: &Cache,
         found: Option<&Listing>,
-        (kernel, accelerator): (Option<&Path>, Wanted),
+        (kernel, accelerator): (Option<&Path>, AcceleratorChoice),
         progress: &Progress,
-    ) -> Result<(Vec<Check>, Option<Booted>)> {
+    ) -> Result<(Vec<Check>, Option<BootSummary>)> {
         if Some(self.target.platform) != Platform::host() {
             let why =
                 format!("the image is for {}, and only this machine's own platform is started", self.target.platform);
@@ -116,16 +116,21 @@ impl Built {
         if !OWN_INITS.into_iter().any(has) {
             return Ok((vec![Check::skipped("boot", "the image has no init")], None));
         }
-        let machine = Bootable::get(kernel, accelerator, self.manifest.verity.is_some(), cache, progress)?;
+        let machine = BootEnvironment::prepare(kernel, accelerator, self.manifest.verity.is_some(), cache, progress)?;
         let boot = set.resolve(&self.name)?.boot;
-        let (checks, booted) = boot::examine(&self.boot_test(&machine, &boot, has("usr/sbin/sshd"))?, progress)?;
+        let (checks, booted) = self.boot_test(&machine, &boot, has("usr/sbin/sshd"))?.run(progress)?;
         Ok((checks, Some(booted)))
     }
 
     /// Returns the boot test of the image.
-    pub fn boot_test<'a>(&'a self, machine: &'a Bootable, boot: &'a Boot, has_sshd: bool) -> Result<BootTest<'a>> {
+    pub fn boot_test<'a>(
+        &'a self,
+        machine: &'a BootEnvironment,
+        boot: &'a Boot,
+        has_sshd: bool,
+    ) -> Result<BootTest<'a>> {
         let logs = self.image.parent().context("an image has a folder")?;
-        boot::forget_logs(logs);
+        boot::remove_logs(logs);
         let mut arguments = boot.arguments.clone();
         arguments.extend(self.root_arguments());
         Ok(BootTest {

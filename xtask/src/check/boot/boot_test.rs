@@ -1,4 +1,4 @@
-//! What a booted image must show: that it comes up, answers to a key, does what its spec asks, keeps what is written,
+//! What a summary image must show: that it comes up, answers to a key, does what its spec asks, keeps what is written,
 //! and ends when it is told to.
 
 use std::fs;
@@ -54,7 +54,7 @@ pub struct GuestCommand {
     pub within: Option<Duration>,
 }
 
-/// One image to be booted.
+/// One image to be summary.
 pub struct BootTest<'a> {
     pub name: &'a str,
     pub image: &'a Path,
@@ -77,7 +77,7 @@ pub struct BootTest<'a> {
 /// How the boots went, for programs and tables.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Booted {
+pub struct BootSummary {
     pub accelerator: &'static str,
     pub why: String,
     pub kernel: String,
@@ -104,12 +104,12 @@ pub struct Command {
     pub printed: String,
 }
 
-impl Booted {
-    fn none(exam: &BootTest) -> Self {
-        Booted {
-            accelerator: exam.accelerator.as_str(),
-            why: exam.why.clone(),
-            kernel: exam.kernel.version.clone(),
+impl BootSummary {
+    fn new(test: &BootTest) -> Self {
+        BootSummary {
+            accelerator: test.accelerator.as_str(),
+            why: test.why.clone(),
+            kernel: test.kernel.version.clone(),
             to_init: None,
             to_network: None,
             to_ssh: None,
@@ -119,7 +119,7 @@ impl Booted {
         }
     }
 
-    fn take(&mut self, report: &BootReport) {
+    fn add_times(&mut self, report: &BootReport) {
         let seconds = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 100.0).round() / 100.0);
         self.to_init = seconds(report.to_init);
         self.to_network = seconds(report.to_network);
@@ -128,43 +128,54 @@ impl Booted {
     }
 }
 
-/// Boots the image once, for its times alone.
-pub fn measure(exam: &BootTest) -> Result<Booted> {
-    let mut booted = Booted::none(exam);
-    let key = Key::make()?;
-    let (report, _guest) = start(exam, &key, &mut booted, None)?;
-    booted.take(&report);
-    Ok(booted)
-}
-
-/// Boots the image and, where it can be logged in to, a fresh copy of it, and judges it. What goes wrong is a failed check.
-pub fn examine(exam: &BootTest, progress: &Progress) -> Result<(Vec<Check>, Booted)> {
-    let judge = format!("{} ({}), Linux {}", qemu::version()?, exam.accelerator.as_str(), exam.kernel.version);
-    let mut booted = Booted::none(exam);
-    let mut checks = Vec::new();
-    if let Err(error) = first_boot(exam, &judge, &mut booted, &mut checks, progress) {
-        checks.push(Check::broken("boot", judge, &error));
+impl BootTest<'_> {
+    /// Boots the image once and returns the times that it took.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU cannot be run, or the image does not come up.
+    pub fn measure(&self) -> Result<BootSummary> {
+        let mut summary = BootSummary::new(self);
+        let key = Key::make()?;
+        let (report, _guest) = start(self, &key, &mut summary, None)?;
+        summary.add_times(&report);
+        Ok(summary)
     }
-    Ok((checks, booted))
+
+    /// Boots the image and, if it has an SSH server, boots a fresh copy of it as well. Returns the checks that this made; a
+    /// boot that fails is a failed check.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not tell its version.
+    pub fn run(&self, progress: &Progress) -> Result<(Vec<Check>, BootSummary)> {
+        let judge = format!("{} ({}), Linux {}", qemu::version()?, self.accelerator.as_str(), self.kernel.version);
+        let mut summary = BootSummary::new(self);
+        let mut checks = Vec::new();
+        if let Err(error) = run_boots(self, &judge, &mut summary, &mut checks, progress) {
+            checks.push(Check::broken("boot", judge, &error));
+        }
+        Ok((checks, summary))
+    }
 }
 
-fn first_boot(
-    exam: &BootTest,
+fn run_boots(
+    test: &BootTest,
     judge: &str,
-    booted: &mut Booted,
+    summary: &mut BootSummary,
     checks: &mut Vec<Check>,
     progress: &Progress,
 ) -> Result<()> {
     let key = Key::make()?;
-    let stage = progress.stage(format!("boot ({})", exam.accelerator.as_str()));
+    let stage = progress.stage(format!("boot ({})", test.accelerator.as_str()));
     let started = Instant::now();
-    let (report, mut guest) = start(exam, &key, booted, None)?;
-    booted.take(&report);
+    let (report, mut guest) = start(test, &key, summary, None)?;
+    summary.add_times(&report);
     stage.finish("");
     checks.push(Check::passed("boot", judge, times(&report)).took(started.elapsed()));
-    if !exam.has_sshd {
+    if !test.has_sshd {
         let mut ready = Check::passed("serial", judge, format!("{READY:?} on the serial console"));
-        if !exam.commands.is_empty() {
+        if !test.commands.is_empty() {
             ready.notes.push("the image has no SSH server: the spec's commands were not run".to_owned());
         }
         checks.push(ready);
@@ -172,8 +183,8 @@ fn first_boot(
     }
 
     let login = Login { address: guest.ssh_address(), key: &key };
-    if !exam.commands.is_empty() {
-        checks.push(commands(exam, &login, booted, progress)?);
+    if !test.commands.is_empty() {
+        checks.push(commands(test, &login, summary, progress)?);
     }
     let begun = Instant::now();
     let mut state = writes(&login)?;
@@ -182,12 +193,12 @@ fn first_boot(
     drop(guest);
 
     let folder = tempfile::tempdir().context("cannot make a temporary folder for a disk")?;
-    let overlay = match exam.read_only {
+    let overlay = match test.read_only {
         true => Some(empty_disk(&folder.path().join("overlay"), OVERLAY_BYTES)?),
         false => None,
     };
     let stage = progress.stage("boot a fresh copy");
-    let (_, mut guest) = start(exam, &key, booted, overlay.as_deref())?;
+    let (_, mut guest) = start(test, &key, summary, overlay.as_deref())?;
     let login = Login { address: guest.ssh_address(), key: &key };
     let others = host_keys(&login)?;
     stage.finish("");
@@ -203,7 +214,7 @@ fn first_boot(
         end(&login, &mut guest)?;
         drop(guest);
         let stage = progress.stage("boot again with the same overlay");
-        let (_, guest) = start(exam, &key, booted, Some(overlay))?;
+        let (_, guest) = start(test, &key, summary, Some(overlay))?;
         let login = Login { address: guest.ssh_address(), key: &key };
         let again = host_keys(&login)?;
         let kept = login.run(KEPT, COMMAND_BUDGET)?;
@@ -238,31 +249,31 @@ pub fn empty_disk(place: &Path, bytes: u64) -> Result<PathBuf> {
 }
 
 /// One boot of a fresh copy, up to its SSH server or to the end of its `/init`'s start; with the overlay kept on a disk.
-fn start(exam: &BootTest, key: &Key, booted: &mut Booted, overlay: Option<&Path>) -> Result<(BootReport, Guest)> {
-    let log = exam.logs.join(match booted.logs.len() {
+fn start(test: &BootTest, key: &Key, summary: &mut BootSummary, overlay: Option<&Path>) -> Result<(BootReport, Guest)> {
+    let log = test.logs.join(match summary.logs.len() {
         0 => "boot.log".to_owned(),
         earlier => format!("boot-{}.log", earlier + 1),
     });
-    let mut arguments = exam.arguments.clone();
+    let mut arguments = test.arguments.clone();
     arguments.push(authorized_key_argument(&key.line));
-    let mut disks = vec![Disk::kept_as_it_is(exam.image)];
+    let mut disks = vec![Disk::discarding_writes(test.image)];
     if let Some(overlay) = overlay {
-        disks.push(Disk::written(overlay));
+        disks.push(Disk::keeping_writes(overlay));
         arguments.push(OVERLAY_ARGUMENT.to_owned());
     }
-    booted.logs.push(log.clone());
-    let expectations: &[&str] = if exam.has_sshd { &[] } else { &[READY] };
+    summary.logs.push(log.clone());
+    let expectations: &[&str] = if test.has_sshd { &[] } else { &[READY] };
     super::boot_and_keep(&BootRequest {
-        kernel: exam.kernel,
+        kernel: test.kernel,
         disks: &disks,
         arguments: &arguments,
         expectations,
-        ssh: exam.has_sshd,
-        accelerator: exam.accelerator,
+        ssh: test.has_sshd,
+        accelerator: test.accelerator,
         budget: DEFAULT_BUDGET,
         log: log.clone(),
     })
-    .with_context(|| format!("{} does not come up; its serial console is in {}", exam.name, log.display()))
+    .with_context(|| format!("{} does not come up; its serial console is in {}", test.name, log.display()))
 }
 
 /// `/init after 3.1 s, network after 5.0 s, ssh after 9.8 s`
@@ -274,16 +285,16 @@ fn times(report: &BootReport) -> String {
 }
 
 /// The spec's own commands, in order.
-fn commands(exam: &BootTest, login: &Login, booted: &mut Booted, progress: &Progress) -> Result<Check> {
+fn commands(test: &BootTest, login: &Login, summary: &mut BootSummary, progress: &Progress) -> Result<Check> {
     let started = Instant::now();
     let mut findings = Vec::new();
-    for command in &exam.commands {
+    for command in &test.commands {
         let stage = progress.stage(format!("in the guest: {}", command.run));
         let budget = command.within.unwrap_or(COMMAND_BUDGET);
         let begun = Instant::now();
         let answer = login.run(&command.run, budget)?;
         let wrong = wrong_with(&answer, command.prints.as_deref(), budget);
-        booted.commands.push(Command {
+        summary.commands.push(Command {
             run: command.run.clone(),
             passed: wrong.is_none(),
             seconds: (begun.elapsed().as_secs_f64() * 100.0).round() / 100.0,
@@ -292,7 +303,7 @@ fn commands(exam: &BootTest, login: &Login, booted: &mut Booted, progress: &Prog
         stage.finish(if wrong.is_none() { "" } else { "FAILED" });
         findings.extend(wrong.map(|what| Finding { place: command.run.clone(), what }));
     }
-    let count = exam.commands.len();
+    let count = test.commands.len();
     let said = match findings.len() {
         0 => format!("{count} of the spec's commands did what they should"),
         wrong => format!("{wrong} of the spec's {count} commands did not do what they should"),
@@ -349,7 +360,7 @@ fn end(login: &Login, guest: &mut Guest) -> Result<Check> {
 }
 
 /// Removes the serial consoles of an earlier check.
-pub fn forget_logs(folder: &Path) {
+pub fn remove_logs(folder: &Path) {
     for name in ["boot.log", "boot-2.log", "boot-3.log"] {
         // One that is not there need not go.
         let _ = fs::remove_file(folder.join(name));

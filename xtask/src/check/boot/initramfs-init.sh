@@ -49,7 +49,7 @@ if [ -n "$mapped" ] && [ ! -b /dev/dm-0 ]; then
     set -- $table
     wait_for "$5"
     # Nobody here answers for udev.
-    DM_DISABLE_UDEV=1 /mapper/loader --library-path /mapper /mapper/dmsetup create "${mapped%%,*}" --readonly \
+    DM_DISABLE_UDEV=1 /dmsetup/loader --library-path /dmsetup /dmsetup/dmsetup create "${mapped%%,*}" --readonly \
         --table "$table" || give_up "cannot open $5 by $3"
     say "${mapped%%,*} by $3 over $5"
 fi

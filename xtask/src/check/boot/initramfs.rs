@@ -12,8 +12,8 @@ use snug_process::child;
 use snug_process::program::HostProgram;
 
 use super::cpio;
+use super::dmsetup;
 use super::kernel::Parts;
-use super::mapper;
 
 /// What a guest needs to find its disk and to read whatever filesystem is on it. Some kernels carry some of them
 /// built in; those are skipped.
@@ -54,10 +54,10 @@ pub fn write(parts: &Parts, path: &Path) -> Result<()> {
     archive.character_device("dev/console", 0o600, CONSOLE)?;
     archive.file("bin/busybox", 0o755, &read(&parts.busybox)?)?;
     archive.file("init", 0o755, INIT.as_bytes())?;
-    if let Some(mapper) = &parts.mapper {
-        archive.directory(mapper::FOLDER, 0o755)?;
-        for (name, file) in mapper.files()? {
-            archive.file(&format!("{}/{name}", mapper::FOLDER), 0o755, &read(&file)?)?;
+    if let Some(dmsetup) = &parts.dmsetup {
+        archive.directory(dmsetup::FOLDER, 0o755)?;
+        for (name, file) in dmsetup.files()? {
+            archive.file(&format!("{}/{name}", dmsetup::FOLDER), 0o755, &read(&file)?)?;
         }
     }
     let mut order = String::new();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use snug_process::child;
 use snug_process::program::HostProgram;
 
-use super::mapper::Mapper;
+use super::dmsetup::Dmsetup;
 use crate::error::Failure;
 
 const APT_CACHE: HostProgram = HostProgram { name: "apt-cache", package: "apt" };
@@ -38,8 +38,8 @@ pub struct Parts {
     pub modules: PathBuf,
     /// A static busybox.
     pub busybox: PathBuf,
-    /// For images that are sealed with dm-verity, with which [`super::mapper::arguments`] go.
-    pub mapper: Option<Mapper>,
+    /// For images that are sealed with dm-verity, with which [`super::dmsetup::root_arguments`] go.
+    pub dmsetup: Option<Dmsetup>,
 }
 
 impl Kernel {
@@ -67,7 +67,7 @@ impl Kernel {
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .next()
             .ok_or_else(|| anyhow!("{} is empty", modules_of_versions.display()))?;
-        let parts = Parts { modules: modules_of_versions.join(&version), busybox: busybox_in(folder)?, mapper: None };
+        let parts = Parts { modules: modules_of_versions.join(&version), busybox: busybox_in(folder)?, dmsetup: None };
         Ok(Kernel { image: folder.join("boot").join(format!("vmlinuz-{version}")), initramfs: Some(parts), version })
     }
 

@@ -3,13 +3,13 @@
 //! [`Kernel::fetch`] gets a kernel, [`initramfs::write`] the stage before the image's own `/init`, [`Guest::start`] a
 //! running machine. [`boot`] puts the three together and answers with a [`BootReport`].
 
-mod accelerate;
+mod accelerator;
 mod boot_test;
-mod bootable;
 pub mod cpio;
+pub mod dmsetup;
+mod environment;
 pub mod initramfs;
 mod kernel;
-pub mod mapper;
 mod qemu;
 pub mod ssh;
 
@@ -21,12 +21,12 @@ use anyhow::Context;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use snug_process::program::Missing;
 
-pub use accelerate::{Wanted, choose};
-pub use boot_test::{BootTest, Booted, GuestCommand, OVERLAY_ARGUMENT, empty_disk, examine, forget_logs, measure};
-pub use bootable::Bootable;
+pub use accelerator::{AcceleratorChoice, choose_accelerator};
+pub use boot_test::{BootSummary, BootTest, GuestCommand, OVERLAY_ARGUMENT, empty_disk, remove_logs};
+pub use dmsetup::Dmsetup;
+pub use environment::BootEnvironment;
 pub use kernel::{KERNEL_PACKAGE, Kernel, Parts};
-pub use mapper::Mapper;
-pub use qemu::{Accelerator, Disk, Guest, Machine, on_terminal};
+pub use qemu::{Accelerator, Disk, Guest, Machine, run_on_terminal};
 
 /// How long a boot may take. Under emulation a Debian root needs 3 to 13 s on an idle machine, and needed more than two
 /// minutes on one that had thirteen times as much to do as processors.
@@ -180,7 +180,7 @@ mod tests {
         let kernel = Kernel {
             version: "6.1".into(),
             image: PathBuf::new(),
-            initramfs: Some(Parts { modules: PathBuf::new(), busybox: PathBuf::new(), mapper: None }),
+            initramfs: Some(Parts { modules: PathBuf::new(), busybox: PathBuf::new(), dmsetup: None }),
         };
         insta::assert_snapshot!(
             kernel_arguments(&kernel, &[authorized_key_argument("ssh-ed25519 AAAA\n")]),

@@ -76,12 +76,12 @@ pub struct Disk<'a> {
 
 impl<'a> Disk<'a> {
     /// A disk whose file stays as it is, whatever the guest writes.
-    pub fn kept_as_it_is(path: &'a Path) -> Self {
+    pub fn discarding_writes(path: &'a Path) -> Self {
         Disk { path, written: false }
     }
 
     /// A disk that keeps what the guest writes.
-    pub fn written(path: &'a Path) -> Self {
+    pub fn keeping_writes(path: &'a Path) -> Self {
         Disk { path, written: true }
     }
 }
@@ -311,7 +311,7 @@ fn command(machine: &Machine, ssh_address: SocketAddr) -> Result<Command, BootEr
 
 /// Hands a machine's console to the terminal until the machine ends, and answers how QEMU ended. Ctrl-A X ends it;
 /// Ctrl-C is the guest's.
-pub fn on_terminal(machine: &Machine) -> Result<ExitStatus, BootError> {
+pub fn run_on_terminal(machine: &Machine) -> Result<ExitStatus, BootError> {
     let mut command = command(machine, free_address().map_err(failed)?)?;
     command.args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]);
     command.args(["-mon", "chardev=console"]);

@@ -10,7 +10,7 @@ use snug_rootfs::digest::Digest;
 use snug_rootfs::listing::{Content, Listing, Record, Unreadable};
 use snug_rootfs::tree::{Inode, Kind, TreePath};
 
-use super::Reading;
+use super::ReadBack;
 use super::debugfs::{Debugfs, Stat};
 use crate::report::progress::Stage;
 
@@ -20,7 +20,7 @@ const LOST_AND_FOUND: u32 = 11;
 /// Bodies are read in pieces of this size.
 const BUFFER: usize = 1 << 20;
 
-pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
+pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<ReadBack> {
     let debugfs = Debugfs::new(image)?;
     let names = names(&debugfs)?;
     let mut inodes: Vec<u32> = names.values().copied().collect();
@@ -52,7 +52,7 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading>
         unreadable = read_bodies(image, &mut listing, stage)?;
         judge = format!("ext4-view, {judge}");
     }
-    Ok(Reading::new(listing, unreadable, judge))
+    Ok(ReadBack::new(listing, unreadable, judge))
 }
 
 /// Every name with its inode, level by level.

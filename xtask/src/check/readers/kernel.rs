@@ -14,7 +14,7 @@ use snug_rootfs::disk::{self, StandIns};
 use snug_rootfs::listing::Listing;
 use snug_rootfs::tree::TreePath;
 
-use super::{ReadError, Reading};
+use super::{ReadBack, ReadError};
 use crate::report::progress::Stage;
 
 const MOUNT: HostProgram = HostProgram { name: "mount", package: "mount" };
@@ -22,7 +22,7 @@ const MOUNT: HostProgram = HostProgram { name: "mount", package: "mount" };
 /// Folders that stand on every Linux; the thread sees the image in the place of the first of them that is there.
 const PLACES: [&str; 3] = ["/mnt", "/media", "/sys"];
 
-pub(super) fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading, ReadError> {
+pub(super) fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<ReadBack, ReadError> {
     let image = image.canonicalize().with_context(|| format!("cannot find {}", image.display()))?;
     thread::scope(|scope| {
         let reader = scope.spawn(|| read_apart(&image, kind, bodies, stage));
@@ -30,7 +30,7 @@ pub(super) fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Sta
     })
 }
 
-fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading, ReadError> {
+fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<ReadBack, ReadError> {
     let place = mount_apart(image, kind)?;
     let mut tree = disk::walk(&place, &StandIns::default()).map_err(anyhow::Error::from)?;
     if kind == FilesystemKind::Ext4 {
@@ -41,7 +41,7 @@ fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -
         true => Listing::read(&tree, |bytes| stage.advance(bytes)),
         false => (Listing::of(&tree), Vec::new()),
     };
-    Ok(Reading::new(listing, unreadable, name()?))
+    Ok(ReadBack::new(listing, unreadable, name()?))
 }
 
 /// Mounts the image for this thread alone.

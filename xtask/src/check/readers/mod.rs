@@ -16,7 +16,7 @@ use snug_formats::FilesystemKind;
 use snug_process::program::HostProgram;
 use snug_rootfs::listing::{Listing, Unreadable};
 
-use super::compare::Aspect;
+use super::compare::Property;
 use super::verdict::Finding;
 use crate::report::progress::Stage;
 
@@ -47,30 +47,30 @@ impl FromStr for Reader {
 
 /// What a reader saw of an image.
 #[derive(Debug)]
-pub struct Reading {
+pub struct ReadBack {
     pub listing: Listing,
     /// The reader, with its version.
     pub judge: String,
     /// What it cannot see, with the reason.
-    pub unseen: Vec<(Aspect, String)>,
+    pub unseen: Vec<(Property, String)>,
     /// Names whose content it could not read.
     pub unreadable: Vec<Finding>,
     /// What a person should know of how it was read.
     pub notes: Vec<String>,
 }
 
-impl Reading {
+impl ReadBack {
     fn new(listing: Listing, unreadable: Vec<Unreadable>, judge: String) -> Self {
         let said = |Unreadable { path, error }| Finding {
             place: path.to_string(),
             what: format!("its content cannot be read: {error}"),
         };
         let unreadable = unreadable.into_iter().map(said).collect();
-        Reading { listing, judge, unseen: Vec::new(), unreadable, notes: Vec::new() }
+        ReadBack { listing, judge, unseen: Vec::new(), unreadable, notes: Vec::new() }
     }
 
-    pub fn unseen_aspects(&self) -> BTreeSet<Aspect> {
-        self.unseen.iter().map(|(aspect, _)| *aspect).collect()
+    pub fn skipped_properties(&self) -> BTreeSet<Property> {
+        self.unseen.iter().map(|(property, _)| *property).collect()
     }
 }
 
@@ -81,7 +81,7 @@ pub fn read(
     reader: Reader,
     bodies: bool,
     stage: &Stage,
-) -> Result<Reading, ReadError> {
+) -> Result<ReadBack, ReadError> {
     if reader == Reader::Tools || reader == Reader::Auto && !nix::unistd::Uid::effective().is_root() {
         return by_tools(image, kind, bodies, stage);
     }
@@ -98,7 +98,7 @@ pub fn read(
     }
 }
 
-fn by_tools(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<Reading, ReadError> {
+fn by_tools(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<ReadBack, ReadError> {
     match kind {
         FilesystemKind::Ext4 => {
             needed(debugfs::DEBUGFS)?;

@@ -14,8 +14,8 @@ use snug_process::{Child, child};
 use snug_rootfs::listing::Listing;
 use snug_rootfs::tar;
 
-use super::{Reading, pseudo};
-use crate::check::compare::Aspect;
+use super::{ReadBack, pseudo};
+use crate::check::compare::Property;
 use crate::report::progress::Stage;
 
 pub(super) const UNSQUASHFS: HostProgram = HostProgram { name: "unsquashfs", package: "squashfs-tools" };
@@ -26,7 +26,7 @@ const SQFS2TAR: HostProgram = HostProgram { name: "sqfs2tar", package: "squashfs
 const XATTR_TABLE: u64 = 56;
 const NO_TABLE: u64 = u64::MAX;
 
-pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading> {
+pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<ReadBack> {
     let mut command = UNSQUASHFS.command()?;
     command.args(["-no-progress", "-quiet", "-pf", "/dev/stdout"]).arg(image);
     let mut listing = streamed(command, bodies, |stream| {
@@ -40,10 +40,10 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<Reading>
                 read_xattrs(image, &mut listing)?;
                 judge += ", sqfs2tar";
             }
-            None => unseen.push((Aspect::Xattrs, SQFS2TAR.missing().in_a_line())),
+            None => unseen.push((Property::Xattrs, SQFS2TAR.missing().in_a_line())),
         }
     }
-    Ok(Reading { unseen, ..Reading::new(listing, Vec::new(), judge) })
+    Ok(ReadBack { unseen, ..ReadBack::new(listing, Vec::new(), judge) })
 }
 
 /// Runs a program whose standard output `consume` reads: to its end, or as far as it likes.

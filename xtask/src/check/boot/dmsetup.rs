@@ -14,7 +14,7 @@ use crate::filesystem::verity::Verity;
 use crate::report::progress::Progress;
 
 /// Where it is in the initramfs; its script knows the names.
-pub const FOLDER: &str = "mapper";
+pub const FOLDER: &str = "dmsetup";
 const PROGRAM: &str = "dmsetup";
 const LOADER: &str = "loader";
 /// Debian's package and the suite to take it from, whatever the host's is.
@@ -23,17 +23,17 @@ const SUITE: &str = "trixie";
 
 /// `dmsetup`, unpacked.
 #[derive(Debug, Clone)]
-pub struct Mapper(Tools);
+pub struct Dmsetup(Tools);
 
-impl Mapper {
+impl Dmsetup {
     /// From the cache or, the first time, from Debian's archive.
     pub fn fetch(cache: &Cache, progress: &Progress) -> Result<Self> {
-        Tools::fetch(cache, SUITE, &[PACKAGE], progress).map(Mapper)
+        Tools::fetch(cache, SUITE, &[PACKAGE], progress).map(Dmsetup)
     }
 
     /// From a folder that [`Tools`] has filled.
     pub fn at(root: &Path) -> Self {
-        Mapper(Tools::at(root))
+        Dmsetup(Tools::at(root))
     }
 
     /// The program, the loader, and the libraries that the loader says it needs, by the names they must have.
@@ -56,6 +56,6 @@ impl Mapper {
 }
 
 /// The words of the kernel command line by which a sealed image is opened and becomes the root.
-pub fn arguments(verity: &Verity) -> [String; 2] {
+pub fn root_arguments(verity: &Verity) -> [String; 2] {
     [verity.kernel_argument.clone(), "root=/dev/dm-0".to_owned()]
 }

@@ -20,20 +20,20 @@ use crate::report::progress::Progress;
 
 /// What the command line asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Wanted {
+pub enum AcceleratorChoice {
     #[default]
     Auto,
     Only(Accelerator),
 }
 
-impl FromStr for Wanted {
+impl FromStr for AcceleratorChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "auto" => Ok(Wanted::Auto),
-            "kvm" => Ok(Wanted::Only(Accelerator::Kvm)),
-            "tcg" => Ok(Wanted::Only(Accelerator::Tcg)),
+            "auto" => Ok(AcceleratorChoice::Auto),
+            "kvm" => Ok(AcceleratorChoice::Only(Accelerator::Kvm)),
+            "tcg" => Ok(AcceleratorChoice::Only(Accelerator::Tcg)),
             _ => Err(format!("`{text}` is not one of auto, kvm, tcg")),
         }
     }
@@ -50,33 +50,38 @@ const DISK_BYTES: u64 = 1 << 20;
 
 /// What a probe found, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Finding {
+struct Probe {
     runs: bool,
     why: String,
 }
 
 /// The accelerator to use, and why it is this one.
-pub fn choose(wanted: Wanted, kernel: &Kernel, cache: &Cache, progress: &Progress) -> Result<(Accelerator, String)> {
-    if let Wanted::Only(accelerator) = wanted {
+pub fn choose_accelerator(
+    wanted: AcceleratorChoice,
+    kernel: &Kernel,
+    cache: &Cache,
+    progress: &Progress,
+) -> Result<(Accelerator, String)> {
+    if let AcceleratorChoice::Only(accelerator) = wanted {
         return Ok((accelerator, "asked for".to_owned()));
     }
     if let Err(error) = File::options().read(true).write(true).open(DEVICE) {
         return Ok((Accelerator::Tcg, format!("{DEVICE}: {error}")));
     }
     let place = remembered(kernel, cache)?;
-    let known = fs::read(&place).ok().and_then(|bytes| serde_json::from_slice::<Finding>(&bytes).ok());
-    let finding = match known {
-        Some(finding) => finding,
+    let known = fs::read(&place).ok().and_then(|bytes| serde_json::from_slice::<Probe>(&bytes).ok());
+    let probe = match known {
+        Some(probe) => probe,
         None => {
             let stage = progress.stage("probe KVM");
-            let finding = probe(kernel)?;
-            stage.finish(&finding.why);
-            keep(&finding, &place)?;
-            finding
+            let probe = probe_kvm(kernel)?;
+            stage.finish(&probe.why);
+            keep(&probe, &place)?;
+            probe
         }
     };
-    let accelerator = if finding.runs { Accelerator::Kvm } else { Accelerator::Tcg };
-    Ok((accelerator, finding.why))
+    let accelerator = if probe.runs { Accelerator::Kvm } else { Accelerator::Tcg };
+    Ok((accelerator, probe.why))
 }
 
 /// Where the answer for this host, this QEMU and this kernel is kept.
@@ -91,15 +96,15 @@ fn remembered(kernel: &Kernel, cache: &Cache) -> Result<PathBuf> {
     Ok(cache.root().join(format!("kvm-{}.json", &name[..16])))
 }
 
-fn keep(finding: &Finding, place: &PathBuf) -> Result<()> {
+fn keep(probe: &Probe, place: &PathBuf) -> Result<()> {
     let folder = place.parent().context("the cache has a folder")?;
     let mut file = tempfile::NamedTempFile::new_in(folder).context("cannot write to the cache")?;
-    file.write_all(&serde_json::to_vec(finding)?)?;
+    file.write_all(&serde_json::to_vec(probe)?)?;
     file.persist(place).with_context(|| format!("cannot name {}", place.display()))?;
     Ok(())
 }
 
-fn probe(kernel: &Kernel) -> Result<Finding> {
+fn probe_kvm(kernel: &Kernel) -> Result<Probe> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let initramfs = write_initramfs(kernel, folder.path())?;
     let marker = if initramfs.is_some() { MARKER } else { MARKER_WITHOUT_INITRAMFS };
@@ -108,7 +113,7 @@ fn probe(kernel: &Kernel) -> Result<Finding> {
     let reached = Guest::start(&Machine {
         kernel: &kernel.image,
         initramfs: initramfs.as_deref(),
-        disks: &[Disk::kept_as_it_is(&disk)],
+        disks: &[Disk::discarding_writes(&disk)],
         arguments: &kernel_arguments(kernel, &[]),
         accelerator: Accelerator::Kvm,
         log: &folder.path().join("serial.log"),
@@ -116,10 +121,10 @@ fn probe(kernel: &Kernel) -> Result<Finding> {
     })
     .and_then(|mut guest| guest.wait_for(marker));
     Ok(match reached {
-        Ok(time) => Finding { runs: true, why: format!("a guest came up in {:.1} s", time.as_secs_f64()) },
+        Ok(time) => Probe { runs: true, why: format!("a guest came up in {:.1} s", time.as_secs_f64()) },
         Err(error) => {
             let first = error.to_string().lines().next().unwrap_or_default().to_owned();
-            Finding { runs: false, why: format!("{DEVICE} opens and runs no guest: {first}") }
+            Probe { runs: false, why: format!("{DEVICE} opens and runs no guest: {first}") }
         }
     })
 }
