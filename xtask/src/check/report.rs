@@ -1,4 +1,4 @@
-//! All that was checked of one image, as data and as text.
+//! The checks of one image, as data and as text.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::verdict::{Check, Finding, State};
 use crate::report::progress::human_duration;
 use crate::report::table;
 
-/// Findings that a person is shown of one check; a program gets all.
+/// Findings of one check that the text shows; JSON has all of them.
 const SHOWN: usize = 20;
 
-/// Everything that was checked of one image.
+/// All checks of one image and their results.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct CheckReport {
@@ -23,7 +23,7 @@ pub struct CheckReport {
     pub filesystem: FilesystemKind,
     pub passed: bool,
     pub checks: Vec<Check>,
-    /// How it booted, where that was asked.
+    /// How it booted, if it was booted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootSummary>,
 }
@@ -34,7 +34,7 @@ impl CheckReport {
         CheckReport { name: name.to_owned(), image, filesystem, passed, checks, boot: None }
     }
 
-    /// For a person: the checks as a table, and below it what each of them found.
+    /// Renders the checks as a table, followed by the findings and notes of each.
     pub fn as_text(&self) -> String {
         let rows: Vec<[String; 5]> = self
             .checks
@@ -56,7 +56,7 @@ impl CheckReport {
             let mut lines: Vec<String> = check.said.lines().skip(1).map(str::to_owned).collect();
             lines.extend(check.findings.iter().take(SHOWN).map(Finding::to_string));
             if check.findings.len() > SHOWN {
-                lines.push(format!("and {} more; --json tells all", check.findings.len() - SHOWN));
+                lines.push(format!("and {} more; --json lists all", check.findings.len() - SHOWN));
             }
             lines.extend(check.notes.iter().map(|note| format!("note: {note}")));
             for line in lines {
