@@ -1,4 +1,4 @@
-//! One child process and what it took.
+//! Measures one child process.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,26 +10,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use snug_process::Child;
 
-/// Bytes handed to a pipe at once: what a pipe of Linux holds.
+/// Bytes written to a pipe at once: the default capacity of a pipe (pipe(7)).
 const PIPE: usize = 64 << 10;
-/// Lines of a failed child's standard error that are shown.
-const SAID_BYTES: usize = 2000;
+/// Bytes of a failed child's standard error that are shown.
+const ERROR_BYTES: usize = 2000;
 
-/// What a process took, its own children included where it waited for them.
+/// Resources that a process used, including its children that it waited for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
     /// User and system time.
     pub cpu: Duration,
-    /// Until the process ended; what it wrote may be in the page cache only.
+    /// Time until the process ended; its output may be in the page cache only.
     pub wall: Duration,
-    /// Until what it wrote was on the disk.
+    /// Time until its output was on the disk.
     pub to_disk: Duration,
     /// Largest resident set, in bytes.
     pub peak_memory: u64,
 }
 
-/// Runs a command to its end; with a `feed`, that file comes through a pipe on its standard input. The `output` that it
-/// makes, a file or a folder, is then waited for to reach the disk.
+/// Runs a command to its end, with `feed` in a pipe on its standard input, and syncs its `output`, a file or a folder, to
+/// the disk.
 pub fn measure(command: &mut Command, feed: Option<&File>, output: &Path) -> Result<Measured> {
     command.stdin(if feed.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -39,7 +39,7 @@ pub fn measure(command: &mut Command, feed: Option<&File>, output: &Path) -> Res
     let (input, errors) = (child.stdin.take(), child.stderr.take());
     let (measured, said) = thread::scope(|scope| {
         if let (Some(mut input), Some(file)) = (input, feed) {
-            scope.spawn(move || pour(file, &mut input));
+            scope.spawn(move || feed_stdin(file, &mut input));
         }
         let said = scope.spawn(move || {
             let mut said = Vec::new();
@@ -51,7 +51,7 @@ pub fn measure(command: &mut Command, feed: Option<&File>, output: &Path) -> Res
     });
     let ((status, usage), wall) = measured.with_context(|| format!("cannot wait for {name}"))?;
     if !status.success() {
-        let said = String::from_utf8_lossy(&said[said.len().saturating_sub(SAID_BYTES)..]).into_owned();
+        let said = String::from_utf8_lossy(&said[said.len().saturating_sub(ERROR_BYTES)..]).into_owned();
         bail!("{name} failed\n{}", said.trim_end());
     }
     let settling = Instant::now();
@@ -59,7 +59,7 @@ pub fn measure(command: &mut Command, feed: Option<&File>, output: &Path) -> Res
     Ok(Measured { cpu: usage.cpu, wall, to_disk: wall + settling.elapsed(), peak_memory: usage.peak_memory })
 }
 
-/// fsync(2) of a file; of a folder with all that is in it, syncfs(2), which waits for whatever else is written there as well.
+/// Syncs a file with fsync(2), or a folder with syncfs(2), which waits for all other writes to its filesystem as well.
 pub fn sync_output(output: &Path) -> io::Result<()> {
     let file = File::open(output)?;
     match file.metadata()?.is_dir() {
@@ -68,8 +68,8 @@ pub fn sync_output(output: &Path) -> io::Result<()> {
     }
 }
 
-/// A child that stops reading shows by its status.
-fn pour(mut file: &File, input: &mut impl Write) -> io::Result<()> {
+/// Copies the file to the child. An error is ignored: a child that stops reading early shows that in its exit status.
+fn feed_stdin(mut file: &File, input: &mut impl Write) -> io::Result<()> {
     let mut buffer = [0; PIPE];
     io::Seek::rewind(&mut file)?;
     loop {

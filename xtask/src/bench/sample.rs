@@ -37,9 +37,9 @@ const TIME: i64 = 1_735_689_600;
 const PERIOD: usize = 8 << 20;
 
 /// A generator of pseudo-random numbers (SplitMix64, Steele, Lea and Flood 2014).
-struct Numbers(u64);
+struct SplitMix64(u64);
 
-impl Numbers {
+impl SplitMix64 {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut value = self.0;
@@ -57,7 +57,7 @@ impl Numbers {
 struct Words(Vec<u8>);
 
 impl Words {
-    fn new(numbers: &mut Numbers) -> Self {
+    fn new(numbers: &mut SplitMix64) -> Self {
         let words: Vec<Vec<u8>> =
             (0..4096).map(|_| (0..2 + numbers.below(9)).map(|_| b'a' + numbers.below(26) as u8).collect()).collect();
         let mut bytes = Vec::with_capacity(PERIOD + 16);
@@ -94,7 +94,7 @@ pub fn write_sample(out: &mut dyn Write, stage: &Stage) -> Result<()> {
 }
 
 fn sample(files: u64) -> Result<RootTree> {
-    let mut numbers = Numbers(0);
+    let mut numbers = SplitMix64(0);
     let mut tree = RootTree::new(BodySource::new(Words::new(&mut numbers)));
     let mut put = |path: &str, kind: Kind, mode: u16| -> Result<()> {
         let mut inode = Inode::new(kind, mode);
@@ -126,7 +126,7 @@ fn sample(files: u64) -> Result<RootTree> {
 }
 
 /// Returns a random file size with the distribution of [`SIZES`].
-fn size(numbers: &mut Numbers) -> u64 {
+fn size(numbers: &mut SplitMix64) -> u64 {
     let rank = numbers.below(10_000);
     let steps = SIZES.windows(2).find(|pair| rank < pair[1].0);
     let (low, high) = steps.map_or((0, 0), |pair| (pair[0].1, pair[1].1));

@@ -1,4 +1,4 @@
-//! Medians of what was measured, as a table and as JSON.
+//! Medians of the measurements, as a table and as JSON.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::report::table;
 pub struct Rounds {
     pub candidate: Candidate,
     pub measured: Vec<Measured>,
-    /// Bytes of what it made.
+    /// Size of its output, in bytes.
     pub output_bytes: Option<u64>,
 }
 
-/// What a candidate took, in the middle of its rounds. Times are in seconds.
+/// Medians of a candidate's rounds. Times are in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Row {
@@ -42,7 +42,7 @@ pub struct Row {
     pub output_bytes: Option<u64>,
 }
 
-/// Compares all with the first, which is `cp`. Candidates without a round are left out.
+/// Returns the rows, compared with the first candidate, which is `cp`. Candidates without a round are left out.
 pub fn rows(all: &[Rounds]) -> Vec<Row> {
     let Some(copies) = all.first() else {
         return Vec::new();
@@ -74,7 +74,7 @@ fn row(rounds: &Rounds, copies: &[Measured]) -> Row {
     }
 }
 
-/// The middle value, or the mean of the two in the middle; 0 of none.
+/// Returns the median; 0 if there are no values.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -90,7 +90,7 @@ fn range(values: &[f64]) -> [f64; 2] {
     [low, values.iter().copied().fold(0.0, f64::max)]
 }
 
-/// The rows for people.
+/// Renders the rows as a table.
 pub fn table(rows: &[Row]) -> String {
     let cells: Vec<[String; 10]> = rows
         .iter()

@@ -1,4 +1,4 @@
-//! The tree that was meant against the image that was written, name by name.
+//! Compares the expected tree with the tree that an image holds.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,7 +10,7 @@ use snug_rootfs::tree::{Inode, Kind, Timestamp, TreePath};
 
 use super::verdict::Finding;
 
-/// A part of what stands under a name, that a reader may be unable to see.
+/// A property of an inode that a reader may not be able to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Property {
@@ -37,7 +37,7 @@ impl fmt::Display for Property {
     }
 }
 
-/// Everything in which `found` differs from `meant`, in order of the names, but for what the reader could not see.
+/// Returns the differences between `found` and `meant`, ordered by path, without those in `unseen` properties.
 pub fn differences(meant: &Listing, found: &Listing, unseen: &BTreeSet<Property>) -> Vec<Finding> {
     let mut differences = Vec::new();
     let names: BTreeSet<&TreePath> = meant.records.keys().chain(found.records.keys()).collect();
@@ -90,9 +90,9 @@ fn of_kinds(meant: &Kind<Content>, found: &Kind<Content>, unseen: &BTreeSet<Prop
         }
         (Kind::File(meant), Kind::File(found)) => match (meant.digest, found.digest) {
             (Some(meant), Some(found)) if meant != found => {
-                say(format!("its content is another: SHA-256 {} instead of {}", hex(&found), hex(&meant)));
+                say(format!("its content differs: SHA-256 {} instead of {}", hex(&found), hex(&meant)));
             }
-            // Both were to be read, and only what was meant has been: the reader says why.
+            // The expected digest is known, and the reader could not read the file.
             (Some(_), None) if sees(Property::Bodies) => say("its content cannot be read".to_owned()),
             _ => {}
         },

@@ -1,4 +1,4 @@
-//! Is the image what its spec allows, and fit to be started on many machines?
+//! Checks that an image fits its spec's `max-size`, and holds no secrets and nothing that each machine must have of its own.
 
 use std::time::Instant;
 
@@ -12,8 +12,7 @@ use crate::report::progress::human_bytes;
 const QUESTION: &str = "fits";
 const JUDGE: &str = "the spec";
 
-/// What lets its holder into other places: files in which people and programs keep passwords and keys. Public halves of
-/// keys, and `authorized_keys`, are no secrets.
+/// Files in which programs keep passwords and private keys. Public keys and `authorized_keys` are no secrets.
 const SECRETS: [(&str, &str); 10] = [
     ("/etc/ssh/ssh_host_*_key", "an SSH host key: every machine must make its own"),
     ("/**/.ssh/id_*", "a private SSH key"),
@@ -27,12 +26,12 @@ const SECRETS: [(&str, &str); 10] = [
     ("/run/secrets/*", "a secret of the build"),
 ];
 
-/// What there must be nothing of in an image: it is filled at boot.
+/// Directories that must be empty: they are filled at boot.
 const EMPTY: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
-/// Files that are there and hold nothing, so that every machine gets its own.
+/// Files that must be empty, so that every machine gets its own content.
 const BLANK: [&str; 2] = ["etc/machine-id", "etc/resolv.conf"];
 
-/// What the spec says about the size; in bytes.
+/// Size of the image and the spec's `max-size`, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SizeLimit {
     pub size: u64,
@@ -56,10 +55,10 @@ pub(super) fn check(found: &Listing, meant: Option<&Listing>, placed: &[TreePath
     let secrets = SECRETS.map(|(glob, what)| (Glob::new(glob).expect("the patterns written here are valid"), what));
     for (path, record) in &found.records {
         let top = path.components().next().unwrap_or_default();
-        // What the spec itself places there is meant to be there.
+        // The spec may place files there.
         let is_placed = placed.iter().any(|placed| placed.is_within(path) || path.is_within(placed));
         if path.depth() > 1 && EMPTY.iter().any(|name| name.as_bytes() == top) && !is_placed {
-            say(path.to_string(), "nothing may stand here: this folder is filled at boot".into());
+            say(path.to_string(), "must not exist: this folder is filled at boot".into());
         }
         if record.size() > 0
             && !is_placed
@@ -76,7 +75,7 @@ pub(super) fn check(found: &Listing, meant: Option<&Listing>, placed: &[TreePath
     }
     let said = match findings.len() {
         0 => format!("no keys or secrets, no machine's identity, {capabilities} files with capabilities"),
-        count => format!("{count} things that must not be"),
+        count => format!("{count} findings"),
     };
     Check::passed(QUESTION, JUDGE, said).with_findings(findings).took(started.elapsed())
 }

@@ -1,4 +1,4 @@
-//! The filesystem type's own check.
+//! The filesystem's own checker: e2fsck, unsquashfs, fsck.erofs.
 
 use std::path::Path;
 use std::process::Output;
@@ -17,16 +17,16 @@ const QUESTION: &str = "fsck";
 const E2FSCK: HostProgram = HostProgram { name: "e2fsck", package: "e2fsprogs" };
 const UNSQUASHFS: HostProgram = HostProgram { name: "unsquashfs", package: "squashfs-tools" };
 const FSCK_EROFS: &str = "fsck.erofs";
-/// Lines of a program's verdict that are worth showing.
-const LINES: usize = 12;
+/// Lines of a checker's output that a report shows.
+const MAX_LINES: usize = 12;
 
-/// Runs it; it never changes the image.
+/// Runs the checker of the image's filesystem, read-only.
 pub(super) fn check(image: &Path, kind: FilesystemKind) -> Check {
     let started = Instant::now();
     let (tool, version, arguments): (HostProgram, &str, &[&str]) = match kind {
         FilesystemKind::Erofs => return erofs(image).took(started.elapsed()),
         FilesystemKind::Ext4 => (E2FSCK, "-V", &["-f", "-n"]),
-        // squashfs has none: what reads all of its tables stands in for it.
+        // squashfs has no checker: unsquashfs reads all of its tables instead.
         FilesystemKind::Squashfs => (UNSQUASHFS, "-version", &["-no-progress", "-lln"]),
     };
     if tool.find().is_none() {
@@ -37,7 +37,7 @@ pub(super) fn check(image: &Path, kind: FilesystemKind) -> Check {
         .took(started.elapsed())
 }
 
-/// The program that comes with the one that writes erofs.
+/// Runs the fsck.erofs that comes with the mkfs.erofs in use.
 fn erofs(image: &Path) -> Check {
     let utils = match ErofsUtils::find(&Progress::hidden()) {
         Ok(utils) => utils,
@@ -62,11 +62,11 @@ fn verdict(judge: String, output: Output) -> Check {
     }
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let shown = lines[..lines.len().min(LINES)].join("\n");
+    let shown = lines[..lines.len().min(MAX_LINES)].join("\n");
     Check::failed(QUESTION, judge, format!("{}\n{shown}", output.status))
 }
 
-/// The first line of what a program says of itself, up to the date: `e2fsck 1.47.0`.
+/// Returns the first line of a program's version message, up to the date: `e2fsck 1.47.0`.
 fn name(tool: HostProgram, version: &str) -> Result<String> {
     let output = child::output(tool.command()?.arg(version))?;
     let said = [output.stdout, output.stderr].concat();

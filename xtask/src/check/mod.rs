@@ -1,6 +1,6 @@
-//! Proving an image: that it holds together, that it holds the tree that was meant, and that a machine starts from it.
+//! Checks of an image: its filesystem is sound, it holds the tree that it was made from, and a machine boots from it.
 //!
-//! [`check_image`] asks all that can be asked of a file; [`boot`] starts machines.
+//! [`check_image`] makes all checks that need the file alone; [`boot`] boots it in QEMU.
 
 pub mod boot;
 pub mod compare;
@@ -30,11 +30,11 @@ use snug_formats::FilesystemKind;
 use snug_rootfs::listing::Listing;
 use snug_rootfs::tree::{Kind, TreePath};
 
-/// An image and what it is to be held against.
+/// An image and what it is compared with.
 pub struct CheckInput<'a> {
     pub image: &'a Path,
     pub manifest: &'a Manifest,
-    /// The tree that the image was made from, as it was read then; or why nobody knows it any more.
+    /// The tree that the image was made from, or why it is not known any more.
     pub meant: Result<Listing, String>,
     /// Paths that specs put into the image by name: what is there is meant to be.
     pub placed: Vec<TreePath>,
@@ -42,7 +42,11 @@ pub struct CheckInput<'a> {
     pub max_size: Option<u64>,
 }
 
-/// Asks an image that is about to be published what is asked quickly.
+/// Makes the quick checks of an image that is about to be published.
+///
+/// # Errors
+///
+/// [`Failure::Check`] with the report, if a check fails.
 pub fn check_before_publishing(subject: CheckInput, progress: &Progress) -> Result<(), Failure> {
     let stage = progress.stage("check the image");
     let (image, kind) = (subject.image.to_path_buf(), subject.manifest.filesystem.kind());
@@ -56,15 +60,15 @@ pub fn check_before_publishing(subject: CheckInput, progress: &Progress) -> Resu
     Ok(())
 }
 
-/// How much is asked.
+/// How thoroughly an image is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// Everything but the content of files.
+    /// Without the content of files and without the image's digest.
     Quick,
     Full,
 }
 
-/// Asks everything that can be asked without starting the image. Answers what was read of it, too, if it can be read.
+/// Makes all checks that do not boot the image. Returns them, and the tree that the image holds if it can be read.
 pub fn check_image(
     mut subject: CheckInput,
     depth: Depth,
@@ -83,7 +87,7 @@ pub fn check_image(
     }
     if let (Some(verity), Depth::Full) = (&subject.manifest.verity, depth) {
         let seal = verity::Seal { root_hash: &verity.root_hash, hash_offset: verity.hash_offset };
-        let stage = progress.stage("verify the seal");
+        let stage = progress.stage("verify the hash tree");
         checks.push(verity::check(subject.image, seal, &stage));
         stage.finish("");
     }
@@ -98,7 +102,7 @@ pub fn check_image(
     stage.finish("");
     checks.push(check);
     if let Some(reading) = reading {
-        // A seal comes on top of what the spec bounds.
+        // `max-size` is the limit of the filesystem: the hash tree comes on top.
         let size = subject.manifest.verity.as_ref().map_or(subject.manifest.census.size, |verity| verity.hash_offset);
         // The read-only types are as large as their content: `max-size` is not theirs (docs/architecture.md, "Sizing").
         let max_size = subject.max_size.filter(|_| kind == FilesystemKind::Ext4);
@@ -109,12 +113,12 @@ pub fn check_image(
     (checks, None)
 }
 
-/// Is the file the one that the manifest describes?
+/// Checks that the file's SHA-256 is that of the manifest.
 fn digest(subject: &CheckInput) -> Check {
     const QUESTION: &str = "digest";
     let started = Instant::now();
     let check = match hash_file(subject.image) {
-        Ok(sha256) if sha256 == subject.manifest.sha256 => Check::passed(QUESTION, "SHA-256", "as the manifest says"),
+        Ok(sha256) if sha256 == subject.manifest.sha256 => Check::passed(QUESTION, "SHA-256", "matches the manifest"),
         Ok(sha256) => {
             let meant = &subject.manifest.sha256;
             Check::failed(QUESTION, "SHA-256", format!("{sha256} instead of {meant}: the file was changed"))
@@ -124,7 +128,7 @@ fn digest(subject: &CheckInput) -> Check {
     check.took(started.elapsed())
 }
 
-/// Does the image hold the tree that was meant? What was read of it is handed on.
+/// Checks that the image holds the tree that it was made from. Returns what was read of it as well.
 fn tree(
     subject: &CheckInput,
     kind: FilesystemKind,
@@ -151,13 +155,13 @@ fn tree(
         unseen.insert(compare::Property::Bodies);
     }
     let mut findings = differences(meant, &reading.listing, &unseen);
-    // Why something cannot be read says more than that it cannot.
+    // A read error says more than that the content is missing.
     findings.retain(|finding| !reading.unreadable.iter().any(|unreadable| unreadable.place == finding.place));
     findings.append(&mut reading.unreadable);
     let names = meant.records.len();
     let said = match (findings.len(), bodies) {
-        (0, true) => format!("{names} names and {} of content as they were meant", human_bytes(meant.file_bytes())),
-        (0, false) => format!("{names} names as they were meant; content was not read"),
+        (0, true) => format!("{names} names and {} of content match", human_bytes(meant.file_bytes())),
+        (0, false) => format!("{names} names match; content was not read"),
         (count, _) => format!("{count} differences in {names} names"),
     };
     let mut notes = std::mem::take(&mut reading.notes);
@@ -166,7 +170,7 @@ fn tree(
     (check.took(started.elapsed()), Some(reading))
 }
 
-/// What a format cannot hold was never meant to be in it: its writer told what is left out.
+/// Removes what a format cannot hold from the expected tree; its writer has warned of that.
 fn drop_unsupported(meant: &mut Listing, kind: FilesystemKind) {
     if kind == FilesystemKind::Ext4 {
         return;

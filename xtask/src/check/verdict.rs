@@ -1,32 +1,33 @@
-//! One check's question, its answer, and who gave it.
+//! The result of one check.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// One question, its answer, and who gave it.
+/// The result of one check of an image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Check {
+    /// Name of the check: `fsck`, `tree`.
     pub question: &'static str,
     pub state: State,
     /// The program, library or kernel that judged, with its version.
     pub judge: String,
-    /// One line: what was found to be so; or why it is not, or was not checked.
+    /// What was found, in one line; for a skipped check, why it could not be made.
     pub said: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
-    /// What a person should know beside the answer.
+    /// What else a person should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     pub seconds: f64,
 }
 
-/// One thing that is not as it should be.
+/// One defect that a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// A path of the image, from its root; or a block of it, or a command in the guest.
+    /// Path in the image, block of the image, or command in the guest.
     pub place: String,
     pub what: String,
 }
@@ -42,7 +43,7 @@ impl fmt::Display for Finding {
 pub enum State {
     Passed,
     Failed,
-    /// It could not be checked here; what was said says why.
+    /// The check cannot be made on this host.
     Skipped,
 }
 
@@ -74,12 +75,12 @@ impl Check {
         Check::new(question, State::Skipped, "", why)
     }
 
-    /// An image whose judge could not come to a verdict has not passed.
+    /// A check that ended in an error: the image has not passed.
     pub fn broken(question: &'static str, judge: impl Into<String>, error: &anyhow::Error) -> Self {
         Check::failed(question, judge, format!("{error:#}"))
     }
 
-    /// Fails with these findings, if there are any.
+    /// Adds findings; any of them makes the check fail.
     pub fn with_findings(mut self, findings: Vec<Finding>) -> Self {
         if !findings.is_empty() {
             self.state = State::Failed;

@@ -1,8 +1,8 @@
-//! Is a sealed image still what its root hash vouches for?
+//! Verifies the dm-verity hash tree of a sealed image against its root hash.
 //!
-//! Reads the seal as any kernel would, by nothing but the format (cryptsetup's wiki, "DMVerity"; the kernel's
-//! Documentation/admin-guide/device-mapper/verity.rst), and shares no code with what sealed it. `veritysetup verify` is
-//! asked as well where it is installed; what it cannot tell is *which* block is wrong.
+//! Written from the format alone (cryptsetup's wiki, "DMVerity"; the kernel's
+//! Documentation/admin-guide/device-mapper/verity.rst); shares no code with what writes the hash tree. Runs
+//! `veritysetup verify` as well where it is installed, which does not say *which* block is wrong.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -21,7 +21,7 @@ use crate::report::progress::{Stage, human_bytes};
 const QUESTION: &str = "verity";
 const VERITYSETUP: HostProgram = HostProgram { name: "veritysetup", package: "cryptsetup-bin" };
 
-/// `struct verity_sb`: signature, then where the fields are that matter here.
+/// `struct verity_sb`: the signature, then the offsets of the fields that are read here, in bytes.
 const SIGNATURE: &[u8; 8] = b"verity\0\0";
 const HASH_TYPE: usize = 12;
 const ALGORITHM: std::ops::Range<usize> = 32..64;
@@ -32,39 +32,38 @@ const SALT_LENGTH: usize = 80;
 const SALT: usize = 88;
 const SALT_MAX: usize = 256;
 
-/// The only sizes and the only algorithm that the tool seals with.
+/// The only block size and the only digest (SHA-256) that the tool seals with, in bytes.
 const BLOCK: usize = 4096;
 const DIGEST: usize = 32;
 const FANOUT: u64 = (BLOCK / DIGEST) as u64;
-/// Blocks that are named when many are wrong.
-const NAMED: usize = 100;
+/// Most wrong blocks that are reported.
+const MAX_FINDINGS: usize = 100;
 
-/// What the manifest says of the seal.
+/// The hash tree as the manifest describes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Seal<'a> {
-    /// Hex.
+    /// In hexadecimal digits.
     pub root_hash: &'a str,
-    /// Where the verity superblock lies, in bytes.
+    /// Offset of the verity superblock, in bytes.
     pub hash_offset: u64,
 }
 
-/// Hashes every block anew, up to the root.
-pub fn check(image: &Path, seal: Seal, stage: &Stage) -> Check {
+/// Hashes every block of data and of the hash tree and compares up to the root hash.
+pub(super) fn check(image: &Path, seal: Seal, stage: &Stage) -> Check {
     let started = Instant::now();
     let mut check = match verify(image, seal, stage) {
         Ok(wrong) if wrong.is_empty() => {
-            let said =
-                format!("{} are as the root hash {:.16}… vouches", human_bytes(seal.hash_offset), seal.root_hash);
+            let said = format!("{} match the root hash {:.16}…", human_bytes(seal.hash_offset), seal.root_hash);
             Check::passed(QUESTION, "SHA-256", said)
         }
         Ok(wrong) => {
-            let said = format!("{} blocks are not as the root hash vouches", wrong.len());
+            let said = format!("{} blocks do not match the root hash", wrong.len());
             Check::failed(QUESTION, "SHA-256", said).with_findings(wrong)
         }
         Err(error) => return Check::broken(QUESTION, "SHA-256", &error).took(started.elapsed()),
     };
     match veritysetup(image, seal) {
-        Ok(None) => check.notes.push(format!("veritysetup was not asked: {}", VERITYSETUP.missing().in_a_line())),
+        Ok(None) => check.notes.push(format!("veritysetup was not run: {}", VERITYSETUP.missing().in_a_line())),
         Ok(Some((name, verdict))) => {
             check.judge = format!("{}, {name}", check.judge);
             if let Err(said) = verdict {
@@ -77,7 +76,7 @@ pub fn check(image: &Path, seal: Seal, stage: &Stage) -> Check {
     check.took(started.elapsed())
 }
 
-/// Every block that is not what the block above it says, the root hash above all.
+/// Returns every block whose digest is not the one in the hash tree's next level, or not the root hash for its top.
 fn verify(image: &Path, seal: Seal, stage: &Stage) -> Result<Vec<Finding>> {
     let file = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
     let superblock = Superblock::read(&file, seal.hash_offset)?;
@@ -86,7 +85,7 @@ fn verify(image: &Path, seal: Seal, stage: &Stage) -> Result<Vec<Finding>> {
     let mut wrong = Vec::new();
     let mut below = vec![0; BLOCK];
     let mut above = vec![0; BLOCK];
-    // Blocks of each level, the data first, against the hashes in the level above it.
+    // Each level, the data first, is compared with the digests in the level above it.
     let data = (0, superblock.data_blocks);
     for (depth, (start, blocks)) in std::iter::once(data).chain(levels.iter().copied()).enumerate() {
         for index in 0..blocks {
@@ -103,7 +102,7 @@ fn verify(image: &Path, seal: Seal, stage: &Stage) -> Result<Vec<Finding>> {
                 }
                 None => hex(&digest) == seal.root_hash,
             };
-            if !matches && wrong.len() < NAMED {
+            if !matches && wrong.len() < MAX_FINDINGS {
                 wrong.push(finding(depth, levels.len(), start + index));
             }
             if depth == 0 {
@@ -123,7 +122,7 @@ fn finding(depth: usize, levels: usize, block: u64) -> Finding {
     Finding { place: format!("block {block} (byte {})", block * BLOCK as u64), what }
 }
 
-/// What the superblock says.
+/// The fields of the verity superblock that verifying needs.
 struct Superblock {
     data_blocks: u64,
     salt: Vec<u8>,
@@ -145,7 +144,10 @@ impl Superblock {
         let salt_length = usize::from(u16::from_le_bytes([raw[SALT_LENGTH], raw[SALT_LENGTH + 1]]));
         ensure!(salt_length <= SALT_MAX, "a verity salt of {salt_length} bytes");
         if data_blocks.checked_mul(BLOCK as u64) != Some(offset) {
-            bail!("the verity superblock speaks of {data_blocks} blocks, and stands behind {} of them", offset / 4096);
+            bail!(
+                "the verity superblock counts {data_blocks} data blocks, and lies behind {} of them",
+                offset / BLOCK as u64
+            );
         }
         Ok(Superblock { data_blocks, salt: raw[SALT..SALT + salt_length].to_vec() })
     }
@@ -154,8 +156,8 @@ impl Superblock {
         Sha256::new().chain_update(&self.salt).chain_update(block).finalize().into()
     }
 
-    /// First block and number of blocks of each level of hashes, the lowest first. On disk the top comes first, behind
-    /// the superblock's block.
+    /// Returns first block and number of blocks of each level of the hash tree, the lowest level first. On disk the top
+    /// level comes first, behind the superblock's block.
     fn levels(&self, hash_offset: u64) -> Vec<(u64, u64)> {
         let mut sizes = Vec::new();
         let mut below = self.data_blocks;
@@ -175,7 +177,7 @@ impl Superblock {
 
 type Verdict = Result<(), String>;
 
-/// What veritysetup says, where it is installed.
+/// Returns the name and verdict of veritysetup; `None` where it is not installed.
 fn veritysetup(image: &Path, seal: Seal) -> Result<Option<(String, Verdict)>> {
     if VERITYSETUP.find().is_none() {
         return Ok(None);
@@ -198,7 +200,7 @@ mod tests {
     use super::*;
     use crate::report::progress::Progress;
 
-    /// An image of `blocks` blocks that veritysetup sealed, with its root hash.
+    /// Writes an image of `blocks` blocks with a hash tree by veritysetup. Returns it with its root hash.
     fn sealed(folder: &Path, blocks: usize) -> (std::path::PathBuf, String) {
         let image = folder.join("image");
         let content: Vec<u8> = (0..blocks * BLOCK).map(|at| (at / 7 % 251) as u8).collect();
@@ -218,7 +220,7 @@ mod tests {
         (image, hash)
     }
 
-    /// veritysetup sealed them: what it wrote passes, and one changed bit anywhere is found where it is.
+    /// Images that veritysetup sealed pass, and one flipped bit is found in its block.
     #[test]
     fn a_changed_block_is_named() {
         if VERITYSETUP.find().is_none() {

@@ -1,7 +1,7 @@
-//! Which accelerator a machine gets: the processor's where it really runs guests, else emulation.
+//! Chooses the accelerator of a machine: KVM where it really runs guests, else emulation (TCG).
 //!
-//! That /dev/kvm opens does not say that guests run: nested and restricted hosts give the device and then fail, or hang.
-//! So a machine is started and given some seconds to reach a marker; the answer is kept in the cache.
+//! A /dev/kvm that opens does not prove that guests run: on nested and restricted hosts they fail or hang. So a machine is
+//! started and given some seconds to reach a marker; the result is kept in the cache.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,7 +18,7 @@ use super::{Accelerator, Disk, Guest, Kernel, Machine, kernel_arguments, qemu, w
 use crate::cache::Cache;
 use crate::report::progress::Progress;
 
-/// What the command line asks for.
+/// Value of `--accel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AcceleratorChoice {
     #[default]
@@ -40,22 +40,22 @@ impl FromStr for AcceleratorChoice {
 }
 
 const DEVICE: &str = "/dev/kvm";
-/// What the initramfs says first, and how a kernel ends that has none and finds nothing on its disk.
+/// The initramfs's first message, and how a kernel without one ends on an empty disk.
 const MARKER: &str = "initramfs: modules";
 const MARKER_WITHOUT_INITRAMFS: &str = "Kernel panic";
-/// A machine that runs is there in a second or two; one that does not may hang for ever.
+/// A working machine needs a second or two; a broken one may hang for ever.
 const BUDGET: Duration = Duration::from_secs(15);
-/// The smallest disk that the probe's machine may have, in bytes; nobody reads it.
+/// Size of the probe's disk, in bytes; nothing reads it.
 const DISK_BYTES: u64 = 1 << 20;
 
-/// What a probe found, as it is kept.
+/// Result of a probe, as the cache has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Probe {
     runs: bool,
     why: String,
 }
 
-/// The accelerator to use, and why it is this one.
+/// Returns the accelerator to use, and why.
 pub fn choose_accelerator(
     wanted: AcceleratorChoice,
     kernel: &Kernel,
@@ -84,13 +84,13 @@ pub fn choose_accelerator(
     Ok((accelerator, probe.why))
 }
 
-/// Where the answer for this host, this QEMU and this kernel is kept.
+/// Returns the cache file of the result for this host, QEMU and kernel.
 fn remembered(kernel: &Kernel, cache: &Cache) -> Result<PathBuf> {
     let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = processor.lines().find(|line| line.starts_with("model name")).unwrap_or_default().to_owned();
-    // The host may be moved to another machine between two of its own boots only.
+    // A host changes its machine only between two boots, so its boot id stands for the machine.
     let key = [host.trim(), boot.trim(), &processor, &qemu::version()?, &kernel.version].join("\n");
     let name = hex(&Sha256::digest(key.as_bytes()));
     Ok(cache.root().join(format!("kvm-{}.json", &name[..16])))
@@ -124,7 +124,7 @@ fn probe_kvm(kernel: &Kernel) -> Result<Probe> {
         Ok(time) => Probe { runs: true, why: format!("a guest came up in {:.1} s", time.as_secs_f64()) },
         Err(error) => {
             let first = error.to_string().lines().next().unwrap_or_default().to_owned();
-            Probe { runs: false, why: format!("{DEVICE} opens and runs no guest: {first}") }
+            Probe { runs: false, why: format!("{DEVICE} opens but runs no guest: {first}") }
         }
     })
 }

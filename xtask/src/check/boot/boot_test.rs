@@ -20,28 +20,27 @@ use crate::report::progress::{Progress, human_duration};
 /// How long a command of the spec may take unless it says otherwise. Emulated machines are some ten times slower than
 /// what people try a command on.
 const COMMAND_BUDGET: Duration = Duration::from_secs(120);
-/// From the wish to end to the end: `/init` gives its services ten seconds.
+/// How long a guest may take to power off: `/init` gives its services ten seconds.
 const END_BUDGET: Duration = Duration::from_secs(45);
-/// What `/init` says when all is started.
+/// What `/init` prints when all services are started.
 const READY: &str = "init: ready";
 
-/// A file is written and read back, and one that the image brought is removed and stays so: on a read-only root, that
-/// takes an overlay that works.
+/// Writes a file and reads it back, and removes a file of the image; on a read-only root, both need a working overlay.
 const WRITES: &str = "set -e
 echo canary >/etc/snug-written; sync; test \"$(cat /etc/snug-written)\" = canary || { echo 'what was written is not read'; exit 1; }
 test -f /etc/hosts; rm /etc/hosts; sync; echo 2 >/proc/sys/vm/drop_caches
 test ! -e /etc/hosts || { echo 'a removed file is still there'; exit 1; }
 ! ls -A /etc | grep -qx hosts || { echo 'a removed file is still listed'; exit 1; }";
-/// Something to find again on an overlay that was kept: a file, and that another is gone.
+/// Changes that [`KEPT`] finds again after a reboot with the same overlay.
 const KEEP: &str = "echo canary >/etc/snug-kept && rm /etc/hosts && sync";
 const KEPT: &str = "set -e; test \"$(cat /etc/snug-kept)\" = canary || { echo 'what was written is gone'; exit 1; }
 test ! -e /etc/hosts || { echo 'what was removed is back'; exit 1; }";
 const HOST_KEYS: &str = "cat /etc/ssh/ssh_host_*_key.pub | cut -d ' ' -f 1,2";
 /// Keeps the overlay of a read-only root on the second disk.
 pub const OVERLAY_ARGUMENT: &str = "overlay=/dev/vdb";
-/// As many inodes as mke2fs would make: files of a running machine are small, and an empty tree asks for none.
+/// mke2fs's default ratio: sizing an empty tree would give the overlay no inodes to spare.
 const BYTES_PER_INODE: u64 = 16 << 10;
-/// Bytes of the disk that an overlay is tried on.
+/// Size of the overlay's disk in the boot test, in bytes.
 const OVERLAY_BYTES: u64 = 64 << 20;
 
 /// A command of the spec to run in the guest; it must succeed.
@@ -60,21 +59,21 @@ pub struct BootTest<'a> {
     pub image: &'a Path,
     pub kernel: &'a Kernel,
     pub accelerator: Accelerator,
-    /// Why it is this accelerator.
+    /// Why this accelerator was chosen.
     pub why: String,
-    /// Of the spec: further words of the kernel command line.
+    /// Further kernel arguments.
     pub arguments: Vec<String>,
     /// Run in the guest once it can be logged in to, in order.
     pub commands: Vec<GuestCommand>,
-    /// Does the image bring an SSH server? Else only its serial console tells how it fares.
+    /// Whether the image has an SSH server. Without one, only its serial console is read.
     pub has_sshd: bool,
-    /// Is the root read-only by nature, so that writes go to an overlay?
+    /// Whether the root filesystem is read-only, so that writes go to an overlay.
     pub read_only: bool,
-    /// Folder in which the serial consoles are kept.
+    /// Folder for the logs of the serial console.
     pub logs: &'a Path,
 }
 
-/// How the boots went, for programs and tables.
+/// The results of an image's boots, as in JSON.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct BootSummary {
@@ -89,12 +88,12 @@ pub struct BootSummary {
     #[serde(rename = "to-ssh-seconds")]
     pub to_ssh: Option<f64>,
     pub banner: Option<String>,
-    /// The serial consoles, one a boot.
+    /// Logs of the serial console, one for each boot.
     pub logs: Vec<PathBuf>,
     pub commands: Vec<Command>,
 }
 
-/// A command of the spec and what it came to.
+/// A command of the spec and its result.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Command {
@@ -230,7 +229,7 @@ fn run_boots(
     Ok(())
 }
 
-/// A command without which nothing further can be judged.
+/// Runs a command that must succeed for the test to go on.
 fn must(login: &Login, command: &str) -> Result<()> {
     let answer = login.run(command, COMMAND_BUDGET)?;
     match wrong_with(&answer, None, COMMAND_BUDGET) {
@@ -239,7 +238,7 @@ fn must(login: &Login, command: &str) -> Result<()> {
     }
 }
 
-/// A disk with an empty ext4 on it, for an overlay to be kept on.
+/// Writes a disk image of `bytes` bytes with an empty ext4 filesystem, for an overlay. Returns its path.
 pub fn empty_disk(place: &Path, bytes: u64) -> Result<PathBuf> {
     let sizing = SizePolicy { min_size: bytes, free_inodes: Some(bytes / BYTES_PER_INODE), ..SizePolicy::default() };
     let tree = RootTree::new(BodySource::new(Vec::new()));
@@ -248,7 +247,7 @@ pub fn empty_disk(place: &Path, bytes: u64) -> Result<PathBuf> {
     Ok(place.to_path_buf())
 }
 
-/// One boot of a fresh copy, up to its SSH server or to the end of its `/init`'s start; with the overlay kept on a disk.
+/// Boots the image once, until its SSH server answers or `/init` is ready. With `overlay`, that disk keeps the writes.
 fn start(test: &BootTest, key: &Key, summary: &mut BootSummary, overlay: Option<&Path>) -> Result<(BootReport, Guest)> {
     let log = test.logs.join(match summary.logs.len() {
         0 => "boot.log".to_owned(),
@@ -284,7 +283,7 @@ fn times(report: &BootReport) -> String {
     if said.is_empty() { "it came up".to_owned() } else { said.join(", ") }
 }
 
-/// The spec's own commands, in order.
+/// Runs the spec's commands in order.
 fn commands(test: &BootTest, login: &Login, summary: &mut BootSummary, progress: &Progress) -> Result<Check> {
     let started = Instant::now();
     let mut findings = Vec::new();
@@ -305,19 +304,19 @@ fn commands(test: &BootTest, login: &Login, summary: &mut BootSummary, progress:
     }
     let count = test.commands.len();
     let said = match findings.len() {
-        0 => format!("{count} of the spec's commands did what they should"),
-        wrong => format!("{wrong} of the spec's {count} commands did not do what they should"),
+        0 => format!("{count} of the spec's commands passed"),
+        wrong => format!("{wrong} of the spec's {count} commands failed"),
     };
     Ok(Check::passed("commands", "SSH", said).with_findings(findings).took(started.elapsed()))
 }
 
-/// Why an answer is not the one that was wanted.
+/// Returns why a command's result is not the expected one; `None` if it is.
 fn wrong_with(answer: &Answer, wanted: Option<&str>, budget: Duration) -> Option<String> {
     let said = || {
         let all = [answer.stdout.trim(), answer.stderr.trim()].into_iter().filter(|text| !text.is_empty());
         match all.collect::<Vec<_>>().join("\n") {
-            said if said.is_empty() => "it said nothing".to_owned(),
-            said => format!("it said: {said}"),
+            said if said.is_empty() => "it printed nothing".to_owned(),
+            said => format!("it printed: {said}"),
         }
     };
     match (answer.status, wanted) {
@@ -347,7 +346,7 @@ fn host_keys(login: &Login) -> Result<String> {
     Ok(answer.stdout)
 }
 
-/// Tells the machine to end, and waits for it.
+/// Powers the machine off and waits until it has ended.
 fn end(login: &Login, guest: &mut Guest) -> Result<Check> {
     let started = Instant::now();
     login.power_off(END_BUDGET)?;
@@ -359,10 +358,10 @@ fn end(login: &Login, guest: &mut Guest) -> Result<Check> {
     Ok(check.took(started.elapsed()))
 }
 
-/// Removes the serial consoles of an earlier check.
+/// Removes the logs of an earlier boot test.
 pub fn remove_logs(folder: &Path) {
     for name in ["boot.log", "boot-2.log", "boot-3.log"] {
-        // One that is not there need not go.
+        // Some may not exist.
         let _ = fs::remove_file(folder.join(name));
     }
 }
@@ -387,9 +386,9 @@ mod tests {
             wrong_with(&answer(None, "half"), None, budget),
         ];
         insta::assert_snapshot!(said.map(Option::unwrap).join("\n"), @r#"
-        it did not print "v24"; it said: v22
-        exit status 3; it said nothing
-        it did not end within 5.0 s; it said: half
+        it did not print "v24"; it printed: v22
+        exit status 3; it printed nothing
+        it did not end within 5.0 s; it printed: half
         "#);
     }
 

@@ -1,6 +1,6 @@
-//! What opens an image under dm-verity before it can be mounted: `dmsetup`, with its libraries, in the initramfs. Debian's
-//! kernels have device-mapper as a module, so that `dm-mod.create=` on their command line does nothing by itself; the
-//! initramfs reads the very same argument and does what a kernel with CONFIG_DM_INIT would.
+//! `dmsetup` and its libraries for the initramfs, which opens images under dm-verity with it. Debian's kernels have
+//! device-mapper as a module and ignore `dm-mod.create=`; the initramfs reads that argument and does what a kernel with
+//! CONFIG_DM_INIT would.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,11 +13,11 @@ use crate::cache::Cache;
 use crate::filesystem::verity::Verity;
 use crate::report::progress::Progress;
 
-/// Where it is in the initramfs; its script knows the names.
+/// Folder in the initramfs; `initramfs-init.sh` has the same names.
 pub const FOLDER: &str = "dmsetup";
 const PROGRAM: &str = "dmsetup";
 const LOADER: &str = "loader";
-/// Debian's package and the suite to take it from, whatever the host's is.
+/// Debian's package, and the suite that it is taken from on every host.
 const PACKAGE: &str = "dmsetup";
 const SUITE: &str = "trixie";
 
@@ -26,17 +26,17 @@ const SUITE: &str = "trixie";
 pub struct Dmsetup(Tools);
 
 impl Dmsetup {
-    /// From the cache or, the first time, from Debian's archive.
+    /// Fetches it from the cache or, the first time, from Debian's archive.
     pub fn fetch(cache: &Cache, progress: &Progress) -> Result<Self> {
         Tools::fetch(cache, SUITE, &[PACKAGE], progress).map(Dmsetup)
     }
 
-    /// From a folder that [`Tools`] has filled.
+    /// Takes it from a folder that [`Tools`] has filled.
     pub fn at(root: &Path) -> Self {
         Dmsetup(Tools::at(root))
     }
 
-    /// The program, the loader, and the libraries that the loader says it needs, by the names they must have.
+    /// Returns the loader, the program and its libraries, each as name in the initramfs and path on the host.
     pub fn files(&self) -> Result<Vec<(String, PathBuf)>> {
         let dmsetup = self.0.command(PROGRAM)?;
         let loader = PathBuf::from(dmsetup.get_program());
@@ -55,7 +55,7 @@ impl Dmsetup {
     }
 }
 
-/// The words of the kernel command line by which a sealed image is opened and becomes the root.
+/// Returns the kernel arguments that open an image under dm-verity and make it the root.
 pub fn root_arguments(verity: &Verity) -> [String; 2] {
     [verity.kernel_argument.clone(), "root=/dev/dm-0".to_owned()]
 }

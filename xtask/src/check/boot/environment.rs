@@ -1,4 +1,4 @@
-//! What it takes to boot images on this host.
+//! What booting an image needs from the host: a kernel and an accelerator.
 
 use std::path::Path;
 
@@ -9,16 +9,17 @@ use crate::check::boot::{self, Accelerator, AcceleratorChoice, Dmsetup, Kernel};
 use crate::host::requirements::{self, Task};
 use crate::report::progress::Progress;
 
-/// What it takes to boot images on this host.
+/// A kernel and an accelerator to boot images with.
 pub struct BootEnvironment {
     pub kernel: Kernel,
     pub accelerator: Accelerator,
-    /// Why it is this accelerator.
+    /// Why this accelerator was chosen.
     pub why: String,
 }
 
 impl BootEnvironment {
-    /// `own`: a kernel that needs no initramfs. `sealed`: with what opens images under dm-verity.
+    /// Fetches Debian's kernel, or takes `own`, a kernel that needs no initramfs, and chooses the accelerator. `sealed`: the
+    /// image is under dm-verity, so that the initramfs needs dmsetup.
     pub fn prepare(
         own: Option<&Path>,
         wanted: AcceleratorChoice,

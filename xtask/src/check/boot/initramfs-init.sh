@@ -10,7 +10,7 @@ PATIENCE=100
 
 say() { echo "initramfs: $*"; }
 
-# Nothing can be mended from here: the first process ends, the kernel panics, panic=-1 stops the machine.
+# Ends the machine: the first process exits, the kernel panics, and panic=-1 restarts, at which QEMU ends.
 give_up() {
     say "$*"
     exit 1
@@ -41,14 +41,14 @@ wait_for() {
 }
 
 # dm-mod.create="NAME,UUID,MINOR,FLAGS,TABLE", as in the kernel's Documentation/admin-guide/device-mapper/dm-init.rst: a
-# kernel that has device-mapper as a module leaves it to us. One device with a table of one line is all that it takes.
+# kernel that has device-mapper as a module ignores it. Only one device with a table of one line is supported.
 mapped=$(sed -n 's/.*dm-mod\.create="\([^"]*\)".*/\1/p' /proc/cmdline)
 if [ -n "$mapped" ] && [ ! -b /dev/dm-0 ]; then
     table=${mapped#*,*,*,*,}
     # shellcheck disable=SC2086 # The words of `0 SECTORS verity 1 DISK …`.
     set -- $table
     wait_for "$5"
-    # Nobody here answers for udev.
+    # There is no udev to wait for.
     DM_DISABLE_UDEV=1 /dmsetup/loader --library-path /dmsetup /dmsetup/dmsetup create "${mapped%%,*}" --readonly \
         --table "$table" || give_up "cannot open $5 by $3"
     say "${mapped%%,*} by $3 over $5"
@@ -62,7 +62,7 @@ type=$(argument rootfstype '')
 mount ${type:+-t "$type"} -o ro "$root" /root || give_up "cannot mount $root"
 say "$(sed -n 's,^[^ ]* /root \([^ ]*\).*,\1,p' /proc/mounts) on $root"
 
-# The image finds its devices where the kernel would have put them; the rest it mounts itself.
+# The image gets /dev as from a kernel with CONFIG_DEVTMPFS_MOUNT; it mounts the rest itself.
 mount --move /dev /root/dev || give_up "the image has no /dev"
 init=$(argument init /init)
 umount /sys /proc

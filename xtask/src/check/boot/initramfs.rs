@@ -1,5 +1,5 @@
-//! The first root of a boot: a static busybox, the modules that the kernel needs to find the image, and a script that
-//! mounts it and hands over to its `/init`. About 4 MB, uncompressed: unpacking is not worth a compressor.
+//! The initramfs: a static busybox, the modules that the kernel needs to mount the image, and a script that mounts it and
+//! executes its `/init`. About 4 MB; uncompressed, since compressing would save no time.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,8 +15,7 @@ use super::cpio;
 use super::dmsetup;
 use super::kernel::Parts;
 
-/// What a guest needs to find its disk and to read whatever filesystem is on it. Some kernels carry some of them
-/// built in; those are skipped.
+/// Modules for the disk, the network and all filesystems. Those that a kernel has built in are skipped.
 const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
@@ -72,11 +71,11 @@ pub fn write(parts: &Parts, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Which module needs which, from `modules.dep` (depmod(8)): paths below the folder of modules.
+/// Dependencies of modules, from `modules.dep` (depmod(8)): paths below the folder of modules.
 struct Dependencies {
-    /// By the module's name; the path, and the paths of what it needs.
+    /// By module name: its path, and the paths of its dependencies.
     modules: BTreeMap<String, (String, Vec<String>)>,
-    /// Names of what is part of the kernel itself.
+    /// Names of modules that are built into the kernel.
     builtin: Vec<String>,
 }
 
@@ -99,9 +98,8 @@ impl Dependencies {
         Ok(Dependencies { modules, builtin: builtin.lines().map(module_name).collect() })
     }
 
-    /// The paths of the wanted modules and of all that they need, each after what it needs. A wanted module that this
-    /// kernel has neither built in nor as a file is left out: kernels rename and merge them, and the boot shows soon
-    /// enough whether something is missing.
+    /// Returns the paths of the wanted modules and their dependencies, dependencies first. A wanted module that this kernel
+    /// does not have is left out: kernels rename and merge modules, and the boot shows whether something is missing.
     fn in_loading_order(&self, wanted: &[&str]) -> Result<Vec<String>> {
         let mut order = Vec::new();
         for name in wanted {
@@ -137,7 +135,7 @@ fn module_name(path: &str) -> String {
     file.split('.').next().unwrap_or(file).replace('-', "_")
 }
 
-/// A module's plain body. Newer Debian kernels compress each module, and busybox loads plain ones only.
+/// Reads a module and decompresses it. Newer Debian kernels compress each module, and busybox loads uncompressed ones only.
 fn read_module(path: &Path) -> Result<Vec<u8>> {
     let program = match path.extension().and_then(OsStr::to_str) {
         Some("xz") => XZ,

@@ -1,5 +1,5 @@
 //! The kernel to boot with: Debian's for virtual machines, unpacked into the cache and never installed (its
-//! installation scripts would touch the host's /boot), or one of the person's own that has all drivers built in.
+//! installation scripts would touch the host's /boot), or one of the user's that has all drivers built in.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,31 +20,31 @@ const DPKG_DEB: HostProgram = HostProgram { name: "dpkg-deb", package: "dpkg" };
 pub const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 
-/// A kernel, and what comes between it and an image.
+/// A kernel and the parts of its initramfs.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     /// As the kernel names itself, for example `6.1.0-56-cloud-amd64`.
     pub version: String,
     /// A bzImage, or an ELF file with a PVH entry.
     pub image: PathBuf,
-    /// `None`: it has all that machines need built in, and mounts the image by itself.
+    /// `None`: all drivers are built in, and the kernel mounts the image by itself.
     pub initramfs: Option<Parts>,
 }
 
-/// What an initramfs is made of.
+/// The parts of an initramfs.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// The folder that holds `modules.dep`.
     pub modules: PathBuf,
     /// A static busybox.
     pub busybox: PathBuf,
-    /// For images that are sealed with dm-verity, with which [`super::dmsetup::root_arguments`] go.
+    /// For images under dm-verity, together with [`super::dmsetup::root_arguments`].
     pub dmsetup: Option<Dmsetup>,
 }
 
 impl Kernel {
-    /// The current kernel of the host's Debian, from `cache`/kernels or, the first time, from Debian's archive. Where
-    /// the archive cannot be asked, the newest one in the cache.
+    /// Fetches the current kernel of the host's Debian from `cache`/kernels or, the first time, from Debian's archive. If apt
+    /// does not know the current one, takes the newest in the cache.
     pub fn fetch(cache: &Path) -> Result<Self> {
         let kernels = cache.join("kernels");
         let package = match current_package() {
@@ -59,7 +59,7 @@ impl Kernel {
         Self::open(&folder)
     }
 
-    /// A folder that [`Kernel::fetch`] has filled.
+    /// Opens a folder that [`Kernel::fetch`] has filled.
     pub fn open(folder: &Path) -> Result<Self> {
         let modules_of_versions = folder.join("lib/modules");
         let version = fs::read_dir(&modules_of_versions)
@@ -71,7 +71,7 @@ impl Kernel {
         Ok(Kernel { image: folder.join("boot").join(format!("vmlinuz-{version}")), initramfs: Some(parts), version })
     }
 
-    /// A kernel of the person's own, as microVM runtimes have them: no modules, no initramfs.
+    /// Takes a kernel of the user's, as microVM runtimes have them: no modules, no initramfs.
     pub fn own(image: &Path) -> Result<Self> {
         let bytes =
             fs::read(image).map_err(|error| Failure::Usage(format!("no kernel {}: {error}", image.display())))?;
@@ -84,13 +84,13 @@ impl Kernel {
         Ok(Kernel { version, image: image.to_path_buf(), initramfs: None })
     }
 
-    /// What an initramfs for it is made of, where it needs one.
+    /// Returns the parts of its initramfs. It is an error if the kernel takes none.
     pub fn parts(&self) -> Result<&Parts> {
         self.initramfs.as_ref().ok_or_else(|| anyhow!("Linux {} is to start without an initramfs", self.version))
     }
 }
 
-/// The release that a kernel's file states: a bzImage in its header (the kernel's Documentation/arch/x86/boot.rst,
+/// Returns the release that a kernel's file states: a bzImage in its header (the kernel's Documentation/arch/x86/boot.rst,
 /// `kernel_version`), an uncompressed one in the banner that it prints.
 fn release(kernel: &[u8]) -> Option<String> {
     const BANNER: &[u8] = b"Linux version ";
@@ -148,7 +148,7 @@ fn download(package: &Package, kernels: &Path, folder: &Path) -> Result<()> {
     for deb in fs::read_dir(debs.path())? {
         said(DPKG_DEB.command()?.arg("--extract").arg(deb?.path()).arg(unpacked.path()))?;
     }
-    // The package leaves this to its installation script.
+    // The package leaves depmod to its installation script.
     let kernel = Kernel::open(unpacked.path())?;
     said(
         Command::new(&kernel.parts()?.busybox)
@@ -173,7 +173,7 @@ fn newest(kernels: &Path) -> Option<Kernel> {
     folders.iter().rev().find_map(|folder| Kernel::open(folder).ok())
 }
 
-/// Debian moved it from /bin to /usr/bin.
+/// Finds busybox, which Debian moved from /bin to /usr/bin.
 fn busybox_in(folder: &Path) -> Result<PathBuf> {
     ["usr/bin/busybox", "bin/busybox"]
         .iter()

@@ -1,7 +1,7 @@
-//! Boots an image the way a microVM would, in QEMU with Debian's kernel, and watches how far it comes.
+//! Boots an image as a microVM would, in QEMU with Debian's kernel, and reports the times.
 //!
-//! [`Kernel::fetch`] gets a kernel, [`initramfs::write`] the stage before the image's own `/init`, [`Guest::start`] a
-//! running machine. [`boot`] puts the three together and answers with a [`BootReport`].
+//! [`Kernel::fetch`] gets a kernel, [`initramfs::write`] makes its initramfs, [`Guest::start`] starts QEMU. [`boot`] does all
+//! three and returns a [`BootReport`].
 
 mod accelerator;
 mod boot_test;
@@ -40,10 +40,10 @@ const ROUTER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const INIT_STARTED: &str = "init: mounts";
 const NETWORK_UP: &str = "init: network";
 
-/// Why a boot did not come as far as it should. The caller may tell a slow machine from a broken image.
+/// Why a boot failed. A caller can tell a slow machine from a broken image.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// QEMU ended, or its guest switched off, while something was still awaited.
+    /// QEMU ended, or its guest powered off, before the awaited event.
     #[error("the machine ended ({status}) before {awaited}\n{tail}")]
     Ended { awaited: String, status: String, tail: String },
     /// The budget was used up.
@@ -57,25 +57,25 @@ pub enum BootError {
     Run { program: &'static str, source: std::io::Error },
 }
 
-/// One boot: what to start, and what has to be seen.
+/// One boot: what to start, and what to wait for.
 pub struct BootRequest<'a> {
     pub kernel: &'a Kernel,
-    /// The image first: a filesystem without a partition table.
+    /// The first is the image: a filesystem without a partition table.
     pub disks: &'a [Disk<'a>],
     /// More of the kernel command line, for example [`authorized_key_argument`].
     pub arguments: &'a [String],
-    /// Texts that must all come on the serial console, in any order.
+    /// Texts to wait for on the serial console, in any order.
     pub expectations: &'a [&'a str],
-    /// Must something answer as an SSH server?
+    /// Whether to wait for an SSH server's identification line.
     pub ssh: bool,
     pub accelerator: Accelerator,
-    /// For the whole boot, from QEMU's start.
+    /// Time limit of the whole boot, from QEMU's start.
     pub budget: Duration,
-    /// The serial console is kept here.
+    /// File that receives the output of the serial console.
     pub log: PathBuf,
 }
 
-/// How a boot went. Times count from QEMU's start.
+/// The result of a boot. Times count from QEMU's start.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct BootReport {
     pub kernel: String,
@@ -89,13 +89,13 @@ pub struct BootReport {
     pub log: PathBuf,
 }
 
-/// Boots an image and waits until everything expected was seen. The machine is gone when this returns.
+/// Boots an image, waits for everything that the request expects, and ends the machine.
 pub fn boot(request: &BootRequest) -> anyhow::Result<BootReport> {
     let (report, _guest) = boot_and_keep(request)?;
     Ok(report)
 }
 
-/// Like [`boot`], and hands over the machine, still running, for what is to be done with it.
+/// Like [`boot`], but returns the running machine as well.
 pub fn boot_and_keep(request: &BootRequest) -> anyhow::Result<(BootReport, Guest)> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
     let initramfs = write_initramfs(request.kernel, folder.path())?;
@@ -128,7 +128,7 @@ pub fn boot_and_keep(request: &BootRequest) -> anyhow::Result<(BootReport, Guest
     Ok((report, guest))
 }
 
-/// Writes the initramfs of `kernel` into `folder`, where it takes one.
+/// Writes the initramfs of `kernel` into `folder`. Returns its path; `None` if the kernel takes none.
 pub fn write_initramfs(kernel: &Kernel, folder: &Path) -> anyhow::Result<Option<PathBuf>> {
     let Some(parts) = &kernel.initramfs else { return Ok(None) };
     let place = folder.join("initramfs.cpio");
@@ -136,13 +136,13 @@ pub fn write_initramfs(kernel: &Kernel, folder: &Path) -> anyhow::Result<Option<
     Ok(Some(place))
 }
 
-/// The argument by which `/init` lets the holder of a key in. `line` is one line of `authorized_keys`.
+/// Returns the kernel argument by which `/init` authorizes a key. `line` is one line of `authorized_keys`.
 pub fn authorized_key_argument(line: &str) -> String {
     format!("snug.authorized_key_b64={}", BASE64_STANDARD.encode(line.trim_end()))
 }
 
-/// The command line of every boot: the serial console, an end instead of a hang after a panic, the network of
-/// [`GUEST_ADDRESS`], then what the caller adds.
+/// Returns the kernel command line of a boot: serial console, restart on a panic (at which QEMU ends), the network of
+/// [`GUEST_ADDRESS`], then the arguments of the caller.
 ///
 /// An emulated processor on a busy host may get too few ticks of its timer while the kernel looks whether that works,
 /// and then panics ("IO-APIC + timer doesn't work"): it is told not to look.

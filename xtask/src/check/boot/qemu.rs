@@ -1,4 +1,4 @@
-//! A machine in QEMU: started, watched over its serial console, reached over SSH, and gone when it is dropped.
+//! A virtual machine in QEMU, with its serial console and SSH port. Dropping it ends it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,12 +17,12 @@ use super::{BootError, GUEST_ADDRESS};
 const QEMU: HostProgram = HostProgram { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 /// Enough for the heaviest of our images, a browser, to start its services; QEMU takes only what the guest touches.
 const MEMORY: &str = "2048M";
-/// What stands for the end of a console on which nothing came.
-const SILENCE: &str = "hint: it said nothing at all; an emulated machine on a busy host sometimes stays mute, and starts the \
+/// Shown instead of the console's last lines, if there are none.
+const SILENCE: &str = "hint: it printed nothing at all; an emulated machine on a busy host sometimes hangs, and starts the \
                        next time. A kernel of your own needs a console at ttyS0 or, without an initramfs, at hvc0";
 /// The end of the serial console that an error shows, in lines.
 const TAIL_LINES: usize = 40;
-/// QEMU's forwarder accepts before the guest listens, so a banner is asked for again and again.
+/// Interval between attempts: QEMU's port forwarding accepts connections before the guest listens.
 const BANNER_RETRY: Duration = Duration::from_millis(200);
 const BANNER_TIMEOUT: Duration = Duration::from_secs(5);
 /// RFC 4253, 4.2: an identification line is 255 characters at most.
@@ -30,13 +30,13 @@ const BANNER_LIMIT: u64 = 255;
 const BANNER_START: &str = "SSH-2.0-";
 const SSH_PORT: u16 = 22;
 
-/// Who executes the guest's instructions.
+/// How QEMU executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Accelerator {
-    /// QEMU itself: everywhere, and some ten times slower.
+    /// Emulation: works everywhere, some ten times slower.
     #[default]
     Tcg,
-    /// The processor, through /dev/kvm. That the device opens does not say that guests run.
+    /// Virtualization through /dev/kvm.
     Kvm,
 }
 
@@ -70,17 +70,17 @@ impl Accelerator {
 #[derive(Debug, Clone, Copy)]
 pub struct Disk<'a> {
     pub path: &'a Path,
-    /// What the guest writes goes to the file; else to a temporary one that QEMU keeps for itself.
+    /// Whether the guest's writes go to the file; else to a temporary one of QEMU.
     pub written: bool,
 }
 
 impl<'a> Disk<'a> {
-    /// A disk whose file stays as it is, whatever the guest writes.
+    /// Returns a disk whose file does not change; QEMU discards the guest's writes.
     pub fn discarding_writes(path: &'a Path) -> Self {
         Disk { path, written: false }
     }
 
-    /// A disk that keeps what the guest writes.
+    /// Returns a disk that keeps the guest's writes.
     pub fn keeping_writes(path: &'a Path) -> Self {
         Disk { path, written: true }
     }
@@ -89,20 +89,20 @@ impl<'a> Disk<'a> {
 /// What to start.
 pub struct Machine<'a> {
     pub kernel: &'a Path,
-    /// None for a kernel that can mount the image by itself: it gets the leanest machine, with devices on virtio-mmio.
+    /// `None` for a kernel that mounts the image by itself: its machine has all devices on virtio-mmio.
     pub initramfs: Option<&'a Path>,
     /// Seen as /dev/vda, /dev/vdb and so on.
     pub disks: &'a [Disk<'a>],
     /// The kernel command line.
     pub arguments: &'a str,
     pub accelerator: Accelerator,
-    /// Where the serial console is kept.
+    /// File that receives the output of the serial console.
     pub log: &'a Path,
-    /// The machine's whole life as far as [`Guest::wait_for`] and the like are concerned.
+    /// Time limit of all waiting ([`Guest::wait_for`] and the like), from the start.
     pub budget: Duration,
 }
 
-/// A running machine. Dropping it kills it; it dies with the thread that started it, too.
+/// A running machine. It is killed when it is dropped, and when the thread that started it ends.
 pub struct Guest {
     child: Child,
     started: Instant,
@@ -139,7 +139,7 @@ impl Guest {
         let stderr = child.stderr.take().expect("a pipe was asked for");
         let complaints = sender.clone();
         std::thread::spawn(move || follow(stdout, log, started, &sender));
-        // QEMU's own complaints go the same way: they explain an end.
+        // QEMU's own error messages join the console's output: they explain why it ended.
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let _ = complaints.send(Chunk { text: format!("{line}\n"), at: started.elapsed() });
@@ -157,7 +157,7 @@ impl Guest {
         })
     }
 
-    /// Gives the machine this much more time, from now on.
+    /// Sets the time limit to `budget` from now on.
     pub fn allow(&mut self, budget: Duration) {
         self.budget = self.started.elapsed() + budget;
     }
@@ -167,8 +167,8 @@ impl Guest {
         self.ssh_address
     }
 
-    /// Waits until `marker` has come on the serial console, and answers when that was, from the start of QEMU. Lines
-    /// may be broken by the kernel's own messages, so a marker should be short.
+    /// Waits for `marker` on the serial console. Returns the time from QEMU's start. Messages of the kernel may break lines,
+    /// so a marker should be short.
     pub fn wait_for(&mut self, marker: &str) -> Result<Duration, BootError> {
         let awaited = || format!("{marker:?}");
         loop {
@@ -179,7 +179,7 @@ impl Guest {
         }
     }
 
-    /// When `marker` came, if it has.
+    /// Returns the time at which `marker` came, if it has.
     pub fn seen_at(&self, marker: &str) -> Option<Duration> {
         let end = self.log.find(marker)? + marker.len();
         let index = self.arrivals.partition_point(|(offset, _)| *offset < end);
@@ -191,14 +191,14 @@ impl Guest {
         &self.log
     }
 
-    /// Waits for an SSH server and answers with its identification line and the time it came.
+    /// Waits for an SSH server. Returns its identification line and the time from QEMU's start.
     pub fn read_ssh_banner(&mut self) -> Result<(String, Duration), BootError> {
         let awaited = || format!("an SSH server at {}", self.ssh_address);
         let awaited = awaited();
         loop {
             if let Ok(banner) = ask_for_banner(self.ssh_address) {
                 let time = self.started.elapsed();
-                // Asking took its time, and the report is about to look for what the console said meanwhile.
+                // The report needs what the console printed in the meantime.
                 self.take_what_came();
                 return Ok((banner, time));
             }
@@ -210,7 +210,7 @@ impl Guest {
         }
     }
 
-    /// Waits until the machine has switched itself off, and answers when.
+    /// Waits until the machine has powered off. Returns the time from QEMU's start.
     pub fn wait_for_end(&mut self) -> Result<Duration, BootError> {
         let awaited = || "the machine's end".to_owned();
         while !self.closed {
@@ -236,14 +236,14 @@ impl Guest {
         self.arrivals.push((self.log.len(), chunk.at));
     }
 
-    /// Takes all that has come by now.
+    /// Reads what the console has printed by now, without waiting.
     fn take_what_came(&mut self) {
         while let Ok(chunk) = self.console.try_recv() {
             self.take(&chunk);
         }
     }
 
-    /// Takes what has come, waiting for something at most `patience`.
+    /// Reads what the console has printed, after waiting for output for at most `patience`.
     fn read_console(&mut self, patience: Duration, awaited: &dyn Fn() -> String) -> Result<(), BootError> {
         if self.closed {
             return Err(self.ended(awaited()));
@@ -277,7 +277,8 @@ fn failed(source: io::Error) -> BootError {
     BootError::Run { program: QEMU.name, source }
 }
 
-/// The machine without its serial console; one over virtio shares the chardev `console` with it.
+/// Returns the command that starts the machine, without the serial console and its chardev `console`; a console over virtio
+/// uses the same chardev.
 fn command(machine: &Machine, ssh_address: SocketAddr) -> Result<Command, BootError> {
     let mut command = QEMU.command()?;
     let lean = machine.initramfs.is_none();
@@ -309,8 +310,8 @@ fn command(machine: &Machine, ssh_address: SocketAddr) -> Result<Command, BootEr
     Ok(command)
 }
 
-/// Hands a machine's console to the terminal until the machine ends, and answers how QEMU ended. Ctrl-A X ends it;
-/// Ctrl-C is the guest's.
+/// Runs a machine with its console on the terminal. Returns QEMU's exit status. Ctrl-A X ends the machine; Ctrl-C goes to
+/// the guest.
 pub fn run_on_terminal(machine: &Machine) -> Result<ExitStatus, BootError> {
     let mut command = command(machine, free_address().map_err(failed)?)?;
     command.args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]);
@@ -318,7 +319,7 @@ pub fn run_on_terminal(machine: &Machine) -> Result<ExitStatus, BootError> {
     Child::start(&mut command).map_err(|error| error.source).and_then(|mut qemu| qemu.wait()).map_err(failed)
 }
 
-/// The program and its version: `QEMU 7.2.18`.
+/// Returns the program's name and version: `QEMU 7.2.18`.
 pub(super) fn version() -> Result<String> {
     let output = child::output(QEMU.command()?.arg("--version"))?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -327,7 +328,7 @@ pub(super) fn version() -> Result<String> {
     Ok(format!("QEMU {version}"))
 }
 
-/// Copies the console to the log and to whoever watches, until QEMU closes it. Bytes that are no UTF-8 are replaced.
+/// Copies the console to the log and to `watcher`, until QEMU closes it. Invalid UTF-8 is replaced.
 fn follow(mut console: ChildStdout, mut log: File, started: Instant, watcher: &Sender<Chunk>) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = console.read(&mut buffer) {
@@ -352,12 +353,12 @@ fn ask_for_banner(address: SocketAddr) -> io::Result<String> {
     }
 }
 
-/// A port that nobody listens on. Somebody may take it before QEMU does; then QEMU says so and ends.
+/// Returns a free port of the host. If another process takes it before QEMU does, QEMU ends with an error.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-/// QEMU's option syntax: a comma in a value is written twice.
+/// Escapes a path in QEMU's option syntax: a comma in a value is doubled.
 fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }

@@ -1,4 +1,4 @@
-//! Asking debugfs, which shares no code with our writer, about many inodes in a few runs.
+//! Runs debugfs, which shares no code with our writer, on many inodes at once and parses its output.
 
 use std::fmt::Write;
 use std::fs;
@@ -29,10 +29,10 @@ pub(super) struct Listed {
     pub is_directory: bool,
 }
 
-/// What debugfs's `stat` says of an inode.
+/// Output of debugfs's `stat` for an inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stat {
-    /// As debugfs calls it: `regular`, `directory`, `character special`.
+    /// Type in debugfs's words: `regular`, `directory`, `character special`.
     pub kind: String,
     pub mode: u16,
     pub uid: u32,
@@ -40,7 +40,7 @@ pub(super) struct Stat {
     pub size: u64,
     pub mtime: Timestamp,
     pub device: Option<(u32, u32)>,
-    /// The target of a symlink that lies in the inode itself.
+    /// Target of a fast symlink, which is in the inode itself.
     pub target: Option<Vec<u8>>,
     pub xattrs: Vec<String>,
 }
@@ -50,14 +50,14 @@ impl<'a> Debugfs<'a> {
         Ok(Debugfs { image, folder: tempfile::tempdir().context("cannot make a temporary folder")? })
     }
 
-    /// The program and its version: `debugfs 1.47.0`.
+    /// Returns the program's name and version: `debugfs 1.47.0`.
     pub(super) fn name() -> Result<String> {
         let output = child::output(DEBUGFS.command()?.arg("-V"))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         Ok(said.split(" (").next().unwrap_or("debugfs").trim().to_owned())
     }
 
-    /// What stands in each of these directories, `.` and `..` left out.
+    /// Returns the entries of each directory, without `.` and `..`.
     pub(super) fn list(&self, directories: &[u32]) -> Result<Vec<Vec<Listed>>> {
         let said = self.ask(directories, "ls -p")?;
         said.into_iter().map(|listing| entries(&listing)).collect()
@@ -72,7 +72,7 @@ impl<'a> Debugfs<'a> {
             .collect()
     }
 
-    /// Targets of symlinks that lie in blocks of their own; each inode with its length in bytes.
+    /// Returns targets of slow symlinks, which are in data blocks. `inodes` has each inode with the target's length in bytes.
     pub(super) fn long_targets(&self, inodes: &[(u32, u64)]) -> Result<Vec<Vec<u8>>> {
         let numbers: Vec<u32> = inodes.iter().map(|(inode, _)| *inode).collect();
         let said = self.ask(&numbers, "cat")?;
@@ -83,7 +83,7 @@ impl<'a> Debugfs<'a> {
         Ok(said.into_iter().zip(inodes).map(cut).collect())
     }
 
-    /// Values of extended attributes, each by its inode and name.
+    /// Returns values of extended attributes, each given by inode and name.
     pub(super) fn xattrs(&self, wanted: &[(u32, String)]) -> Result<Vec<Vec<u8>>> {
         let place = |index: usize| -> PathBuf { self.folder.path().join(format!("value-{index}")) };
         let mut script = String::new();
@@ -98,14 +98,14 @@ impl<'a> Debugfs<'a> {
         wanted.iter().enumerate().map(value).collect()
     }
 
-    /// The answers to one command on many inodes.
+    /// Runs one command on many inodes. Returns the output for each.
     fn ask(&self, inodes: &[u32], command: &str) -> Result<Vec<Vec<u8>>> {
         let mut script = String::new();
         for inode in inodes {
             writeln!(script, "{command} <{inode}>")?;
         }
         let said = self.run(&script)?;
-        // debugfs repeats each command before it answers.
+        // debugfs prints each command before its output.
         let mut answers = Vec::with_capacity(inodes.len());
         let mut rest = said.as_slice();
         for (index, inode) in inodes.iter().enumerate() {
@@ -149,7 +149,7 @@ fn as_the_kernel_says(mut value: Vec<u8>) -> Vec<u8> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    // The answer sought is nearly always at the start, and else not far.
+    // The needle is nearly always at the start, so a simple search is fast.
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 

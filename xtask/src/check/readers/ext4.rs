@@ -1,4 +1,4 @@
-//! ext4 without privileges: debugfs tells every name and inode, ext4-view reads every byte of every file.
+//! Reads ext4 without privileges: names and inodes with debugfs, contents of files with ext4-view.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -55,7 +55,7 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<ReadBack
     Ok(ReadBack::new(listing, unreadable, judge))
 }
 
-/// Every name with its inode, level by level.
+/// Returns every name with its inode number.
 fn names(debugfs: &Debugfs) -> Result<BTreeMap<TreePath, u32>> {
     let mut names = BTreeMap::from([(TreePath::root(), ROOT)]);
     let mut directories = HashSet::from([ROOT]);

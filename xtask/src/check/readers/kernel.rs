@@ -1,5 +1,5 @@
-//! The kernel reads: the image is mounted read-only, through a loop device, in a mount namespace of one thread. When the
-//! thread ends, or is killed with the program, the kernel takes mount and loop device away.
+//! Reads an image through the kernel, mounted read-only on a loop device in the mount namespace of one thread. When the
+//! thread ends, the kernel removes the mount and the loop device.
 
 use std::path::{Path, PathBuf};
 use std::{fs, thread};
@@ -19,7 +19,7 @@ use crate::report::progress::Stage;
 
 const MOUNT: HostProgram = HostProgram { name: "mount", package: "mount" };
 
-/// Folders that stand on every Linux; the thread sees the image in the place of the first of them that is there.
+/// Mount points: the first that exists on this host is used.
 const PLACES: [&str; 3] = ["/mnt", "/media", "/sys"];
 
 pub(super) fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<ReadBack, ReadError> {

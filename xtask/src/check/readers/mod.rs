@@ -1,5 +1,4 @@
-//! Reading an image back by others than those who wrote it: the kernel's mount, or programs and libraries that need no
-//! privileges.
+//! Reads an image back with code other than its writer's: the kernel, or programs and libraries that need no privileges.
 
 mod debugfs;
 mod ext4;
@@ -20,13 +19,13 @@ use super::compare::Property;
 use super::verdict::Finding;
 use crate::report::progress::Stage;
 
-/// Who reads.
+/// What reads an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reader {
-    /// The kernel where it mounts the image here, else programs.
+    /// The kernel if it can mount the image, else programs.
     #[default]
     Auto,
-    /// The kernel's own driver, mounted where nobody else sees it: needs root.
+    /// The kernel's driver, in a mount namespace of its own: needs root.
     Kernel,
     /// Programs and libraries: ext4-view and debugfs; unsquashfs and sqfs2tar.
     Tools,
@@ -45,17 +44,17 @@ impl FromStr for Reader {
     }
 }
 
-/// What a reader saw of an image.
+/// What a reader has read of an image.
 #[derive(Debug)]
 pub struct ReadBack {
     pub listing: Listing,
     /// The reader, with its version.
     pub judge: String,
-    /// What it cannot see, with the reason.
+    /// Properties that it cannot read, with the reason.
     pub unseen: Vec<(Property, String)>,
-    /// Names whose content it could not read.
+    /// Files whose content it could not read.
     pub unreadable: Vec<Finding>,
-    /// What a person should know of how it was read.
+    /// Notes on how it was read.
     pub notes: Vec<String>,
 }
 
@@ -91,7 +90,7 @@ pub fn read(
                 ReadError::NoReader(why) => ReadError::NoReader(format!("{why}; {refused}")),
                 other => other,
             })?;
-            reading.notes.push(format!("{refused}, so that programs read the image instead"));
+            reading.notes.push(format!("{refused}, so programs read the image instead"));
             Ok(reading)
         }
         other => other,
@@ -109,7 +108,7 @@ fn by_tools(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> 
             Ok(squashfs::read(image, bodies, stage)?)
         }
         FilesystemKind::Erofs => {
-            let why = "no program tells every name and byte of erofs: only the kernel's mount does, as root";
+            let why = "only the kernel reads all of erofs, which needs root to mount it";
             Err(ReadError::NoReader(why.to_owned()))
         }
     }

@@ -1,4 +1,4 @@
-//! The pseudo file that `unsquashfs -pf` writes: one line a name, then the bytes of all files (USAGE-4.5 of
+//! Parses the pseudo file that `unsquashfs -pf` writes: one line for each name, then the content of all files (USAGE-4.5 of
 //! squashfs-tools, "Pseudo file real file definitions").
 
 use std::collections::BTreeMap;
@@ -14,10 +14,10 @@ use snug_rootfs::tree::{Kind, Timestamp, TreePath};
 const DATA_MARK: [&[u8]; 3] = [b"#", b"# START OF DATA - DO NOT MODIFY", b"#"];
 /// A line holds a path and a symlink's target, each of 4096 bytes at most, with a backslash before each byte.
 const LINE_MAX: u64 = 1 << 15;
-/// Bodies are hashed in pieces of this size.
+/// Size of the buffer through which contents are hashed, in bytes.
 const BUFFER: usize = 1 << 16;
 
-/// Where a body lies in the data: its offset and length.
+/// Offset and length of a file's content in the data, in bytes.
 type Place = (u64, u64);
 
 /// Reads the names and, with `bodies`, all the rest of the stream, of which every byte is hashed; `advance` is told the
@@ -58,7 +58,7 @@ pub(super) fn read(input: &mut dyn BufRead, bodies: bool, mut advance: impl FnMu
     Ok(Listing { records })
 }
 
-/// Gives every hard link the record of its inode, and says of each but the first in order that it is one.
+/// Gives every hard link the record of its inode; all but the first in order refer to that.
 fn linked(records: &mut BTreeMap<TreePath, Record>, links: Vec<(TreePath, TreePath)>) -> Result<()> {
     let mut names: BTreeMap<TreePath, Vec<TreePath>> = BTreeMap::new();
     for (path, target) in links {
@@ -77,7 +77,7 @@ fn linked(records: &mut BTreeMap<TreePath, Record>, links: Vec<(TreePath, TreePa
     Ok(())
 }
 
-/// One line without its end; `false` at the end of the stream. A newline behind a backslash belongs to a name.
+/// Reads one line without its newline. Returns `false` at the end of the stream. An escaped newline belongs to a name.
 fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> Result<bool> {
     line.clear();
     loop {
@@ -95,7 +95,7 @@ fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> Result<bool> {
     }
 }
 
-/// The name at the start of a line, and what follows it.
+/// Returns the name at the start of a line, and the rest of the line.
 fn name(line: &[u8]) -> Result<(Vec<u8>, &[u8])> {
     let mut name = Vec::new();
     let mut bytes = line.iter().enumerate();

@@ -1,5 +1,5 @@
-//! squashfs without privileges: unsquashfs tells every name and byte, sqfs2tar the extended attributes. They are two
-//! projects' readers, and each is another than the writer that wrote with the other.
+//! Reads squashfs without privileges: names and contents with unsquashfs, extended attributes with sqfs2tar. They are of two
+//! projects, so that at least one of them is not by the authors of the image's writer.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,8 +21,8 @@ use crate::report::progress::Stage;
 pub(super) const UNSQUASHFS: HostProgram = HostProgram { name: "unsquashfs", package: "squashfs-tools" };
 const SQFS2TAR: HostProgram = HostProgram { name: "sqfs2tar", package: "squashfs-tools-ng" };
 
-/// Where the superblock says where the table of extended attributes lies, and what says that there is none (the kernel's
-/// `fs/squashfs/squashfs_fs.h`).
+/// Offset in the superblock of the position of the table of extended attributes, in bytes, and the value for no table (the
+/// kernel's `fs/squashfs/squashfs_fs.h`).
 const XATTR_TABLE: u64 = 56;
 const NO_TABLE: u64 = u64::MAX;
 
@@ -46,7 +46,7 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<ReadBack
     Ok(ReadBack { unseen, ..ReadBack::new(listing, Vec::new(), judge) })
 }
 
-/// Runs a program whose standard output `consume` reads: to its end, or as far as it likes.
+/// Runs a program and has `consume` read its standard output: all of it, or without `to_the_end` only a part.
 fn streamed<T>(mut command: Command, to_the_end: bool, consume: impl FnOnce(&mut dyn Read) -> Result<T>) -> Result<T> {
     let mut child = Child::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let name = child.name().to_owned();
