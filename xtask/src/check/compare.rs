@@ -4,23 +4,16 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use base16ct::lower::encode_string as hex;
-use serde::Serialize;
 use snug_rootfs::listing::{Content, Listing, Record};
 use snug_rootfs::tree::{Inode, Kind, Timestamp, TreePath};
 
 use super::verdict::Finding;
 
 /// A property of an inode that a reader may not be able to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Property {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Property {
     Bodies,
     Xattrs,
-    DeviceNumbers,
-    HardLinks,
-    Owners,
-    Modes,
-    Times,
 }
 
 impl fmt::Display for Property {
@@ -28,17 +21,12 @@ impl fmt::Display for Property {
         f.write_str(match self {
             Property::Bodies => "contents of files",
             Property::Xattrs => "extended attributes",
-            Property::DeviceNumbers => "device numbers",
-            Property::HardLinks => "hard links",
-            Property::Owners => "owners",
-            Property::Modes => "modes",
-            Property::Times => "times",
         })
     }
 }
 
 /// Returns the differences between `found` and `meant`, ordered by path, without those in `unseen` properties.
-pub fn differences(meant: &Listing, found: &Listing, unseen: &BTreeSet<Property>) -> Vec<Finding> {
+pub(super) fn differences(meant: &Listing, found: &Listing, unseen: &BTreeSet<Property>) -> Vec<Finding> {
     let mut differences = Vec::new();
     let names: BTreeSet<&TreePath> = meant.records.keys().chain(found.records.keys()).collect();
     for path in names {
@@ -54,8 +42,7 @@ pub fn differences(meant: &Listing, found: &Listing, unseen: &BTreeSet<Property>
 }
 
 fn of_records(meant: &Record, found: &Record, unseen: &BTreeSet<Property>, say: &mut dyn FnMut(String)) {
-    let sees = |property| !unseen.contains(&property);
-    if sees(Property::HardLinks) && meant.hard_link_to != found.hard_link_to {
+    if meant.hard_link_to != found.hard_link_to {
         let described = |link: &Option<TreePath>| match link {
             Some(first) => format!("a hard link to {first}"),
             None => "an inode of its own".to_owned(),
@@ -68,13 +55,13 @@ fn of_records(meant: &Record, found: &Record, unseen: &BTreeSet<Property>, say: 
 fn of_inodes(meant: &Inode<Content>, found: &Inode<Content>, unseen: &BTreeSet<Property>, say: &mut dyn FnMut(String)) {
     let sees = |property| !unseen.contains(&property);
     of_kinds(&meant.kind, &found.kind, unseen, say);
-    if sees(Property::Modes) && meant.mode != found.mode {
+    if meant.mode != found.mode {
         say(format!("mode {:04o} instead of {:04o}", found.mode, meant.mode));
     }
-    if sees(Property::Owners) && (meant.uid, meant.gid) != (found.uid, found.gid) {
+    if (meant.uid, meant.gid) != (found.uid, found.gid) {
         say(format!("owner {}:{} instead of {}:{}", found.uid, found.gid, meant.uid, meant.gid));
     }
-    if sees(Property::Times) && meant.mtime != found.mtime {
+    if meant.mtime != found.mtime {
         say(format!("modified at {} instead of {}", seconds(found.mtime), seconds(meant.mtime)));
     }
     if sees(Property::Xattrs) {
@@ -102,7 +89,7 @@ fn of_kinds(meant: &Kind<Content>, found: &Kind<Content>, unseen: &BTreeSet<Prop
         }
         (Kind::CharacterDevice { major: meant_major, minor: meant_minor }, Kind::CharacterDevice { major, minor })
         | (Kind::BlockDevice { major: meant_major, minor: meant_minor }, Kind::BlockDevice { major, minor })
-            if sees(Property::DeviceNumbers) && (meant_major, meant_minor) != (major, minor) =>
+            if (meant_major, meant_minor) != (major, minor) =>
         {
             say(format!("device {major}:{minor} instead of {meant_major}:{meant_minor}"));
         }
@@ -193,17 +180,9 @@ mod tests {
         ]);
         let all = differences(&meant, &found, &BTreeSet::new());
         insta::assert_snapshot!(all.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n"));
-        let unseen = [
-            Property::Xattrs,
-            Property::DeviceNumbers,
-            Property::HardLinks,
-            Property::Owners,
-            Property::Modes,
-            Property::Times,
-            Property::Bodies,
-        ];
+        let unseen = [Property::Xattrs, Property::Bodies];
         let left = differences(&meant, &found, &unseen.into());
-        insta::assert_snapshot!(left.iter().map(|left| left.place.as_str()).collect::<Vec<_>>().join(" "), @"/a-content /a-size /gone /kind /link /new");
+        insta::assert_snapshot!(left.iter().map(|left| left.place.as_str()).collect::<Vec<_>>().join(" "), @"/a-content /a-size /device /gone /kind /kind /link /mode /names /new /owner /time");
         assert_eq!(differences(&meant, &meant, &BTreeSet::new()), []);
     }
 }

@@ -3,13 +3,13 @@
 //! [`check_image`] makes all checks that need the file alone; [`boot`] boots it in QEMU.
 
 pub mod boot;
-pub mod compare;
+mod compare;
 mod fits;
 mod fsck;
-pub mod readers;
+mod readers;
 mod report;
 mod verdict;
-pub mod verity;
+mod verity;
 
 use std::path::Path;
 use std::time::Instant;

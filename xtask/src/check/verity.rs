@@ -41,7 +41,7 @@ const MAX_FINDINGS: usize = 100;
 
 /// The hash tree as the manifest describes it.
 #[derive(Debug, Clone, Copy)]
-pub struct Seal<'a> {
+pub(super) struct Seal<'a> {
     /// In hexadecimal digits.
     pub root_hash: &'a str,
     /// Offset of the verity superblock, in bytes.

@@ -1,5 +1,5 @@
-//! What a summary image must show: that it comes up, answers to a key, does what its spec asks, keeps what is written,
-//! and ends when it is told to.
+//! The boot test of an image: it boots, accepts an SSH key, passes the spec's commands, keeps what is written, and powers
+//! off.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use snug_rootfs::tree::{BodySource, RootTree};
 use super::ssh::{Answer, Key, Login};
 use super::{Accelerator, BootReport, BootRequest, DEFAULT_BUDGET, Disk, Guest, Kernel, authorized_key_argument, qemu};
 use crate::check::verdict::{Check, Finding};
-use crate::filesystem::{self};
+use crate::filesystem;
 use crate::report::progress::{Progress, human_duration};
 
 /// How long a command of the spec may take unless it says otherwise. Emulated machines are some ten times slower than
@@ -53,7 +53,7 @@ pub struct GuestCommand {
     pub within: Option<Duration>,
 }
 
-/// One image to be summary.
+/// The boot test of one image.
 pub struct BootTest<'a> {
     pub name: &'a str,
     pub image: &'a Path,

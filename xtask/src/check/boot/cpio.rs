@@ -18,31 +18,31 @@ const S_IFCHR: u32 = 0o020_000;
 
 /// Writes entries in the order given; a directory must come before its entries. Owner is root and mtime the epoch, so that
 /// the same entries give the same bytes.
-pub struct Writer<W> {
+pub(super) struct Writer<W> {
     to: W,
     inode: u32,
 }
 
 impl<W: Write> Writer<W> {
-    pub fn new(to: W) -> Self {
+    pub(super) fn new(to: W) -> Self {
         Writer { to, inode: 0 }
     }
 
     /// Adds a directory. `path` has no leading slash; of `mode`, only the permission bits count.
-    pub fn directory(&mut self, path: &str, mode: u32) -> io::Result<()> {
+    pub(super) fn directory(&mut self, path: &str, mode: u32) -> io::Result<()> {
         self.entry(path, S_IFDIR | mode & 0o7777, (0, 0), &[])
     }
 
-    pub fn file(&mut self, path: &str, mode: u32, body: &[u8]) -> io::Result<()> {
+    pub(super) fn file(&mut self, path: &str, mode: u32, body: &[u8]) -> io::Result<()> {
         self.entry(path, S_IFREG | mode & 0o7777, (0, 0), body)
     }
 
-    pub fn character_device(&mut self, path: &str, mode: u32, (major, minor): (u32, u32)) -> io::Result<()> {
+    pub(super) fn character_device(&mut self, path: &str, mode: u32, (major, minor): (u32, u32)) -> io::Result<()> {
         self.entry(path, S_IFCHR | mode & 0o7777, (major, minor), &[])
     }
 
     /// Ends the archive and returns the stream.
-    pub fn finish(mut self) -> io::Result<W> {
+    pub(super) fn finish(mut self) -> io::Result<W> {
         self.entry(TRAILER, 0, (0, 0), &[])?;
         self.to.flush()?;
         Ok(self.to)

@@ -42,7 +42,7 @@ const ZSTD: HostProgram = HostProgram { name: "zstd", package: "zstd" };
 const INIT: &str = include_str!("initramfs-init.sh");
 
 /// Writes the archive of `parts` to `path`.
-pub fn write(parts: &Parts, path: &Path) -> Result<()> {
+pub(super) fn write(parts: &Parts, path: &Path) -> Result<()> {
     let dependencies = Dependencies::read(&parts.modules)?;
     let modules = dependencies.in_loading_order(MODULES)?;
     let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;

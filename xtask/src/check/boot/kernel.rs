@@ -17,7 +17,7 @@ const APT_GET: HostProgram = HostProgram { name: "apt-get", package: "apt" };
 const DPKG_DEB: HostProgram = HostProgram { name: "dpkg-deb", package: "dpkg" };
 
 /// The package that always depends on the current kernel.
-pub const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 
 /// A kernel and the parts of its initramfs.

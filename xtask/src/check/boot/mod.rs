@@ -1,14 +1,14 @@
 //! Boots an image as a microVM would, in QEMU with Debian's kernel, and reports the times.
 //!
-//! [`Kernel::fetch`] gets a kernel, [`initramfs::write`] makes its initramfs, [`Guest::start`] starts QEMU. [`boot`] does all
-//! three and returns a [`BootReport`].
+//! [`Kernel::fetch`] gets a kernel, [`initramfs::write`] makes its initramfs, [`Guest::start`] starts QEMU. [`boot_and_keep`]
+//! does all three and returns a [`BootReport`].
 
 mod accelerator;
 mod boot_test;
-pub mod cpio;
+mod cpio;
 pub mod dmsetup;
 mod environment;
-pub mod initramfs;
+mod initramfs;
 mod kernel;
 mod qemu;
 pub mod ssh;
@@ -25,7 +25,7 @@ pub use accelerator::{AcceleratorChoice, choose_accelerator};
 pub use boot_test::{BootSummary, BootTest, GuestCommand, OVERLAY_ARGUMENT, empty_disk, remove_logs};
 pub use dmsetup::Dmsetup;
 pub use environment::BootEnvironment;
-pub use kernel::{KERNEL_PACKAGE, Kernel, Parts};
+pub use kernel::{Kernel, Parts};
 pub use qemu::{Accelerator, Disk, Guest, Machine, run_on_terminal};
 
 /// How long a boot may take. Under emulation a Debian root needs 3 to 13 s on an idle machine, and needed more than two
@@ -33,7 +33,7 @@ pub use qemu::{Accelerator, Disk, Guest, Machine, run_on_terminal};
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(300);
 
 /// The guest's address in QEMU's user network, and the router's there (QEMU's documentation, "Network emulation").
-pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const ROUTER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// What `/init` says when it starts, and when the network is up.
@@ -89,13 +89,7 @@ pub struct BootReport {
     pub log: PathBuf,
 }
 
-/// Boots an image, waits for everything that the request expects, and ends the machine.
-pub fn boot(request: &BootRequest) -> anyhow::Result<BootReport> {
-    let (report, _guest) = boot_and_keep(request)?;
-    Ok(report)
-}
-
-/// Like [`boot`], but returns the running machine as well.
+/// Boots an image and waits for everything that the request expects. Returns the machine, still running, with the report.
 pub fn boot_and_keep(request: &BootRequest) -> anyhow::Result<(BootReport, Guest)> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
     let initramfs = write_initramfs(request.kernel, folder.path())?;

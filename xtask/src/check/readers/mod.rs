@@ -46,7 +46,7 @@ impl FromStr for Reader {
 
 /// What a reader has read of an image.
 #[derive(Debug)]
-pub struct ReadBack {
+pub(super) struct ReadBack {
     pub listing: Listing,
     /// The reader, with its version.
     pub judge: String,
@@ -68,13 +68,13 @@ impl ReadBack {
         ReadBack { listing, judge, unseen: Vec::new(), unreadable, notes: Vec::new() }
     }
 
-    pub fn skipped_properties(&self) -> BTreeSet<Property> {
+    pub(super) fn skipped_properties(&self) -> BTreeSet<Property> {
         self.unseen.iter().map(|(property, _)| *property).collect()
     }
 }
 
 /// Reads an image: every name and what stands under it, and with `bodies` every byte of every file.
-pub fn read(
+pub(super) fn read(
     image: &Path,
     kind: FilesystemKind,
     reader: Reader,
@@ -116,7 +116,7 @@ fn by_tools(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> 
 
 /// Why an image was not read.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub(super) enum ReadError {
     /// This host has no reader for the image, which says nothing about the image.
     #[error("{0}")]
     NoReader(String),
