@@ -38,6 +38,7 @@ pub mod listing;
 pub mod mtree;
 mod names;
 pub mod normalise;
+pub mod oci;
 pub mod packages;
 mod path;
 pub mod platform;

@@ -174,7 +174,7 @@ fn base(node: &Node<'_>, folder: &Path) -> Option<Located<Base>> {
                 variant: variant.flatten(),
             }
         }
-        "oci" => Base::Oci { reference: checked(&value, names::oci_reference)? },
+        "oci" => Base::Oci { reference: value.parse(names::oci_reference)? },
         "image" => Base::Image { name: checked(&value, names::image)? },
         _ => {
             let sha256 = table.take("sha256").and_then(|node| node.parse(values::sha256));

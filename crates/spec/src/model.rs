@@ -17,6 +17,7 @@ use snug_ext4::size::SizePolicy;
 use snug_formats::Filesystem;
 use snug_rootfs::accounts::Owner;
 use snug_rootfs::capabilities::Capabilities;
+use snug_rootfs::oci::Reference;
 use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::TreePath;
 
@@ -161,7 +162,7 @@ pub enum Base {
     /// An image of an OCI registry.
     Oci {
         /// With registry, and tag or digest: `docker.io/library/alpine:3.23`.
-        reference: String,
+        reference: Reference,
     },
     /// Another image of this workspace.
     Image {

@@ -2,6 +2,7 @@
 //! parser could interpret is an error.
 
 use snug_rootfs::glob::Glob;
+use snug_rootfs::oci::{Reference, ReferenceError};
 
 use super::reader::Problem;
 
@@ -167,48 +168,10 @@ pub(crate) fn snapshot(text: &str) -> Result<(), Problem> {
 pub(crate) const VARIANTS: [&str; 8] =
     ["extract", "custom", "essential", "apt", "minbase", "buildd", "important", "standard"];
 
-/// Checks a reference to an image of a registry, with the registry's host, and a tag or a digest (the OCI distribution
-/// specification, "Pulling manifests", and the reference grammar of the distribution project).
-pub(crate) fn oci_reference(text: &str) -> Result<(), Problem> {
+/// Reads a reference to an image of a registry.
+pub(crate) fn oci_reference(text: &str) -> Result<Reference, Problem> {
     let help = "with registry and tag or digest, as \"docker.io/library/alpine:3.23\"";
-    let wrong = |message: String| Err(Problem::new(message, help));
-    let (name, digest) = match text.split_once('@') {
-        Some((name, digest)) => (name, Some(digest)),
-        None => (text, None),
-    };
-    let Some((host, repository)) = name.split_once('/') else {
-        return wrong(format!("`{}` names no registry", text));
-    };
-    if !(host.contains(['.', ':']) || host == "localhost") {
-        return wrong(format!("`{}` names no registry", text));
-    }
-    let (repository, tag) = match repository.rsplit_once(':') {
-        Some((repository, tag)) => (repository, Some(tag)),
-        None => (repository, None),
-    };
-    if let Some(digest) = digest {
-        let digits = digest.strip_prefix("sha256:").unwrap_or_default();
-        let mut sha256 = [0; 32];
-        if base16ct::lower::decode(digits, &mut sha256).map(<[u8]>::len) != Ok(32) {
-            return wrong(format!("`{}` is not a digest", digest));
-        }
-    } else if tag.is_none() {
-        return wrong(format!(
-            "`{text}` has neither tag nor digest, so the image that it names would change over time"
-        ));
-    }
-    let host_valid = is_word(host, b"-.:");
-    let component = |part: &str| is_word(part, b"-._") && !part.bytes().any(|byte| byte.is_ascii_uppercase());
-    let tag_valid = tag.is_none_or(|tag| {
-        tag.len() <= 128
-            && !tag.is_empty()
-            && !tag.starts_with(['.', '-'])
-            && tag.bytes().all(|byte| alphanumeric(byte) || b"-._".contains(&byte))
-    });
-    if host_valid && repository.split('/').all(component) && tag_valid {
-        return Ok(());
-    }
-    wrong(format!("`{}` is not a reference to an image", text))
+    text.parse().map_err(|error: ReferenceError| Problem::new(error.to_string(), help))
 }
 
 /// Checks the full name of an extended attribute.
@@ -397,7 +360,7 @@ mod tests {
         let both = format!("docker.io/library/alpine:3.23@sha256:{}", "a".repeat(64));
         let long = format!("docker.io/library/alpine@sha256:{}", "A".repeat(64));
         takes(
-            oci_reference,
+            |text| oci_reference(text).map(drop),
             &["docker.io/library/alpine:3.23", "localhost:5000/a/b:latest", "localhost/a:1", &digest, &both],
             &[
                 "",

@@ -124,7 +124,7 @@ fn a_base_is_one_of_four_with_its_own_options() {
     let base = |text: &str| read(text).map(|spec| spec.base.value).map_err(|errors| errors.0[0].message().to_owned());
     assert_eq!(
         base("base = { oci = 'docker.io/library/alpine:3.23' }"),
-        Ok(Base::Oci { reference: "docker.io/library/alpine:3.23".into() })
+        Ok(Base::Oci { reference: "docker.io/library/alpine:3.23".parse().unwrap() })
     );
     assert_eq!(base("[base]\nimage = 'node-24'"), Ok(Base::Image { name: "node-24".into() }));
     assert_eq!(base("base.image = 'node-24'"), Ok(Base::Image { name: "node-24".into() }));

@@ -116,7 +116,7 @@ impl Assembly<'_> {
 
     /// Returns the merged layers of a registry's image as one tar, from which every engine starts.
     fn oci(&self, resolution: &Resolution, progress: &Progress) -> Result<Tree> {
-        let name = resolution.tree_name()?;
+        let name = resolution.tree_name();
         let wanted = self.cache.tree(&name, &resolution.fingerprint());
         if let Some(tree) = self.present(&wanted)? {
             return Ok(tree);

@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 use sha2::Digest as _;
+use snug_rootfs::oci::Digest;
 
-use super::digest::Digest;
 use super::zstd::Zstd;
 
 /// Bytes read at once.

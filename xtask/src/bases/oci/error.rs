@@ -1,16 +1,10 @@
 //! Why an image of a registry cannot be used, with what to do about it.
 
 use snug_rootfs::layers::LayerError;
-
-use super::digest::Digest;
+use snug_rootfs::oci::Digest;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OciError {
-    #[error(
-        "`{0}` is not a reference to an image\n\
-         hint: with registry and tag or digest, as \"docker.io/library/alpine:3.23\""
-    )]
-    BadReference(String),
     #[error("{0} has not been fetched yet")]
     Unresolved(String),
     #[error(

@@ -4,11 +4,10 @@
 //! which has the same fields under other media types.
 
 use serde::Deserialize;
+use snug_rootfs::oci::{Digest, Reference};
 use snug_rootfs::platform::Platform;
 
-use super::digest::Digest;
 use super::error::OciError;
-use super::reference::Reference;
 
 /// Most layers of an image. Docker itself cannot mount more than 127.
 const MAX_LAYERS: usize = 512;
@@ -189,7 +188,7 @@ mod tests {
     use super::*;
 
     fn reference() -> Reference {
-        Reference::parse("registry.test/image:1").unwrap()
+        "registry.test/image:1".parse::<Reference>().unwrap()
     }
 
     fn descriptor(kind: &str, digit: char, platform: &str) -> String {

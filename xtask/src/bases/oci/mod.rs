@@ -6,11 +6,10 @@
 //! image-spec, descriptor.md and config.md).
 
 mod blob;
-mod digest;
 mod error;
 mod manifest;
-mod reference;
 mod skopeo;
+mod source;
 mod zstd;
 
 use std::collections::BTreeMap;
@@ -23,6 +22,7 @@ use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use snug_rootfs::layers::{LIMITS, Layers};
+use snug_rootfs::oci::{Digest, Reference};
 use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::RootTree;
 
@@ -30,11 +30,9 @@ use crate::atomic::Partial;
 use crate::cache::Cache;
 use crate::report::progress::{Progress, human_bytes};
 
-pub use digest::Digest;
 pub use error::OciError;
 
 use manifest::{Config, Document, ImageManifest};
-use reference::Reference;
 
 /// Part of every fingerprint: raised when the same layers merge into another tree than before.
 const MERGE_FORMAT: u32 = 1;
@@ -51,7 +49,7 @@ const MANIFEST: &str = "manifest.json";
 #[serde(rename_all = "kebab-case")]
 pub struct Resolution {
     /// The reference as the spec has it.
-    pub reference: String,
+    pub reference: Reference,
     pub platform: Platform,
     /// The image index, where the reference names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,19 +72,19 @@ impl Resolution {
     }
 
     /// Returns the name of the base's tree in the cache.
-    pub fn tree_name(&self) -> Result<String> {
-        Ok(Reference::parse(&self.reference)?.file_name(self.platform))
+    pub fn tree_name(&self) -> String {
+        source::file_name(&self.reference, self.platform)
     }
 
     /// Returns the folder of the reference's downloads.
     fn folder(&self, cache: &Cache) -> Result<PathBuf> {
-        folder_of(cache, &Reference::parse(&self.reference)?, self.platform)
+        folder_of(cache, &self.reference, self.platform)
     }
 }
 
 /// Returns the folder of a reference's downloads, and makes it where it is missing.
 fn folder_of(cache: &Cache, reference: &Reference, platform: Platform) -> Result<PathBuf> {
-    let folder = cache.downloads(DOWNLOADS)?.join(reference.file_name(platform));
+    let folder = cache.downloads(DOWNLOADS)?.join(source::file_name(reference, platform));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     Ok(folder)
 }
@@ -104,7 +102,7 @@ enum Asking {
 pub struct Resolver {
     asking: Asking,
     progress: Progress,
-    known: Mutex<BTreeMap<(String, Platform), Resolution>>,
+    known: Mutex<BTreeMap<(Reference, Platform), Resolution>>,
 }
 
 impl Resolver {
@@ -120,13 +118,13 @@ impl Resolver {
     }
 
     /// What `reference` means on `platform`: as this run or an earlier one found it, or else by asking the registry.
-    pub fn resolve(&self, reference: &str, platform: Platform) -> Result<Resolution> {
+    pub fn resolve(&self, reference: &Reference, platform: Platform) -> Result<Resolution> {
         let mut known = self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let key = (reference.to_owned(), platform);
+        let key = (reference.clone(), platform);
         if let Some(resolution) = known.get(&key) {
             return Ok(resolution.clone());
         }
-        let resolution = self.look_up(&Reference::parse(reference)?, platform)?;
+        let resolution = self.look_up(reference, platform)?;
         known.insert(key, resolution.clone());
         Ok(resolution)
     }
@@ -160,7 +158,7 @@ impl Resolver {
 
 fn read_record(path: &Path, reference: &Reference, platform: Platform) -> Option<Resolution> {
     let resolution: Resolution = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    (resolution.reference == reference.to_string() && resolution.platform == platform).then_some(resolution)
+    (resolution.reference == *reference && resolution.platform == platform).then_some(resolution)
 }
 
 fn write_record(path: &Path, resolution: &Resolution) -> Result<()> {
@@ -171,7 +169,7 @@ fn write_record(path: &Path, resolution: &Resolution) -> Result<()> {
 }
 
 fn ask(reference: &Reference, platform: Platform) -> Result<Resolution> {
-    let bytes = skopeo::manifest(&reference.source(), reference)?;
+    let bytes = skopeo::manifest(&source::of_reference(reference), reference)?;
     let digest = Digest::of(&bytes);
     if let Some(expected) = reference.pin().filter(|pin| *pin != digest) {
         let reference = reference.to_string();
@@ -181,7 +179,7 @@ fn ask(reference: &Reference, platform: Platform) -> Result<Resolution> {
         Document::Index(entries) => (Some(digest), manifest::choose(&entries, platform, reference)?),
         Document::Image(_) => (None, digest),
     };
-    Ok(Resolution { reference: reference.to_string(), platform, index, manifest })
+    Ok(Resolution { reference: reference.clone(), platform, index, manifest })
 }
 
 /// An image in the cache, its manifest and configuration checked, its layers not yet.
@@ -195,11 +193,11 @@ pub struct Image {
 
 /// Returns an image from the cache, downloading it where it is missing.
 pub fn fetch(cache: &Cache, resolution: &Resolution, progress: &Progress) -> Result<Image> {
-    let reference = Reference::parse(&resolution.reference)?;
+    let reference = resolution.reference.clone();
     let shelf = resolution.folder(cache)?;
     let folder = shelf.join(resolution.manifest.hex());
     if !folder.is_dir() {
-        let source = reference.source_of(&resolution.manifest);
+        let source = source::of_manifest(&reference, &resolution.manifest);
         // An image that cannot be used is refused before its layers are downloaded.
         let bytes = skopeo::manifest(&source, &reference)?;
         let manifest = image_manifest(&bytes, resolution, &reference)?;

@@ -13,11 +13,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use snug_process::Child;
 use snug_process::program::HostProgram;
+use snug_rootfs::oci::{Digest, Reference};
 
-use super::digest::Digest;
 use super::error::OciError;
 use super::manifest::MAX_DOCUMENT;
-use super::reference::Reference;
+use super::source;
 use crate::host::requirements::{self, Task};
 use crate::report::progress::Stage;
 
@@ -128,7 +128,7 @@ fn translate(complaints: &str, reference: &Reference) -> OciError {
         return OciError::Host { reference: reference_text, said };
     }
     if says(&["manifest unknown", "name unknown", "NAME_UNKNOWN", "repository not found"]) {
-        let source = reference.source();
+        let source = source::of_reference(reference);
         let repository = source.split_once('@').map_or(source.as_str(), |(name, _)| name);
         let colon = repository.rfind(':').filter(|at| !repository[*at..].contains('/'));
         let repository = colon.map_or(repository, |at| &repository[..at]).to_owned();
@@ -200,7 +200,7 @@ mod tests {
     /// What skopeo 1.9.3 and 1.18 print, word for word but for hosts and digests.
     fn error(message: &str) -> OciError {
         let line = format!("time=\"2026-01-01T00:00:00Z\" level=fatal msg=\"{message}\"\n");
-        translate(&line, &Reference::parse("registry.test:5000/a/b:1").unwrap())
+        translate(&line, &"registry.test:5000/a/b:1".parse::<Reference>().unwrap())
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
-use snug_rootfs::digest;
+
+use crate::digest;
 
 /// Prefix of the digits: the algorithm that every registry supports.
 const ALGORITHM: &str = "sha256:";
