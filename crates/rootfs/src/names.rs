@@ -66,7 +66,7 @@ impl Names {
                 Err(_) => {}
             }
         }
-        match self.to_map().entry(path) {
+        match self.map_mut().entry(path) {
             btree_map::Entry::Vacant(place) => Ok(*place.insert(make())),
             btree_map::Entry::Occupied(place) => Err((place.key().clone(), *place.get())),
         }
@@ -81,7 +81,7 @@ impl Names {
                 Err(_) => {}
             }
         }
-        self.to_map().insert(path, id);
+        self.map_mut().insert(path, id);
     }
 
     /// Adds a name that comes after all others.
@@ -96,7 +96,7 @@ impl Names {
     }
 
     pub(crate) fn remove(&mut self, path: &TreePath) {
-        self.to_map().remove(path);
+        self.map_mut().remove(path);
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&TreePath, InodeId)> {
@@ -118,7 +118,7 @@ impl Names {
     }
 
     /// Turns this into a map, if it is not one yet.
-    pub(crate) fn to_map(&mut self) -> &mut BTreeMap<TreePath, InodeId> {
+    pub(crate) fn map_mut(&mut self) -> &mut BTreeMap<TreePath, InodeId> {
         if let Names::Sorted(names) = self {
             *self = Names::Map(std::mem::take(names).into_iter().collect());
         }

@@ -33,6 +33,7 @@ mod tests {
         assert!(is_used_up(&write().context("cannot write").unwrap_err()));
         let missing = std::fs::File::open("/no/such/file").context("cannot open").unwrap_err();
         assert!(!is_used_up(&missing));
-        assert!(free(Path::new("/")) > 0 && free(Path::new("/no/such/folder")) == free(Path::new("/")));
+        // Not compared with each other: something else may write to the disk between two calls.
+        assert!(free(Path::new("/")) > 0 && free(Path::new("/no/such/folder")) > 0);
     }
 }

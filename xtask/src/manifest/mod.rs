@@ -1,7 +1,7 @@
 //! The manifest of an image, and the list of its contents that the manifest names.
 
+mod document;
 mod list;
-mod manifest;
 
+pub use document::{MANIFEST_FILE, Manifest, TreeSummary, manifest_beside};
 pub use list::{CONTENTS_FILE, ContentsFile, contents_beside, read_contents, write_contents};
-pub use manifest::{MANIFEST_FILE, Manifest, TreeSummary, manifest_beside};

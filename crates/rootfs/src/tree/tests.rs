@@ -112,7 +112,7 @@ proptest! {
     fn a_sorted_vector_of_names_is_the_same_tree_as_a_map(steps in steps()) {
         let mut sorted = RootTree::new(BodySource::new(Vec::new()));
         let mut mapped = sorted.clone();
-        mapped.names.to_map();
+        mapped.names.map_mut();
         let path = |text: &str| TreePath::new(text).unwrap();
         for step in &steps {
             match step {

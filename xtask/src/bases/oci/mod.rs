@@ -117,7 +117,8 @@ impl Resolver {
         Resolver { asking: Asking::Never, progress: Progress::hidden(), known: Mutex::default() }
     }
 
-    /// What `reference` means on `platform`: as this run or an earlier one found it, or else by asking the registry.
+    /// Returns the manifest that `reference` names on `platform`: as this run or an earlier one resolved it, or else by asking
+    /// the registry.
     pub fn resolve(&self, reference: &Reference, platform: Platform) -> Result<Resolution> {
         let mut known = self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let key = (reference.clone(), platform);
@@ -130,10 +131,9 @@ impl Resolver {
     }
 
     /// Whether a run has resolved `reference` on `platform`, so that no registry need be asked.
-    pub fn knows(&self, reference: &str, platform: Platform) -> Result<bool> {
-        let reference = Reference::parse(reference)?;
-        let record = folder_of(&Cache::open()?, &reference, platform)?.join(RECORD);
-        Ok(read_record(&record, &reference, platform).is_some())
+    pub fn knows(&self, reference: &Reference, platform: Platform) -> Result<bool> {
+        let record = folder_of(&Cache::open()?, reference, platform)?.join(RECORD);
+        Ok(read_record(&record, reference, platform).is_some())
     }
 
     fn look_up(&self, reference: &Reference, platform: Platform) -> Result<Resolution> {

@@ -32,7 +32,7 @@ pub(super) fn read(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Sta
 
 fn read_apart(image: &Path, kind: FilesystemKind, bodies: bool, stage: &Stage) -> Result<ReadBack, ReadError> {
     let place = mount_apart(image, kind)?;
-    let mut tree = disk::walk(&place, &StandIns::default()).map_err(anyhow::Error::from)?;
+    let mut tree = disk::walk(&place, &StandIns::default())?;
     if kind == FilesystemKind::Ext4 {
         // ext4's own.
         tree.remove(&TreePath::new("lost+found").map_err(anyhow::Error::from)?);
