@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use snug_tests::{have, succeed, workspace};
+use snug_tests::{busybox_base, have, succeed, workspace};
 
 /// A program that uses the crates as any other would: a tar in, an ext4 image out.
 const PROGRAM: &str = r#"
@@ -100,6 +100,27 @@ fn the_example_of_the_ext4_writer_runs() {
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(shown.contains("inode tables") && shown.contains("in all"), "{shown}");
     judge(&image);
+}
+
+#[test]
+fn the_examples_of_the_other_crates_run() {
+    if !have(&["tar", "busybox", "newuidmap"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let shown = |command: &mut Command| String::from_utf8(succeed(command).stdout).expect("text");
+    let listing = shown(example("snug-rootfs", "list").arg(sample(folder.path())));
+    assert!(listing.starts_with("#mtree") && listing.contains("./etc/hostname"), "{listing}");
+    let steps = shown(example("snug-spec", "steps").arg(workspace().join("images/openclaw")));
+    assert!(steps.starts_with("openclaw, from ") && steps.contains("install openssh-server"), "{steps}");
+    assert_eq!(shown(example("snug-process", "run").args(["echo", "done"])), "done\n");
+    fs::create_dir(folder.path().join("busybox")).expect("a folder");
+    busybox_base(&folder.path().join("busybox"));
+    let mut run = example("snug-sandbox", "run");
+    let said =
+        shown(run.arg(folder.path().join("busybox/base.tar")).args(["/bin/sh", "-c", "echo $$ in $(ls /bin | wc -l)"]));
+    // The second process of its own pid namespace, in the root of the tar.
+    assert!(said.contains("2 in "), "{said}");
 }
 
 /// An example program, ready for arguments. It is built in the profile of the tool, whose dependencies are there already.
