@@ -116,7 +116,7 @@ fn the_examples_of_the_other_crates_run() {
     assert_eq!(shown(example("snug-process", "run").args(["echo", "done"])), "done\n");
     fs::create_dir(folder.path().join("busybox")).expect("a folder");
     busybox_base(&folder.path().join("busybox"));
-    let mut run = example("snug-sandbox", "run");
+    let mut run = example("snug-sandbox", "run_in_root");
     let said =
         shown(run.arg(folder.path().join("busybox/base.tar")).args(["/bin/sh", "-c", "echo $$ in $(ls /bin | wc -l)"]));
     // The second process of its own pid namespace, in the root of the tar.

@@ -369,6 +369,22 @@ fn the_documented_layers_are_these() {
     assert_eq!(documented, manifests.collect::<Vec<(String, Vec<String>)>>());
 }
 
+/// A process that is started by the standard library alone may outlive the tool, and no signal ends it.
+#[test]
+fn child_processes_are_started_by_snug_process() {
+    // A killed dpkg leaves packages half configured: what `--setup` starts as root is left to end.
+    let may = ["xtask/src/host/setup.rs"].map(|path| workspace().join(path));
+    let starts = [".spawn()", "command.status()", "command.output()"];
+    let mut wrong = Vec::new();
+    for (_, file) in Sources::read(&workspace().join("xtask")).modules {
+        let text = without_tests(&without_comments(&fs::read_to_string(&file).expect("a source")));
+        if !may.contains(&file) && starts.iter().any(|start| text.contains(start)) {
+            wrong.push(file);
+        }
+    }
+    assert!(wrong.is_empty(), "snug_process::Child starts processes, not std: {wrong:?}");
+}
+
 #[test]
 fn the_test_sees_what_it_is_there_for() {
     let folder = tempfile::tempdir().expect("a temporary folder");

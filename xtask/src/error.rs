@@ -123,7 +123,7 @@ pub fn summary(error: &anyhow::Error) -> String {
     if let Some(missing) = missing {
         return first_line(missing);
     }
-    let causes: Vec<String> = error.chain().take(2).map(|cause| first_line(cause.to_string())).collect();
+    let causes: Vec<String> = Parts::of(error).causes.into_iter().take(2).map(first_line).collect();
     // Paths of specs are absolute; a table shows them as seen from here.
     let here = std::env::current_dir().map(|here| format!("{}/", here.display())).unwrap_or_default();
     causes.join(": ").replacen(&here, "", usize::from(here.len() > 1))
@@ -145,7 +145,10 @@ impl Parts {
             let text = cause.to_string();
             let (hints, said): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(HINT));
             parts.hints.extend(hints.iter().filter_map(|line| line.strip_prefix(HINT)).map(str::to_owned));
-            parts.causes.push(said.join("\n"));
+            // A context may add nothing but a hint.
+            if !said.is_empty() {
+                parts.causes.push(said.join("\n"));
+            }
         }
         parts
     }
@@ -170,5 +173,8 @@ mod tests {
         let error = anyhow::anyhow!("no room\nhint: make room").context("cannot write\nhint: look");
         assert_eq!(message(&error), "error: cannot write\n  because: no room\nhint: look\nhint: make room");
         assert_eq!(summary(&error), "cannot write: no room");
+        let error = anyhow::anyhow!("no kernel").context("hint: name one");
+        assert_eq!(message(&error), "error: no kernel\nhint: name one");
+        assert_eq!(summary(&error), "no kernel");
     }
 }

@@ -1,6 +1,6 @@
 //! Boots an image as a microVM would, in QEMU with Debian's kernel, and reports the times.
 //!
-//! [`Kernel::fetch`] gets a kernel, [`initramfs::write`] makes its initramfs, [`Guest::start`] starts QEMU. [`boot_and_keep`]
+//! [`Kernel::fetch`] gets a kernel, `initramfs::write` makes its initramfs, [`Guest::start`] starts QEMU. [`boot_and_keep`]
 //! does all three and returns a [`BootReport`].
 
 mod accelerator;
@@ -136,7 +136,7 @@ pub fn authorized_key_argument(line: &str) -> String {
 }
 
 /// Returns the kernel command line of a boot: serial console, restart on a panic (at which QEMU ends), the network of
-/// [`GUEST_ADDRESS`], then the arguments of the caller.
+/// `GUEST_ADDRESS`, then the arguments of the caller.
 ///
 /// An emulated processor on a busy host may get too few ticks of its timer while the kernel looks whether that works,
 /// and then panics ("IO-APIC + timer doesn't work"): it is told not to look.

@@ -1,7 +1,7 @@
 //! Runs a command on the root filesystem of a tar file, in namespaces and without root.
 //!
 //! ```text
-//! cargo run -p snug-sandbox --example run -- root.tar /bin/sh -c 'id; ls /'
+//! cargo run -p snug-sandbox --example run_in_root -- root.tar /bin/sh -c 'id; ls /'
 //! ```
 
 use std::path::PathBuf;
