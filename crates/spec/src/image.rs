@@ -236,11 +236,11 @@ fn init(node: &Node<'_>, folder: &Path) -> Option<Located<SourcePath>> {
 }
 
 fn run_step(node: &Node<'_>) -> Option<Located<String>> {
-    let step = node.string()?;
+    let step = node.text()?;
     if step.trim().is_empty() {
         return node.fail("this step runs nothing", "");
     }
-    Some(node.locate(step.to_owned()))
+    Some(node.locate(step))
 }
 
 fn sizing(table: &Cursor<'_>, choice: &FilesystemChoice) -> SizePolicy {

@@ -104,7 +104,7 @@ fn file_source(table: &Cursor<'_>, folder: &Path) -> Option<(FileSource, bool)> 
             let source = from.parse(|written| sources::find(folder, written))?;
             Some((FileSource::From(source.path), source.is_folder))
         }
-        (None, Some(content)) => Some((FileSource::Content(content.string()?.into()), false)),
+        (None, Some(content)) => Some((FileSource::Content(content.text()?), false)),
         (None, None) => table.node().fail(
             "`from` or `content` is missing",
             "`from` names a file or folder beside the spec, `content` is the text itself",

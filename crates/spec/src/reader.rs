@@ -201,6 +201,14 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Reads a string of any number of lines, with LF between them also where the spec itself is written with CRLF: TOML
+    /// leaves that to its readers ("String"), and a shell takes a CR for a part of the last word.
+    pub fn text(&self) -> Option<String> {
+        let text = self.string()?;
+        // A `\r` that is written as an escape is meant.
+        Some(if self.source().contains("\r\n") { text.replace("\r\n", "\n") } else { text.to_owned() })
+    }
+
     /// Reads a string of one line that is not blank.
     pub fn line(&self) -> Option<&'a str> {
         let text = self.string()?;

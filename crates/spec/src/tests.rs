@@ -390,6 +390,16 @@ fn an_error_tells_its_place_apart_from_its_words() {
     assert!(error.path().ends_with("complete/image.toml"));
 }
 
+/// git's autocrlf makes such a file of every spec that is checked out on Windows.
+#[test]
+fn a_spec_written_with_crlf_means_the_same() {
+    let text = "base = { debian = 'trixie' }\nrun = [\"\"\"\necho one > /one\necho two\n\"\"\", \"printf 'a\\r\\n'\"]\n\
+                [[file]]\nto = '/script'\ncontent = \"\"\"\n#!/bin/sh\necho hi\n\"\"\"\n";
+    let meaning = |text: &str| serde_json::to_string(&read(text).unwrap()).unwrap();
+    assert_eq!(meaning(&text.replace('\n', "\r\n")), meaning(text));
+    assert!(meaning(text).contains("a\\r\\n"), "an escape stays as it is: {}", meaning(text));
+}
+
 #[test]
 fn moving_lines_or_the_checkout_does_not_change_the_meaning() {
     let meaning = |text: &str| serde_json::to_string(&read(text).unwrap()).unwrap();
