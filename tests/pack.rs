@@ -157,3 +157,40 @@ fn what_exceeds_max_size_names_what_is_large() {
     assert!(said.contains("max-size") && said.contains("/opt/large"), "{said}");
     assert!(!image.exists());
 }
+
+/// The tar does not exist: nothing was read where the numbers are named.
+#[test]
+fn numbers_that_cannot_be_meant_are_refused_in_plain_words_before_anything_is_read() {
+    let refused = |words: &[&str], expected: &str| {
+        let output = xtask().args(words).output().expect("xtask runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected), "{words:?}: {said}");
+    };
+    let pack = ["pack", "/no/such/tar", "-o", "/no/such/folder/image.ext4"];
+    let with = |more: &[&'static str]| [&pack[..], more].concat();
+    refused(&with(&["--headroom", "40"]), "it is a factor, not a percentage");
+    refused(
+        &with(&["--min-size", "2GiB", "--max-size", "1GiB"]),
+        "--min-size (2.00 GiB) is above --max-size (1.00 GiB)",
+    );
+    refused(&["image", "openclaw", "--jobs", "0"], "the number of images to build at a time, at least 1");
+}
+
+#[test]
+fn an_archive_of_a_container_image_is_named_and_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let script = "mkdir -p save layer/etc; touch save/manifest.json save/oci-layout save/index.json layer/etc/.wh.passwd; \
+                  tar -cf save.tar -C save .; tar -cf layer.tar -C layer .";
+    succeed(Command::new("bash").args(["-ec", script]).current_dir(folder.path()));
+    let image = folder.path().join("image.ext4");
+    for (name, expected) in
+        [("save.tar", "an image as `docker save` writes it"), ("layer.tar", "with whiteouts (/etc/.wh.passwd)")]
+    {
+        let output = pack(&folder.path().join(name), &image, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected) && said.contains("hint: docker create"), "{said}");
+        assert!(!image.exists());
+    }
+}

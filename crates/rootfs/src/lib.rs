@@ -29,6 +29,7 @@ pub mod accounts;
 mod body;
 pub mod buffer_pool;
 pub mod capabilities;
+pub mod container_archive;
 pub mod digest;
 pub mod disk;
 pub mod glob;

@@ -31,8 +31,8 @@ const DURATION_MAX: u64 = 86_400;
 /// Decimals of a [`Headroom`].
 const HEADROOM_DECIMALS: u32 = 6;
 
-/// The largest headroom, 1000: more than any image needs, so that a percentage is recognised as a mistake.
-const MAX_HEADROOM: Headroom = Headroom { millionths: 1_000_000_000 };
+/// The largest headroom, 10: more than any image needs, and less than any percentage that somebody means (`headroom = 40`).
+const MAX_HEADROOM: Headroom = Headroom { millionths: 10_000_000 };
 
 /// Reads a size, a string with a unit, in bytes.
 pub fn size_of(node: &Node<'_>) -> Option<u64> {
@@ -313,8 +313,8 @@ mod tests {
             ("1.1", 1_100_000),
             ("1.000001", 1_000_001),
             ("1.400000000", 1_400_000),
-            ("1_0.2_5", 10_250_000),
-            ("1000", 1_000_000_000),
+            ("9.2_5", 9_250_000),
+            ("10", 10_000_000),
         ] {
             assert_eq!(headroom(text), Ok(Headroom { millionths }), "{text}");
         }
@@ -323,7 +323,8 @@ mod tests {
             ("-2.0", "`headroom` must be at least 1"),
             ("0.9999999", "`headroom` must be at least 1"),
             ("1.0000001", "`headroom` has more than 6 decimals"),
-            ("1000.1", "`headroom` must be at most 1000"),
+            ("10.1", "`headroom` must be at most 10"),
+            ("40", "`headroom` must be at most 10"),
             ("140e-2", "`140e-2` is not a plain decimal number"),
             ("nan", "`nan` is not a plain decimal number"),
             ("inf", "`inf` is not a plain decimal number"),
@@ -416,7 +417,7 @@ mod tests {
 
         /// Exactly what was written, which a detour over floats would not give.
         #[test]
-        fn every_millionth_is_exact(millionths in 1_000_000u32..=1_000_000_000) {
+        fn every_millionth_is_exact(millionths in 1_000_000u32..=10_000_000) {
             let text = format!("{}.{:06}", millionths / 1_000_000, millionths % 1_000_000);
             prop_assert_eq!(headroom(&text), Ok(Headroom { millionths }));
         }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use snug_ext4::Census;
 use snug_ext4::size::{Headroom, SizePolicy};
 use snug_formats::{Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
+use snug_rootfs::container_archive::ContainerArchive;
 use snug_rootfs::normalise::{Normalise, normalise};
 use snug_rootfs::tar;
 use snug_rootfs::tree::{RootTree, Timestamp};
@@ -23,8 +24,8 @@ use super::arguments;
 use super::run::Run;
 use crate::atomic::Partial;
 use crate::error::Failure;
+use crate::filesystem;
 use crate::filesystem::verity::Verity;
-use crate::filesystem::{self};
 use crate::image::{self, Digests, ImageType};
 use crate::manifest::write_contents;
 use crate::report::progress::{Progress, human_bytes};
@@ -97,6 +98,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         headroom: arguments.headroom.unwrap_or(Headroom::DEFAULT),
         free_inodes: arguments.free_inodes,
     };
+    // As the reader of specs does: before anything is read.
+    if let Some(max) = sizing.max_size.filter(|max| *max < sizing.min_size) {
+        bail!(Failure::Usage(format!(
+            "--min-size ({}) is above --max-size ({})\nhint: lower --min-size or raise --max-size",
+            human_bytes(sizing.min_size),
+            human_bytes(max)
+        )));
+    }
     let run = Run::start();
     let progress = run.progress();
     // A missing program is reported before the tar is read.
@@ -217,6 +226,13 @@ fn read(arguments: &Arguments, progress: &Progress) -> Result<RootTree> {
         }
     };
     let tree = tree.with_context(|| format!("cannot read {shown}"))?;
+    if let Some(archive) = ContainerArchive::of(&tree) {
+        bail!(Failure::Usage(format!(
+            "{shown} cannot be packed: {archive}\n\
+             hint: docker create IMAGE, then docker export CONTAINER | cargo xtask pack - -o rootfs.ext4; or name the \
+             image as a spec's base = {{ oci = \"…\" }}"
+        )));
+    }
     stage.finish(&format!("{} entries", tree.len()));
     Ok(tree)
 }
