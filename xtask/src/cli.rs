@@ -39,7 +39,7 @@ enum Verb {
     New(commands::new::Arguments),
     /// Show what this host can do, and how to get what it lacks
     Doctor(commands::doctor::Arguments),
-    /// Remove what failed and killed runs left, and the caches that are named
+    /// Remove leftovers of failed and killed runs, and the caches that are named
     Clean(commands::clean::Arguments),
     /// Print the script by which a shell completes `cargo xtask`
     Completions(commands::completions::Arguments),

@@ -83,10 +83,15 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(Known::all(error).find_map(|known| known.exit_code()).unwrap_or(FAILED))
 }
 
-/// Whether this host or this version of the tool cannot do at all what was asked for, as against a wrong spec or a build
-/// that failed.
+/// Whether this host or this version of the tool has no way to do what was asked for. A wrong spec and a build that failed
+/// are other errors.
 pub fn is_unsupported(error: &anyhow::Error) -> bool {
     Known::all(error).any(|known| matches!(known, Known::Missing(_) | Known::Failure(Failure::Usage(_))))
+}
+
+/// Whether a program that this host lacks is the cause.
+pub fn is_missing_program(error: &anyhow::Error) -> bool {
+    Known::all(error).any(|known| matches!(known, Known::Missing(_)))
 }
 
 /// Writes the message of an error to standard error.

@@ -72,8 +72,8 @@ pub struct StartError {
 }
 
 impl Child {
-    /// Starts a command. The kernel counts the thread that starts it as its parent: that thread has to live as long as the
-    /// process shall.
+    /// Starts a command. The kernel counts the thread that starts it as its parent: keep that thread alive until the
+    /// process has ended.
     pub fn start(command: &mut Command) -> Result<Self, StartError> {
         Self::start_with(command, DeathSignal::Kill)
     }

@@ -217,8 +217,8 @@ impl RootTree {
         }
     }
 
-    /// Whether `path` comes after all names and its parent is a directory of the tree, as far as the last name alone can
-    /// tell.
+    /// Whether `path` comes after all names and its parent is a directory of the tree. Only the last name is looked at:
+    /// `true` is certain, `false` is not.
     fn comes_next(&self, path: &TreePath) -> bool {
         let (Some(parent), Some((last, id))) = (path.parent_bytes(), self.names.last_added()) else {
             return false;

@@ -66,7 +66,7 @@ impl Binaries<'_> {
 /// The folders that cargo works in.
 struct Place {
     folder: PathBuf,
-    /// A target folder of its own: with other flags in one folder, this and the workspace's builds would undo each other.
+    /// A target folder of its own: these builds have other flags than the workspace's, and would invalidate its artifacts.
     target: PathBuf,
 }
 

@@ -61,8 +61,8 @@ impl Cache {
         Ok(paths)
     }
 
-    /// Keeps a work folder for a person to look at, under the image's name, until `clean` or the next one kept for the same
-    /// image. Returns its place.
+    /// Keeps a work folder for a person to look at, under the image's name, until `clean`, or until another is kept for
+    /// the same image. Returns its place.
     pub fn keep(&self, work: WorkFolder, name: &str) -> Result<PathBuf> {
         let place = self.kept().join(name);
         fs::create_dir_all(self.kept()).context("cannot make the folder of kept trees")?;

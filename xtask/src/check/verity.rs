@@ -76,7 +76,7 @@ pub(super) fn check(image: &Path, seal: Seal, stage: &Stage) -> Check {
     check.took(started.elapsed())
 }
 
-/// Returns every block whose digest is not the one in the hash tree's next level, or not the root hash for its top.
+/// Returns the blocks that do not match their digest in the hash tree; the digest of the top block is the root hash.
 fn verify(image: &Path, seal: Seal, stage: &Stage) -> Result<Vec<Finding>> {
     let file = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
     let superblock = Superblock::read(&file, seal.hash_offset)?;

@@ -221,7 +221,7 @@ fn free_space(folder: &Path) -> Result<u64> {
     Ok(about.blocks_available() * about.fragment_size())
 }
 
-/// Does the processor have instructions for SHA-256 that the library takes, and how many bytes a second does it hash?
+/// Returns whether SHA-256 is computed by instructions of the processor, and the bytes that one thread hashes a second.
 fn sha256() -> (bool, f64) {
     #[cfg(target_arch = "x86_64")]
     let instructions = std::arch::is_x86_feature_detected!("sha")

@@ -51,6 +51,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         true => Built::names(set, &results, platform),
         false => arguments.names.clone(),
     };
+    // Held while images are checked: `clean` leaves the programs that read them alone.
+    let cache = run.cache()?;
     let machine = &arguments.machine;
     let depth = if arguments.quick { Depth::Quick } else { Depth::Full };
     let mut reports = Vec::new();
@@ -64,7 +66,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let mut booted = None;
         if arguments.boot {
             let (more, how) =
-                built.boot(set, run.cache()?, found.as_ref(), (machine.kernel.as_deref(), machine.accel), &progress)?;
+                built.boot(set, cache, found.as_ref(), (machine.kernel.as_deref(), machine.accel), &progress)?;
             checks.extend(more);
             booted = how;
         }

@@ -116,7 +116,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     arguments.format.print(&cleaned)?;
     eprintln!("freed {}", human_bytes(cleaned.freed_bytes));
     if cleaned.caches.iter().any(|row| row.state == State::Kept && row.size_bytes > 0) {
-        eprintln!("hint: name caches to empty them, or give --all; builds refill all of them but results");
+        eprintln!(
+            "hint: name caches to empty them, or give --all; all but results and kept are filled again when they are needed"
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -62,7 +62,7 @@ pub struct Arguments {
     #[arg(long)]
     refresh: bool,
     /// How many images to build at the same time
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
     jobs: NonZeroUsize,
     /// Keep the tree of a failing step in the cache until `clean`
     #[arg(long)]
@@ -87,6 +87,11 @@ struct Fared<'a> {
     time: Duration,
     /// Whether it is an image of `--all` that this host cannot build, which fails nothing.
     left_out: bool,
+}
+
+/// Parses a number of images.
+fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "the number of images to build at a time, at least 1".to_owned())
 }
 
 /// Builds the images. A failing image does not keep the others from being built.
@@ -155,6 +160,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             let assembly = Assembly { cache, engine: &**engine, refresh: &refresh, on_failure };
             order.build(&assembly, &output, &progress)
         });
+        let outcome = outcome.map_err(|error| with_setup_hint(error, arguments.setup));
         let beyond = outcome.as_ref().is_err_and(error::is_unsupported);
         let left_out = beyond && arguments.all && !arguments.setup;
         match &outcome {
@@ -169,6 +175,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     arguments.format.print(&Results { images: results.iter().map(Fared::row).collect() })?;
     let failed = results.iter().filter(|fared| !fared.left_out).find_map(|fared| fared.outcome.as_ref().err());
     Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code))
+}
+
+/// Adds that `--setup` installs what is missing, where it was not given and the error does not say so.
+fn with_setup_hint(error: anyhow::Error, setup: bool) -> anyhow::Error {
+    if setup || !error::is_missing_program(&error) || error::message(&error).contains("--setup") {
+        return error;
+    }
+    error.context("hint: run again with --setup to install what is missing")
 }
 
 /// The names of the images to build, each once.
@@ -226,7 +240,12 @@ impl<'a> Fared<'a> {
         };
         let engine = self.choice.as_ref();
         let engine = engine.map(|choice| RunBy { name: choice.engine.kind(), reason: &choice.reason });
-        Row { name: self.name, became, engine, seconds: seconds(self.time) }
+        let image = match &self.outcome {
+            Ok(BuildOutcome::Built { image, .. } | BuildOutcome::UpToDate { image, .. }) => Some(image),
+            Ok(BuildOutcome::Base { .. }) | Err(_) => None,
+        };
+        let allocated_bytes = image.and_then(|image| allocated(image));
+        Row { name: self.name, became, allocated_bytes, engine, seconds: seconds(self.time) }
     }
 }
 
@@ -237,10 +256,14 @@ struct Results<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Row<'a> {
     name: &'a str,
     #[serde(flatten)]
     became: Became<'a>,
+    /// Size of the image on disk, holes not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocated_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     engine: Option<RunBy<'a>>,
     seconds: f64,
@@ -301,7 +324,8 @@ impl Row<'_> {
                     Some(Rule::MinSize) => "min-size",
                     None => "compressed",
                 };
-                row(state, [human_bytes(manifest.census.size), allocated(image), rule.into()], shown(image))
+                let on_disk = self.allocated_bytes.map(human_bytes).unwrap_or_default();
+                row(state, [human_bytes(manifest.census.size), on_disk, rule.into()], shown(image))
             }
             Became::Not { state: FailedState::Failed, summary, .. } => {
                 row("failed", Default::default(), summary.clone())
@@ -314,8 +338,8 @@ impl Row<'_> {
 }
 
 /// Size of a file on disk, holes not counted.
-fn allocated(image: &Path) -> String {
+fn allocated(image: &Path) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     // `st_blocks` counts 512-byte units whatever the block size.
-    std::fs::metadata(image).map(|about| human_bytes(about.blocks() * 512)).unwrap_or_default()
+    std::fs::metadata(image).ok().map(|about| about.blocks() * 512)
 }

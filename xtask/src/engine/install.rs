@@ -30,9 +30,9 @@ pub(super) fn install_command(manager: PackageManager, packages: &[String]) -> V
 /// Downloads stay in the mounted cache. apt takes a package from there that has the right length, so those with other
 /// bytes than the signed index says are removed first, and fetched anew.
 ///
-/// apt locks its archives by fcntl(2) and gives up at once where another build has them; and that build's process has no
-/// number here, in another pid namespace. So the builds of one cache wait for each other at a file beside, by flock(2), from
-/// the first look at the archives to the last. What apt starts does not inherit the lock: a daemon would keep it.
+/// apt locks its archives by fcntl(2) and fails at once where another build has them locked. So the builds of one cache wait
+/// for each other at a lock file beside the archives, by flock(2), from the first look at the archives to the last. Programs
+/// that apt starts do not inherit the lock, which a daemon would keep.
 const APT_SCRIPT: &str = r#"
 cache=@CACHES@/apt
 none=/tmp/no-archives

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use snug_ext4::Census;
 use snug_ext4::size::SizePolicy;
+
 pub use snug_ext4::{Ext4Error, NativeExt4};
 use snug_formats::FilesystemKind;
 use snug_rootfs::digest::Digest;

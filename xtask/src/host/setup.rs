@@ -45,7 +45,7 @@ pub fn prepare(tasks: &[Task]) -> Result<()> {
     }
     install(&missing)?;
     if let Some(unmet) = missing.iter().find(|requirement| requirement.met_by().is_none()) {
-        bail!("{} is installed but has no {}", unmet.package, unmet.any_of.join(" or "));
+        bail!("{} is installed but does not provide {}", unmet.package, unmet.any_of.join(" or "));
     }
     Ok(())
 }

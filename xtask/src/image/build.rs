@@ -11,6 +11,8 @@ use snug_rootfs::tree::{Kind, RootTree};
 use snug_rootfs::{packages, tar};
 use snug_spec::ImageSpec;
 
+use super::order::{ImageState, Order};
+use super::write::{Digests, write};
 use crate::atomic::Partial;
 use crate::check::{self, CheckInput};
 use crate::filesystem;
@@ -37,9 +39,6 @@ pub enum BuildOutcome {
         tree: PathBuf,
     },
 }
-
-use super::order::{ImageState, Order};
-use super::write::{Digests, write};
 
 impl Order<'_> {
     /// Builds the image below `output`, unless it is up to date.

@@ -1,7 +1,7 @@
 //! What is decided for an image before anything runs.
 
 use std::fmt;
-use std::fs::{self};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 

@@ -87,7 +87,7 @@ impl<'a> TreeInputs<'a> {
             StepAction::Files(_) => StepInput::Files,
             StepAction::Shell(command) => StepInput::Shell(command),
         };
-        // Taken apart whole: a new field is decided upon here.
+        // Without `..`: a new field does not compile until it is decided whether it changes the tree.
         let file = |file: &'a PlannedFile| {
             let PlannedFile { place: _, source, to, mode, owner, xattrs } = file;
             let text = match source {

@@ -169,9 +169,9 @@ pub struct PlannedSecret {
 #[derive(Debug, Clone, PartialEq)]
 pub enum SecretSource {
     File {
-        /// As in the spec; `~/` is the home of who builds.
+        /// As in the spec; `~/` is the home folder of the user who builds.
         written: String,
-        /// Where it is, unless it is in the home.
+        /// Path of the file, where it is not in that home folder.
         path: PathBuf,
     },
     /// A variable of the caller's environment.
@@ -210,7 +210,7 @@ pub enum StepAction {
 pub enum PackageManager {
     Apt,
     Apk,
-    /// The base's own, apt or apk: which one a tar or a registry's image has is found out by the step itself.
+    /// The base's own, apt or apk: the step finds out which one a tar or a registry's image has.
     System,
     Npm,
     Pip,

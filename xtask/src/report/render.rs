@@ -9,6 +9,7 @@ use serde::Serialize;
 const SCHEMA: u32 = 1;
 
 /// The result of a verb. As JSON it is one object with kebab-case keys, whose names end in the unit where a number has one.
+/// What is taken from `manifest.json` (`filesystem`, `census`, `verity`) keeps the keys that it has there.
 pub trait Render: Serialize {
     /// The result for a person, each line with its end.
     fn text(&self) -> String;

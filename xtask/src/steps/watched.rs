@@ -75,7 +75,7 @@ pub fn run_with(
             let failed = failure.insert(failed(title, *status, message, secrets, &lock(&tail)));
             if let Some(terminal) = terminal.take() {
                 progress.note(error::message(&failed.clone().into()));
-                progress.note("a shell in the tree as it is: `exit` ends it and removes the tree");
+                progress.note("a shell in the tree as the step left it: `exit` ends the shell and removes the tree");
                 if let Err(error) = terminal.attach() {
                     progress.note(error::message(&error));
                 }

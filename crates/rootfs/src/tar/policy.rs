@@ -10,8 +10,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Nothing else: an absolute name is a mistake of who made the archive, and a missing end marker the only sign of an
-    /// archive that was cut short.
+    /// Accepts neither: an absolute name is a mistake of the archive's author, and a missing end marker is the only sign that
+    /// an archive was cut short.
     pub const STRICT: Policy = Policy { absolute_names: false, unterminated: false };
     /// What container engines accept in a layer, whose digest proves that it is whole.
     pub const LAYER: Policy = Policy { absolute_names: true, unterminated: true };

@@ -25,7 +25,7 @@ pub enum OciError {
     )]
     Unreachable { registry: String, said: String },
     #[error(
-        "this host does not trust the TLS certificate of the registry {registry}, or it has none\n  {said}\n\
+        "the registry {registry} has no TLS certificate that this host trusts\n  {said}\n\
          hint: add its certificate authority to /etc/containers/certs.d/{registry}, or set `insecure = true` in registries.conf"
     )]
     Insecure { registry: String, said: String },

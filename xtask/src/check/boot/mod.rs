@@ -50,7 +50,7 @@ pub enum BootError {
     #[error("{awaited} did not come within {} s\n{tail}", budget.as_secs())]
     TimedOut { awaited: String, budget: Duration, tail: String },
     /// This host has no QEMU.
-    #[error(transparent)]
+    #[error("cannot start a virtual machine")]
     Missing(#[from] Missing),
     /// QEMU could not be started or watched.
     #[error("cannot run {program}: {source}")]

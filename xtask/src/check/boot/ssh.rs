@@ -90,7 +90,9 @@ impl Login<'_> {
         let started = Instant::now();
         let mut child = Child::start(&mut client)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        thread::scope(|scope| {
+        thread::scope(move |scope| {
+            // An error below drops the client, and so kills it, before its output is waited for.
+            let mut child = child;
             let stdout = scope.spawn(move || text(stdout));
             let stderr = scope.spawn(move || text(stderr));
             let status = loop {

@@ -24,6 +24,9 @@ use crate::steps::secret::Secret;
 /// Fewer ids than this cannot hold Debian's `nobody` (65534).
 const ENOUGH_IDS: u64 = 65_535;
 
+/// The time that a reproducible build is said to happen at (reproducible-builds.org).
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cli(EngineKind);
 
@@ -55,6 +58,8 @@ impl Cli {
         let mut command = program.command().map_err(|missing| missing.or("use another engine"))?;
         // The classic builder needs no plugin, and every daemon has it.
         command.env("DOCKER_BUILDKIT", "0").stdin(Stdio::null());
+        // Left out of the environment of other programs, which write it down. BuildKit and buildah read it.
+        command.envs(std::env::var_os(SOURCE_DATE_EPOCH).map(|time| (SOURCE_DATE_EPOCH, time)));
         // Ctrl-C is for the tool, which ends its children and then clears up after them.
         command.process_group(0);
         Ok(command)
