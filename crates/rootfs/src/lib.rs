@@ -26,6 +26,7 @@
 #![warn(missing_docs)]
 
 pub mod accounts;
+pub mod adjustments;
 mod body;
 pub mod buffer_pool;
 pub mod capabilities;
