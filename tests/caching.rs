@@ -77,9 +77,14 @@ fn every_ingredient_of_an_image_makes_it_stale_and_nothing_else_does() {
     // An image that was written or truncated by others is built again.
     let image = workshop.image("made");
     fs::OpenOptions::new().write(true).open(&image).and_then(|file| file.set_len(4096)).expect("a shorter image");
-    stale("the image file was changed");
+    let changed = |because: &str| {
+        assert_eq!(listed(&workshop, "made"), ("changed".into(), because.into()));
+        assert_eq!(built(&workshop, &[]), "built", "{because}");
+        settled(because);
+    };
+    changed("the image file was changed since it was built");
     fs::remove_file(&image).expect("the image");
-    stale("the image file is gone");
+    changed("the image file is gone");
 
     assert_eq!(built(&workshop, &["--filesystem", "squashfs"]), "built");
     assert_eq!(built(&workshop, &["--filesystem", "squashfs"]), "up-to-date");

@@ -19,6 +19,7 @@ mod faults;
 mod growth;
 mod hostile_builds;
 mod images;
+mod integrity;
 mod library;
 mod loop_writer;
 mod memory;

@@ -23,7 +23,7 @@ use compare::differences;
 use readers::ReadBack;
 
 use crate::error::Failure;
-use crate::manifest::Manifest;
+use crate::manifest::{CONTENTS_FILE, Manifest};
 use crate::plan::hash_file;
 use crate::report::progress::{Progress, human_bytes};
 use snug_formats::FilesystemKind;
@@ -34,7 +34,7 @@ use snug_rootfs::tree::{Kind, TreePath};
 pub struct CheckInput<'a> {
     pub image: &'a Path,
     pub manifest: &'a Manifest,
-    /// The tree that the image was made from, or why it is not known any more.
+    /// The tree that the image was made from, or why it is not known any more, which fails the check.
     pub meant: Result<Listing, String>,
     /// Paths that specs put into the image by name: what is there is meant to be.
     pub placed: Vec<TreePath>,
@@ -121,7 +121,11 @@ fn digest(subject: &CheckInput) -> Check {
         Ok(sha256) if sha256 == subject.manifest.sha256 => Check::passed(QUESTION, "SHA-256", "matches the manifest"),
         Ok(sha256) => {
             let meant = &subject.manifest.sha256;
-            Check::failed(QUESTION, "SHA-256", format!("{sha256} instead of {meant}: the file was changed"))
+            Check::failed(
+                QUESTION,
+                "SHA-256",
+                format!("{sha256} instead of {meant}: it was changed since it was built"),
+            )
         }
         Err(error) => Check::broken(QUESTION, "SHA-256", &error),
     };
@@ -148,7 +152,7 @@ fn tree(
     };
     let meant = match &subject.meant {
         Ok(meant) => meant,
-        Err(why) => return (Check::skipped(QUESTION, why).took(started.elapsed()), Some(reading)),
+        Err(why) => return (Check::failed(QUESTION, CONTENTS_FILE, why).took(started.elapsed()), Some(reading)),
     };
     let mut unseen = reading.skipped_properties();
     if !bodies {

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::arguments;
 use super::run::Run;
-use crate::check::{CheckReport, Depth, Reader, check_image};
+use crate::check::{Check, CheckReport, Depth, Reader, check_image};
 use crate::error;
-use crate::image::Built;
+use crate::image::{Built, Found};
 use crate::report::render::Render;
 
 #[derive(Debug, Args)]
@@ -55,14 +55,33 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let cache = run.cache()?;
     let machine = &arguments.machine;
     let depth = if arguments.quick { Depth::Quick } else { Depth::Full };
+    // What was never built is wrong usage, told before anything is checked.
+    let look = |name: &String| Built::look(set, name, &results, platform);
+    let found = names.iter().map(look).collect::<Result<Vec<_>>>()?;
     let mut reports = Vec::new();
-    for name in &names {
-        let built = Built::find(set, name, &results, platform)?;
+    for (name, found) in names.iter().zip(found) {
         let progress = run.progress().for_image(name);
+        let rewrite = format!("hint: cargo xtask image {name} writes it again");
+        let built = match found {
+            Found::Whole(built) => *built,
+            Found::Damaged { image, kind, why } => {
+                progress.note(format!("{name}: {why}\n{rewrite}"));
+                reports.push(CheckReport::new(name, image, kind, vec![Check::failed("image", "", why)]));
+                continue;
+            }
+        };
+        let mut checks = Vec::new();
         if let Some(note) = built.staleness(set, &run.cached_providers()?) {
             progress.note(format!("{name}: {note}"));
         }
-        let (mut checks, found) = check_image(built.check_input(set)?, depth, arguments.reader, &progress);
+        if let Some(why) = built.changes(&progress) {
+            progress.note(format!("{name}: {why}\n{rewrite}"));
+            if depth == Depth::Quick {
+                checks.push(Check::failed("digest", "SHA-256", why));
+            }
+        }
+        let (more, found) = check_image(built.check_input(set)?, depth, arguments.reader, &progress);
+        checks.extend(more);
         let mut booted = None;
         if arguments.boot {
             let (more, how) =

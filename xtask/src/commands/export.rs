@@ -16,7 +16,7 @@ use super::run::Run;
 use crate::atomic::Partial;
 use crate::engine::OnFailure;
 use crate::engine::choose::Choice;
-use crate::image::{self, Order, Target};
+use crate::image::{Order, Target};
 use crate::report::progress::human_bytes;
 use crate::report::render::Render;
 use crate::tree::{Assembly, Refresh};
@@ -47,8 +47,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let cache = run.swept_cache()?;
     let Choice { engine, .. } = run.engine(&arguments.engine, &order, &progress)?;
     let assembly = Assembly { cache, engine: &*engine, refresh: &Refresh::default(), on_failure: OnFailure::default() };
-    let held = assembly.tree(&order.chain, &progress)?;
-    let tree = image::finished_tree(held.path(), order.spec)?;
+    let (tree, _held) = order.finished_tree(&assembly, &progress)?;
     if arguments.output.as_os_str() == "-" {
         tar::write(&tree, &mut io::stdout().lock(), TarOptions::FAITHFUL, &mut |_| {})
             .context("cannot write to standard output")?;

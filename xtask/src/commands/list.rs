@@ -1,4 +1,5 @@
-//! `list`: the images of a folder and the state of each: up to date, stale, never built, or not to be built on this host.
+//! `list`: the images of a folder and the state of each: up to date, stale, changed, never built, or not to be built on this
+//! host.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use super::run::Run;
 use crate::error;
 use crate::host::requirements::{self, Task};
 use crate::image::{ImageState, Order, Providers, Target};
-use crate::report::progress::human_bytes;
+use crate::report::progress::{Progress, human_bytes};
 use crate::report::render::Render;
 use crate::report::table;
 
@@ -40,7 +41,7 @@ struct Row<'set> {
     name: &'set str,
     filesystem: Option<&'static str>,
     state: State,
-    /// Why it is stale, or cannot be built here.
+    /// Why it is stale, how it was changed, or why it cannot be built here.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// Size of the existing image.
@@ -55,6 +56,8 @@ struct Row<'set> {
 enum State {
     UpToDate,
     Stale,
+    /// Something else than a build has written to it.
+    Changed,
     NeverBuilt,
     /// A program is missing, or the spec asks for what this version cannot do.
     CannotBuild,
@@ -67,6 +70,7 @@ impl State {
         match self {
             State::UpToDate => "up to date",
             State::Stale => "stale",
+            State::Changed => "changed",
             State::NeverBuilt => "never built",
             State::CannotBuild => "cannot build",
             State::Base => "base",
@@ -78,7 +82,11 @@ impl State {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images).and_results(&arguments.results);
     let (set, providers, results) = (run.images()?, run.cached_providers()?, run.results()?);
-    let images = set.iter().filter_map(|(name, spec)| Some(row(set, name, spec.ok()?, &providers, &results))).collect();
+    let row = |(name, spec)| {
+        let progress = run.progress().for_image(name);
+        Some(row(set, name, Result::ok(spec)?, &providers, (&results, &progress)))
+    };
+    let images = set.iter().filter_map(row).collect();
     arguments.format.print(&List { images })?;
     let errors = set.errors();
     if errors.0.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(errors.into()) }
@@ -107,9 +115,9 @@ fn row<'set>(
     name: &'set str,
     spec: &'set ImageSpec,
     providers: &Providers,
-    results: &Path,
+    (results, progress): (&Path, &Progress),
 ) -> Row<'set> {
-    let (state, reason, size_bytes) = standing(set, name, spec, providers, results);
+    let (state, reason, size_bytes) = standing(set, name, spec, providers, (results, progress));
     Row {
         name,
         filesystem: spec.filesystem.as_ref().map(|filesystem| filesystem.kind().as_str()),
@@ -126,7 +134,7 @@ fn standing(
     name: &str,
     spec: &ImageSpec,
     providers: &Providers,
-    results: &Path,
+    (results, progress): (&Path, &Progress),
 ) -> (State, Option<String>, Option<u64>) {
     let order = Target::all(spec, &[]).and_then(|targets| Order::known(set, name, targets[0], providers));
     let order = match order {
@@ -140,13 +148,14 @@ fn standing(
         }
         Err(error) => return (State::CannotBuild, Some(error::summary(&error)), None),
     };
-    let freshness = match order.freshness(results) {
+    let freshness = match order.freshness(results, progress) {
         Ok(freshness) => freshness,
         Err(error) => return (State::CannotBuild, Some(error::summary(&error)), None),
     };
     let (state, reason, size) = match freshness {
         ImageState::UpToDate(manifest) => return (State::UpToDate, None, Some(manifest.census.size)),
-        ImageState::Stale { manifest, why } => (State::Stale, Some(why), Some(manifest.census.size)),
+        ImageState::Stale { size, why } => (State::Stale, Some(why), Some(size)),
+        ImageState::Changed { size, why } => (State::Changed, Some(why), size),
         ImageState::NeverBuilt => (State::NeverBuilt, None, None),
         ImageState::Base => (State::Base, None, None),
     };

@@ -15,7 +15,6 @@ use serde::Serialize;
 use snug_process::Child;
 use snug_process::program::HostProgram;
 use snug_rootfs::listing::Listing;
-use snug_rootfs::tar;
 use snug_spec::ImageSet;
 
 use super::arguments;
@@ -114,8 +113,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let refresh = Refresh::default();
     let assembly = Assembly { cache, engine: &*engine, refresh: &refresh, on_failure: OnFailure::default() };
     // The tree is built once for all types: what is measured is the way from the tree to the image.
-    let held = assembly.tree(&first.chain, progress)?;
-    let tree = tar::read_file(fs::File::open(held.path())?, &tar::Limits::default(), &mut |_| {})?;
+    let (tree, _held) = assembly.read(&first.chain, progress)?;
     let listing = Listing::of(&tree);
     let machine = &arguments.machine;
     let machine = match !arguments.no_boot && listing.has("init") {

@@ -1,22 +1,23 @@
 //! Builds one image: tree, image file, check, manifest.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base16ct::lower::encode_string as hex;
 use serde::Serialize;
 use snug_rootfs::listing::Listing;
+use snug_rootfs::packages;
 use snug_rootfs::tree::{Kind, RootTree};
-use snug_rootfs::{packages, tar};
-use snug_spec::ImageSpec;
 
 use super::order::{ImageState, Order};
 use super::write::{Digests, write};
-use crate::atomic::Partial;
+use crate::atomic::{self, Partial};
+use crate::cache::Tree;
 use crate::check::{self, CheckInput};
+use crate::error::Failure;
 use crate::filesystem;
-use crate::manifest::{Manifest, TreeSummary, contents_beside, manifest_beside, write_contents};
+use crate::manifest::{self, Manifest, TreeSummary, contents_beside, manifest_beside, write_contents};
 use crate::plan::BuildPlan;
 use crate::report::progress::Progress;
 use crate::tree::Assembly;
@@ -52,22 +53,41 @@ impl Order<'_> {
             Partial::sweep(folder, "")?;
         }
         let fingerprint = self.fingerprint()?;
-        if !assembly.refresh.everything()
-            && let ImageState::UpToDate(manifest) = self.freshness(output)?
-        {
-            return Ok(BuildOutcome::UpToDate { image, manifest });
+        // The list of the same inputs, from which the tree in the cache must not differ.
+        let mut known_list = None;
+        if !assembly.refresh.everything() {
+            match self.freshness(output, progress)? {
+                ImageState::UpToDate(manifest) => return Ok(BuildOutcome::UpToDate { image, manifest }),
+                ImageState::Changed { why, .. } => {
+                    progress.note(format!("{}: {why}; it is written again", self.title()));
+                    known_list = Manifest::read(&manifest_beside(&image)).ok().map(|manifest| manifest.contents.sha256);
+                }
+                ImageState::Base | ImageState::NeverBuilt | ImageState::Stale { .. } => {}
+            }
         }
-        // Fail on a folder that cannot be written to before the tree is built.
-        drop(Partial::begin(&image)?);
+        // Fail on places that cannot be written to before the tree is built.
+        for place in [&image, &contents_beside(&image), &manifest_beside(&image)] {
+            refuse_folder(place)?;
+            drop(Partial::begin(place)?);
+        }
         // Likewise on a filesystem that this host cannot write.
         let writer = filesystem::writer(filesystem, progress)?;
-        let held = assembly.tree(&self.chain, progress)?;
-        let tree = finished_tree(held.path(), self.spec)?;
-
-        let partial = Partial::begin(&image)?.sync_ahead()?;
-        let written = write(&tree, &*writer, self.verity, &self.sizing, partial, Digests::All, progress)?;
-        let (sha256, bodies) = written.sha256.zip(written.bodies.as_ref()).context("the digests were asked for")?;
-        let (list, contents) = write_contents(&tree, bodies, &contents_beside(&image))?;
+        let (mut tree, mut _held) = self.finished_tree(assembly, progress)?;
+        let write_tree = |tree: &RootTree| -> Result<_> {
+            let partial = Partial::begin(&image)?.sync_ahead()?;
+            let written = write(tree, &*writer, self.verity, &self.sizing, partial, Digests::All, progress)?;
+            let (sha256, bodies) = written.sha256.zip(written.bodies.as_ref()).context("the digests were asked for")?;
+            let (list, contents) = write_contents(tree, bodies, &contents_beside(&image))?;
+            Ok((written, sha256, list, contents))
+        };
+        let (mut written, mut sha256, mut list, mut contents) = write_tree(&tree)?;
+        if known_list.is_some_and(|known| known != contents.sha256) {
+            progress.note(format!("{}: the tree in the cache was changed, too; it is made again", self.title()));
+            drop((written, list));
+            assembly.distrust(&self.chain);
+            (tree, _held) = self.finished_tree(assembly, progress)?;
+            (written, sha256, list, contents) = write_tree(&tree)?;
+        }
 
         let manifest = Manifest {
             schema: Manifest::SCHEMA,
@@ -95,25 +115,39 @@ impl Order<'_> {
             };
             check::check_before_publishing(subject, progress)?;
         }
-        // Until all files are published, the old manifest would describe the new ones.
         let place = manifest_beside(&image);
+        // Two runs may publish the same image: each its three files together.
+        let _alone = image.parent().and_then(atomic::lock_folder);
+        // Until all files are published, the old manifest would describe the new ones.
         if place.exists() {
             fs::remove_file(&place).with_context(|| format!("cannot replace {}", place.display()))?;
         }
         list.publish()?;
         written.partial.publish()?;
         manifest.write(&place)?;
+        manifest::stamp(&manifest, &place)?;
         Ok(BuildOutcome::Built { image, manifest: manifest.into() })
+    }
+
+    /// Returns the tree as the image has it: the one in the cache, which is made where it is missing, with the first stage.
+    /// Also returns what holds it in the cache.
+    pub fn finished_tree(&self, assembly: &Assembly, progress: &Progress) -> Result<(RootTree, Tree)> {
+        let (mut tree, held) = assembly.read(&self.chain, progress)?;
+        first_stage::install(&mut tree, self.spec.overlay)
+            .with_context(|| format!("cannot put the first stage into the tree of {}", self.spec.name))?;
+        Ok((tree, held))
     }
 }
 
-/// Returns the tree of `spec` as its image has it: the one in the cache at `tar`, with the first stage installed.
-pub fn finished_tree(tar: &Path, spec: &ImageSpec) -> Result<RootTree> {
-    let mut tree = tar::read_file(File::open(tar)?, &tar::Limits::default(), &mut |_| {})
-        .with_context(|| format!("cannot read the finished tree {}", tar.display()))?;
-    first_stage::install(&mut tree, spec.overlay)
-        .with_context(|| format!("cannot put the first stage into the tree of {}", spec.name))?;
-    Ok(tree)
+/// Refuses a folder in the place of a file, which no file can replace.
+fn refuse_folder(place: &Path) -> Result<()> {
+    if fs::symlink_metadata(place).is_ok_and(|about| about.is_dir()) {
+        bail!(Failure::Usage(format!(
+            "{} is a folder, where a file of the image belongs\nhint: move it away",
+            place.display()
+        )));
+    }
+    Ok(())
 }
 
 fn summary(tree: &RootTree, plan: &BuildPlan) -> TreeSummary {

@@ -14,7 +14,7 @@ use crate::cache::Cache;
 use crate::check::boot::{self, AcceleratorChoice, BootEnvironment, BootSummary, BootTest, GuestCommand, dmsetup};
 use crate::check::{Check, CheckInput};
 use crate::error::Failure;
-use crate::manifest::{MANIFEST_FILE, Manifest, read_contents};
+use crate::manifest::{MANIFEST_FILE, Manifest, ManifestError, manifest_beside, read_contents};
 use crate::plan::{Providers, hash_file};
 use crate::report::progress::Progress;
 
@@ -44,26 +44,57 @@ impl Built {
     /// Returns the names of the images with a manifest in the folder of results.
     pub fn names(set: &ImageSet, output: &Path, platform: Option<Platform>) -> Vec<String> {
         let is_built = |name: &&str| {
-            target(set, name, platform).is_ok_and(|target| target.folder(output, name).join(MANIFEST_FILE).is_file())
+            // A spec may have become a base since.
+            set.get(name).is_ok_and(|spec| spec.filesystem.is_some())
+                && target(set, name, platform)
+                    .is_ok_and(|target| target.folder(output, name).join(MANIFEST_FILE).is_file())
         };
         set.names().filter(is_built).map(ToOwned::to_owned).collect()
     }
 
     /// Returns the image that was built last under this name.
     pub fn find(set: &ImageSet, name: &str, output: &Path, platform: Option<Platform>) -> Result<Self> {
+        match Self::look(set, name, output, platform)? {
+            Found::Whole(built) => Ok(*built),
+            Found::Damaged { image, why, .. } => bail!(Failure::Usage(format!(
+                "{}: {why}\nhint: cargo xtask image {name} writes it again",
+                image.display()
+            ))),
+        }
+    }
+
+    /// Looks for the image that was built last under this name.
+    ///
+    /// # Errors
+    ///
+    /// If none was built, or the spec is a base of other images.
+    pub fn look(set: &ImageSet, name: &str, output: &Path, platform: Option<Platform>) -> Result<Found> {
         let target = target(set, name, platform)?;
         let folder = target.folder(output, name);
-        let Some(manifest) = Manifest::read(&folder.join(MANIFEST_FILE)) else {
-            bail!(Failure::Usage(format!(
+        let Some(filesystem) = &set.get(name)?.filesystem else { bail!(no_image(set, name)) };
+        let kind = filesystem.kind();
+        let manifest = match Manifest::read(&folder.join(MANIFEST_FILE)) {
+            Ok(manifest) => manifest,
+            Err(error @ ManifestError::Damaged(_)) => {
+                let image = folder.join(format!("rootfs.{kind}"));
+                return Ok(Found::Damaged { image, kind, why: error.to_string() });
+            }
+            Err(ManifestError::Missing | ManifestError::OtherSchema) => bail!(Failure::Usage(format!(
                 "{name} has not been built in {}\nhint: cargo xtask image {name}",
                 output.display()
-            )));
+            ))),
         };
         let image = folder.join(&manifest.file);
         if !image.is_file() {
-            bail!(Failure::Usage(format!("{} is gone\nhint: cargo xtask image {name}", image.display())));
+            let why = if image.exists() { "it is no regular file" } else { "the image file is gone" };
+            return Ok(Found::Damaged { image, kind: manifest.filesystem.kind(), why: why.to_owned() });
         }
-        Ok(Built { name: name.to_owned(), target, image, manifest })
+        Ok(Found::Whole(Box::new(Built { name: name.to_owned(), target, image, manifest })))
+    }
+
+    /// Returns what was changed of the image since it was built; `None` if nothing was.
+    pub fn changes(&self, progress: &Progress) -> Option<String> {
+        self.manifest.changes(&manifest_beside(&self.image), progress)
     }
 
     /// Whether its root is read-only, however it is mounted.
@@ -90,7 +121,7 @@ impl Built {
         Ok(CheckInput {
             image: &self.image,
             manifest: &self.manifest,
-            meant: self.meant()?,
+            meant: self.meant(),
             placed: placed(&resolved),
             max_size: resolved.spec.sizing.max_size,
         })
@@ -147,18 +178,41 @@ impl Built {
         })
     }
 
-    /// Returns the tree that the image was made from, as it was listed when the image was written.
-    fn meant(&self) -> Result<Result<Listing, String>> {
-        let (contents, name) = (&self.manifest.contents, &self.name);
+    /// Returns the tree that the image was made from, as it was listed when the image was written, or why it is not known.
+    fn meant(&self) -> Result<Listing, String> {
+        let contents = &self.manifest.contents;
         let list = self.image.with_file_name(&contents.file);
-        if !list.is_file() {
-            return Ok(Err(format!("{} is gone; cargo xtask image {name}", list.display())));
-        }
-        ensure!(
-            hash_file(&list)? == contents.sha256,
-            "{} was changed: it is not the list that the manifest names\nhint: cargo xtask image {name} --refresh",
-            list.display()
-        );
-        Ok(Ok(read_contents(&list)?))
+        let read = || -> Result<Listing> {
+            ensure!(list.is_file(), "{} is gone", list.display());
+            ensure!(hash_file(&list)? == contents.sha256, "{} was changed since it was written", list.display());
+            read_contents(&list)
+        };
+        read().map_err(|error| format!("{error:#}"))
     }
+}
+
+/// What stands in the folder of results of an image.
+pub enum Found {
+    Whole(Box<Built>),
+    /// The image or its manifest cannot be used.
+    Damaged {
+        image: PathBuf,
+        kind: FilesystemKind,
+        why: String,
+    },
+}
+
+/// The error for a spec that is only a base: what can be started and checked are the images on it.
+fn no_image(set: &ImageSet, name: &str) -> Failure {
+    let stands_on = |other: &&str| {
+        set.resolve(other).is_ok_and(|resolved| {
+            resolved.spec.filesystem.is_some() && resolved.ancestors.iter().any(|spec| spec.name == name)
+        })
+    };
+    let images: Vec<&str> = set.names().filter(stands_on).collect();
+    let hint = match images.is_empty() {
+        true => "give its spec a filesystem, as in filesystem = \"ext4\"".to_owned(),
+        false => format!("name an image that is based on it: {}", images.join(", ")),
+    };
+    Failure::Usage(format!("{name} is a base of other images and has no image of its own\nhint: {hint}"))
 }

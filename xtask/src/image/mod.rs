@@ -6,8 +6,8 @@ mod built;
 mod order;
 mod write;
 
-pub use build::{BuildOutcome, finished_tree};
-pub use built::Built;
+pub use build::BuildOutcome;
+pub use built::{Built, Found};
 pub use order::{ImageState, ImageType, Order, Target};
 
 pub use crate::plan::Providers;

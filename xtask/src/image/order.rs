@@ -1,7 +1,6 @@
 //! What is decided for an image before anything runs.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -20,8 +19,9 @@ use snug_spec::{ImageSet, ImageSpec, Resolved};
 use crate::bases::oci::Resolution;
 use crate::error::Failure;
 use crate::host::requirements::Task;
-use crate::manifest::{Manifest, manifest_beside};
+use crate::manifest::{Manifest, ManifestError, manifest_beside};
 use crate::plan::{self, BuildPlan, PlannedBase, Providers};
+use crate::report::progress::Progress;
 use crate::tree::first_stage;
 
 /// Part of every image's fingerprint: raised when the same tree gives other bytes than before.
@@ -111,8 +111,14 @@ pub enum ImageState {
     Base,
     NeverBuilt,
     UpToDate(Box<Manifest>),
+    /// Its inputs are others now.
     Stale {
-        manifest: Box<Manifest>,
+        size: u64,
+        why: String,
+    },
+    /// Something else than a build has written to what was built, or removed it.
+    Changed {
+        size: Option<u64>,
         why: String,
     },
 }
@@ -194,23 +200,27 @@ impl<'set> Order<'set> {
     }
 
     /// Returns how the image below `output` compares with this order.
-    pub fn freshness(&self, output: &Path) -> Result<ImageState> {
+    pub fn freshness(&self, output: &Path, progress: &Progress) -> Result<ImageState> {
         let Some(image) = self.image(output) else { return Ok(ImageState::Base) };
-        let Some(manifest) = Manifest::read(&manifest_beside(&image)) else { return Ok(ImageState::NeverBuilt) };
-        let manifest = Box::new(manifest);
-        let length = fs::metadata(&image).map(|about| about.len());
-        let why = if image.file_name().is_none_or(|name| name != manifest.file.as_str()) {
-            format!("there is {}", manifest.file)
-        } else if length.as_ref().ok() != Some(&manifest.census.size) {
-            if length.is_ok() { "the image file was changed".into() } else { "the image file is gone".into() }
-        } else if !image.with_file_name(&manifest.contents.file).is_file() {
-            "the list of its contents is gone".into()
-        } else if manifest.fingerprint == self.fingerprint()? {
-            return Ok(ImageState::UpToDate(manifest));
-        } else {
-            self.plan().inputs.difference(&manifest.tree.inputs)
+        let place = manifest_beside(&image);
+        let manifest = match Manifest::read(&place) {
+            Ok(manifest) => Box::new(manifest),
+            Err(ManifestError::Missing | ManifestError::OtherSchema) => return Ok(ImageState::NeverBuilt),
+            Err(error @ ManifestError::Damaged(_)) => {
+                return Ok(ImageState::Changed { size: None, why: error.to_string() });
+            }
         };
-        Ok(ImageState::Stale { manifest, why })
+        let size = manifest.census.size;
+        if image.file_name().is_none_or(|name| name != manifest.file.as_str()) {
+            return Ok(ImageState::Stale { size, why: format!("there is {}", manifest.file) });
+        }
+        if manifest.fingerprint != self.fingerprint()? {
+            return Ok(ImageState::Stale { size, why: self.plan().inputs.difference(&manifest.tree.inputs) });
+        }
+        Ok(match manifest.changes(&place, progress) {
+            Some(why) => ImageState::Changed { size: Some(size), why },
+            None => ImageState::UpToDate(manifest),
+        })
     }
 
     /// Returns the tasks of building the image, whose requirements the host has to meet.

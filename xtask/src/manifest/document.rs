@@ -2,11 +2,14 @@
 //! paths of the machine.
 
 use std::fs;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use snug_ext4::Census;
 use snug_formats::Filesystem;
 use snug_rootfs::packages::InstalledPackage;
@@ -19,6 +22,8 @@ use crate::plan::Inputs;
 
 /// Name of the manifest, beside its image.
 pub const MANIFEST_FILE: &str = "manifest.json";
+/// The field that holds the digest of all others.
+const OWN_DIGEST: &str = "manifest-sha256";
 
 /// The manifest of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,20 +83,59 @@ impl Manifest {
     /// Raised when a field changes its meaning or is removed.
     pub const SCHEMA: u32 = 2;
 
-    /// Reads the manifest at `path`. Returns `None` if it is missing, invalid or of another schema.
-    pub fn read(path: &Path) -> Option<Self> {
-        let manifest: Manifest = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        (manifest.schema == Self::SCHEMA).then_some(manifest)
+    /// Reads the manifest at `path`.
+    pub fn read(path: &Path) -> Result<Self, ManifestError> {
+        let bytes = fs::read(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ManifestError::Missing,
+            _ => ManifestError::Damaged(error.to_string()),
+        })?;
+        let damaged = |error: serde_json::Error| ManifestError::Damaged(error.to_string());
+        let mut document: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if document.get("schema").and_then(Value::as_u64).is_some_and(|schema| schema != u64::from(Self::SCHEMA)) {
+            return Err(ManifestError::OtherSchema);
+        }
+        // Manifests of earlier versions have none.
+        let stated = document.as_object_mut().and_then(|fields| fields.remove(OWN_DIGEST));
+        if stated.is_some_and(|stated| stated != digest_of(&document)) {
+            return Err(ManifestError::Damaged("it was changed since it was written".to_owned()));
+        }
+        serde_json::from_value(document).map_err(damaged)
     }
 
-    /// Writes the manifest, completely or not at all.
+    /// Writes the manifest, completely or not at all, with a digest of all its fields.
     pub fn write(&self, path: &Path) -> Result<()> {
         let partial = Partial::begin(path)?;
         let mut file = BufWriter::new(fs::OpenOptions::new().write(true).open(partial.path())?);
-        serde_json::to_writer_pretty(&mut file, self)?;
+        let sha256 = digest_of(&serde_json::to_value(self)?);
+        serde_json::to_writer_pretty(&mut file, &WithDigest { manifest: self, sha256 })?;
         writeln!(file)?;
         file.into_inner().context("cannot write the manifest")?;
         partial.publish()?;
         Ok(())
     }
+}
+
+/// Why a manifest cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    #[error("there is no manifest")]
+    Missing,
+    #[error("{MANIFEST_FILE} is damaged: {0}")]
+    Damaged(String),
+    #[error("another version of the tool wrote {MANIFEST_FILE}")]
+    OtherSchema,
+}
+
+/// A manifest as it is written.
+#[derive(Serialize)]
+struct WithDigest<'a> {
+    #[serde(flatten)]
+    manifest: &'a Manifest,
+    #[serde(rename = "manifest-sha256")]
+    sha256: String,
+}
+
+/// Returns the SHA-256, as hex, over a document as JSON without spaces, its keys sorted.
+fn digest_of(document: &Value) -> String {
+    hex(&Sha256::digest(document.to_string()))
 }

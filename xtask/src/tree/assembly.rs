@@ -2,10 +2,10 @@
 //! engine. The result is a tar in the cache, named by the fingerprint of all its inputs.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use anyhow::{Context, Result};
 use snug_rootfs::glob;
@@ -31,17 +31,24 @@ pub struct Assembly<'a> {
     pub on_failure: OnFailure,
 }
 
-/// Which trees are made although they are in the cache: none, or every one, once in a run.
+/// Which trees are made although they are in the cache: none, those that turned out to be damaged, or every one; once in a
+/// run.
 #[derive(Debug, Default)]
 pub struct Refresh {
     everything: bool,
+    trees: Mutex<Trees>,
+}
+
+#[derive(Debug, Default)]
+struct Trees {
+    damaged: BTreeSet<PathBuf>,
     /// Those that this run has made, which are not made again.
-    made: Mutex<BTreeSet<PathBuf>>,
+    made: BTreeSet<PathBuf>,
 }
 
 impl Refresh {
     pub fn new(everything: bool) -> Self {
-        Refresh { everything, made: Mutex::default() }
+        Refresh { everything, trees: Mutex::default() }
     }
 
     /// Whether everything is made, whatever the cache has.
@@ -50,11 +57,22 @@ impl Refresh {
     }
 
     fn wants(&self, tree: &Path) -> bool {
-        self.everything && !self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).contains(tree)
+        let trees = self.trees();
+        (self.everything || trees.damaged.contains(tree)) && !trees.made.contains(tree)
     }
 
     fn note(&self, tree: &Path) {
-        self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(tree.to_path_buf());
+        self.trees().made.insert(tree.to_path_buf());
+    }
+
+    /// Has a tree made again, unless this run made it. Returns whether it will be.
+    fn distrust(&self, tree: &Path) -> bool {
+        self.trees().damaged.insert(tree.to_path_buf());
+        self.wants(tree)
+    }
+
+    fn trees(&self) -> MutexGuard<'_, Trees> {
+        self.trees.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -80,6 +98,36 @@ impl Assembly<'_> {
             }
         };
         self.make(&subject, &wanted, progress, || self.build(last, base.path(), &wanted, progress))
+    }
+
+    /// Returns the tree of the last plan of `chain` as [`Assembly::tree`] has it, read. One in the cache that cannot be read is
+    /// made again.
+    pub fn read(&self, chain: &[BuildPlan], progress: &Progress) -> Result<(RootTree, Tree)> {
+        let read = |held: Tree| {
+            let path = held.path().to_path_buf();
+            File::open(&path)
+                .map_err(anyhow::Error::from)
+                .and_then(|file| Ok((tar::read_file(file, &tar::Limits::default(), &mut |_| {})?, held)))
+                .with_context(|| format!("cannot read the finished tree {}", path.display()))
+        };
+        let held = self.tree(chain, progress)?;
+        let path = held.path().to_path_buf();
+        match read(held) {
+            Err(error) if self.refresh.distrust(&path) => {
+                let name = chain.last().map_or("", |plan| &plan.name);
+                progress.note(format!("{name}: {error:#}; it is made again"));
+                read(self.tree(chain, progress)?)
+            }
+            result => result,
+        }
+    }
+
+    /// Has the tree of the last plan of `chain` made again, unless this run made it: the one in the cache is not what its
+    /// inputs gave.
+    pub fn distrust(&self, chain: &[BuildPlan]) {
+        if let Some(plan) = chain.last() {
+            self.refresh.distrust(&self.cache.tree(&subject(&plan.name, plan.platform), &plan.fingerprint));
+        }
     }
 
     /// Returns the tree at `wanted`, if the cache has it and it is not to be made anew.
@@ -108,7 +156,7 @@ impl Assembly<'_> {
         }
         self.make(&name, &wanted, progress, || {
             debian::run(self.cache, what, progress, &mut |stream| {
-                let tree = self.read(stream)?;
+                let tree = self.read_stream(stream)?;
                 self.store(&tree, &wanted)
             })
         })
@@ -134,7 +182,7 @@ impl Assembly<'_> {
     fn build(&self, plan: &BuildPlan, base: &Path, wanted: &Path, progress: &Progress) -> Result<()> {
         let mut tree = None;
         self.engine.build(plan, base, self.on_failure, progress, &mut |stream| {
-            tree = Some(self.read(stream)?);
+            tree = Some(self.read_stream(stream)?);
             Ok(())
         })?;
         let mut tree = tree.context("the engine gave no tree")?;
@@ -147,7 +195,7 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    fn read(&self, stream: &mut dyn Read) -> Result<RootTree> {
+    fn read_stream(&self, stream: &mut dyn Read) -> Result<RootTree> {
         let spool = tempfile::tempfile_in(self.cache.trees()).context("cannot make a temporary file in the cache")?;
         tar::read_stream(stream, spool, &tar::Limits::default(), &mut |_| {}).context("the engine's tar stream")
     }
