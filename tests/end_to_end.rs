@@ -32,6 +32,7 @@ mod proxy;
 mod registry;
 mod secrets;
 mod small_specs;
+mod streams;
 mod structure;
 mod tools;
 mod unprivileged;

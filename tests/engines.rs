@@ -1,6 +1,7 @@
 //! docker and podman as engines: choice, failures, interrupts, remote daemons, and a container exported into an image.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -117,7 +118,7 @@ fn an_interrupt_leaves_nothing_with_an_engine_and_a_kill_nothing_after_the_next_
         words.any(|words| words.starts_with("sleep\0") && words.contains(&number))
     };
     with_engines(folder.path(), &|Real { name: engine, tell, held }| {
-        for (signal, code) in [("INT", Some(130)), ("TERM", Some(130)), ("KILL", None)] {
+        for (signal, killed_by) in [("INT", 2), ("TERM", 15), ("KILL", 9)] {
             let mut command = prepare(folder.path(), "image", &format!("run = [\"sleep {number}\"]"));
             tell(&mut command);
             let mut running = command.stderr(Stdio::null()).spawn().expect("xtask runs");
@@ -126,7 +127,7 @@ fn an_interrupt_leaves_nothing_with_an_engine_and_a_kill_nothing_after_the_next_
                 std::thread::sleep(Duration::from_millis(50));
             }
             succeed(Command::new("kill").args([format!("-{signal}"), running.id().to_string()]));
-            assert_eq!(running.wait().expect("a child").code(), code, "{engine}: {signal}");
+            assert_eq!(running.wait().expect("a child").signal(), Some(killed_by), "{engine}: {signal}");
             // A daemon hears of the end by its connection, not at once.
             while step_runs() {
                 std::thread::sleep(Duration::from_millis(50));

@@ -385,6 +385,34 @@ fn child_processes_are_started_by_snug_process() {
     assert!(wrong.is_empty(), "snug_process::Child starts processes, not std: {wrong:?}");
 }
 
+/// A print macro panics where its stream fails, and nothing else writes to the streams than what is made for that.
+#[test]
+fn what_is_printed_may_fail() {
+    let may = [
+        "xtask/src/report/streams.rs",
+        // The sandbox's child speaks to its parent, and the shell of a failed step to the terminal.
+        "crates/sandbox/src/lib.rs",
+        "crates/sandbox/src/child.rs",
+        "crates/sandbox/src/terminal.rs",
+    ];
+    let macros = ["println!(", "print!(", "eprintln!(", "eprint!(", "dbg!("];
+    let handles =
+        ["stdout().lock()", "stderr().lock()", "io::stdout().write", "io::stderr().write", "mut io::stdout()"];
+    let mut wrong = Vec::new();
+    for folder in crates() {
+        for (_, file) in Sources::read(&folder).modules {
+            let text = without_tests(&without_comments(&fs::read_to_string(&file).expect("a source")));
+            let exempt = may.iter().any(|place| workspace().join(place) == file);
+            if macros.iter().any(|name| text.contains(name))
+                || !exempt && handles.iter().any(|name| text.contains(name))
+            {
+                wrong.push(file);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "report::streams writes to the standard streams: {wrong:?}");
+}
+
 #[test]
 fn the_test_sees_what_it_is_there_for() {
     let folder = tempfile::tempdir().expect("a temporary folder");

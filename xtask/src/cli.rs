@@ -2,12 +2,15 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
+use nix::sys::signal::Signal;
 use snug_process::interrupt;
 
 use crate::commands;
 use crate::error;
 use crate::filesystem::mke2fs;
+use crate::report::streams;
 
 /// Right-sized root filesystem images for microVMs
 #[derive(Debug, Parser)]
@@ -67,8 +70,35 @@ pub fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|verb| verb == mke2fs::LOOP_VERB) {
         return mke2fs::loop_main();
     }
-    let cli = Cli::parse();
-    let result = interrupt::install().and_then(|()| match cli.verb {
+    let result = match Cli::try_parse() {
+        Ok(cli) => interrupt::install(streams::say).and_then(|()| run(cli)),
+        Err(answer) => print(&answer),
+    };
+    interrupt::hold_if_interrupted();
+    match result {
+        Ok(code) => code,
+        // As SIGPIPE, which Rust's runtime ignores, ends other programs. All is cleared up.
+        Err(error) if error::is_output_closed(&error) => interrupt::end_by(Signal::SIGPIPE),
+        Err(error) => {
+            streams::say(&error::message(&error));
+            error::exit_code(&error)
+        }
+    }
+}
+
+/// Prints the help or version that was asked for to standard output, or what is wrong with the command line to standard
+/// error.
+fn print(answer: &clap::Error) -> Result<ExitCode> {
+    let text = answer.render();
+    match answer.use_stderr() {
+        true => streams::say(streams::styled(&text.ansi().to_string(), &std::io::stderr()).trim_end()),
+        false => streams::print(&streams::styled(&text.ansi().to_string(), &std::io::stdout()))?,
+    }
+    Ok(u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.verb {
         Verb::Image(arguments) => commands::image::run(arguments),
         Verb::Pack(arguments) => commands::pack::run(arguments),
         Verb::Export(arguments) => commands::export::run(arguments),
@@ -84,13 +114,5 @@ pub fn main() -> ExitCode {
         Verb::Complete(question) => commands::completions::answer(&command(), question),
         Verb::Test(arguments) => commands::test::run(arguments),
         Verb::Tools(arguments) => commands::tools::run(arguments),
-    });
-    interrupt::hold_if_interrupted();
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            error::print(&error);
-            error::exit_code(&error)
-        }
     }
 }

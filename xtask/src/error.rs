@@ -1,10 +1,11 @@
 //! How an error ends the command: by its message on standard error for a person, by its exit code for a program.
 //!
 //! A command exits with 0 when it is done, 1 when it failed, 2 for wrong usage or a wrong spec, 4 when an image failed its
-//! checks. An error's message may end in lines that begin with `hint: ` and say what to do. Only this module searches the
+//! checks; a signal ends it as other programs, and where the reader of its results has ended, that is SIGPIPE. An error's message may end in lines that begin with `hint: ` and say what to do. Only this module searches the
 //! chain of an error.
 
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 
 use snug_process::program::Missing;
@@ -29,6 +30,9 @@ pub enum Failure {
     /// An image failed its checks; with the findings.
     #[error("the image is not what it should be\n{0}")]
     Check(String),
+    /// Whoever read standard output has ended.
+    #[error("nobody reads standard output any more")]
+    OutputClosed,
 }
 
 impl Failure {
@@ -37,6 +41,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => WRONG_USAGE,
             Failure::Check(_) => CHECK_FAILED,
+            Failure::OutputClosed => FAILED,
         }
     }
 }
@@ -53,6 +58,8 @@ impl<'a> Known<'a> {
         None.or_else(|| cause.downcast_ref().map(Known::Failure))
             .or_else(|| cause.downcast_ref().map(Known::Spec))
             .or_else(|| cause.downcast_ref().map(Known::Missing))
+            // An I/O error passes over the error that it was made of when it is asked for its source.
+            .or_else(|| cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref().map(Known::Failure))
     }
 
     /// The known errors in a chain, from what failed to its last cause.
@@ -94,9 +101,9 @@ pub fn is_missing_program(error: &anyhow::Error) -> bool {
     Known::all(error).any(|known| matches!(known, Known::Missing(_)))
 }
 
-/// Writes the message of an error to standard error.
-pub fn print(error: &anyhow::Error) {
-    eprintln!("{}", message(error));
+/// Whether the command is to end without a word, since nobody reads its results any more.
+pub fn is_output_closed(error: &anyhow::Error) -> bool {
+    Known::all(error).any(|known| matches!(known, Known::Failure(Failure::OutputClosed)))
 }
 
 /// The message of an error: what failed, its causes, and at the end its hints, each on a line of its own.

@@ -4,12 +4,14 @@
 //! cargo run -p snug-process --example run -- sleep 60
 //! ```
 
+use std::io::{self, Write};
 use std::process::{Command, ExitCode};
 
 use snug_process::{child, interrupt, program};
 
 fn main() -> anyhow::Result<ExitCode> {
-    interrupt::install()?;
+    // A macro would panic where nobody reads what it prints.
+    interrupt::install(|text| drop(writeln!(io::stderr(), "{text}")))?;
     let mut words = std::env::args().skip(1);
     let Some(name) = words.next() else {
         eprintln!("usage: run PROGRAM [ARGUMENT]...");

@@ -1,26 +1,38 @@
-//! Ctrl-C, SIGTERM and SIGHUP: children are killed, and files in the making are removed.
+//! Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: children are killed, files in the making are removed, and the process ends by the
+//! signal, whatever its other threads wait for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{PipeReader, Read, pipe};
+use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::ThreadId;
-use std::time::Duration;
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, kill};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::prctl;
+use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill};
 use nix::unistd::Pid;
 
 /// The register of what to kill and to remove when a signal comes, by keys of its own.
 static UNDER_WAY: Mutex<BTreeMap<u64, Victim>> = Mutex::new(BTreeMap::new());
 
-/// The thread that handles a signal, once one came.
-static HANDLER: OnceLock<ThreadId> = OnceLock::new();
+/// The thread that clears up after a signal, once one came.
+static CLEARING: OnceLock<ThreadId> = OnceLock::new();
 
-/// Does not return once a signal came, except on the handler's own thread: the handler is about to end the program, and
-/// that a child was killed is no failure to report.
+/// The writing end of the pipe by which the handler hands signals over.
+static CAUGHT: AtomicI32 = AtomicI32::new(-1);
+
+/// Does not return once a signal came, except on the thread that clears up: the program is about to end, and that a child
+/// was killed is no failure to report.
 pub fn hold_if_interrupted() {
-    while HANDLER.get().is_some_and(|handler| *handler != std::thread::current().id()) {
-        std::thread::park();
+    while CLEARING.get().is_some_and(|clearing| *clearing != thread::current().id()) {
+        thread::park();
     }
 }
 
@@ -37,26 +49,145 @@ enum Victim {
 const REMOVAL_TRIES: usize = 20;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// The exit code that shells give a program ended by SIGINT: 128 and the signal's number.
-const EXIT_CODE: i32 = 130;
+/// The signals that end the tool.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+/// Shells show a program that a signal ended by this and the signal's number.
+const BY_SIGNAL: i32 = 128;
+/// Clearing up that takes longer is announced. From then on a second Ctrl-C ends the tool at once.
+const SOON: Duration = Duration::from_secs(2);
+/// Clearing up that takes longer is left to the next run: a daemon may never answer. The removal of containers is tried for
+/// half of it.
+const AT_MOST: Duration = Duration::from_secs(60);
+/// How long a message may take: the terminal may be stopped, or nobody may read the pipe.
+const MESSAGE_TIME: Duration = Duration::from_millis(300);
 
-/// Installs the handler. To be called once, before anything is registered; an error where another handler is installed.
-pub fn install() -> Result<()> {
-    ctrlc::set_handler(|| {
-        let _ = HANDLER.set(std::thread::current().id());
+/// What the thread that ends the process waits for.
+enum Event {
+    Caught(Signal),
+    Cleared,
+}
+
+/// Installs the handler, to be called once. `say` writes a line for the user; it may fail or block.
+///
+/// A SIGHUP that the caller has ignored, as nohup(1) does, stays ignored.
+pub fn install(say: fn(&str)) -> Result<()> {
+    let (caught, writer) = pipe().context("cannot make a pipe for signals")?;
+    CAUGHT.store(writer.into_raw_fd(), Ordering::SeqCst);
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || attend(caught, say))
+        .context("cannot start a thread for signals")?;
+    let action = SigAction::new(SigHandler::Handler(hand_over), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in ENDING {
+        if signal == Signal::SIGHUP && is_ignored(signal) {
+            continue;
+        }
+        // SAFETY: the handler only calls write(2), which is safe in one (signal-safety(7)).
+        unsafe { signal::sigaction(signal, &action) }.context("cannot handle signals")?;
+    }
+    Ok(())
+}
+
+/// Whether this process was started with the signal ignored.
+fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: a sigaction is numbers only, and all zeros is one.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: the place outlives the call, which changes nothing without a new action.
+    let answer = unsafe { libc::sigaction(signal as i32, std::ptr::null(), &mut action) };
+    answer == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// The handler of signals.
+extern "C" fn hand_over(signal: i32) {
+    let before = Errno::last_raw();
+    let byte = signal as u8;
+    // SAFETY: the pointer is to one byte, and the descriptor is never closed.
+    unsafe { libc::write(CAUGHT.load(Ordering::SeqCst), (&raw const byte).cast(), 1) };
+    Errno::set_raw(before);
+}
+
+/// Waits for the first signal, has the process ended, and hands over the signals that follow.
+fn attend(mut caught: PipeReader, say: fn(&str)) {
+    let mut ending: Option<Sender<Event>> = None;
+    let mut byte = [0];
+    while caught.read_exact(&mut byte).is_ok() {
+        let Ok(signal) = Signal::try_from(i32::from(byte[0])) else { continue };
+        match &ending {
+            Some(ending) => drop(ending.send(Event::Caught(signal))),
+            None => {
+                let (sender, events) = mpsc::channel();
+                let cleared = sender.clone();
+                thread::spawn(move || end(signal, cleared, &events, say));
+                ending = Some(sender);
+            }
+        }
+    }
+}
+
+/// Clears up, and ends the process by the signal. No lock is taken that a thread may hold while it writes to a terminal or
+/// to a pipe.
+fn end(signal: Signal, cleared: Sender<Event>, events: &Receiver<Event>, say: fn(&str)) {
+    let started = Instant::now();
+    thread::spawn(move || {
+        let _ = CLEARING.set(thread::current().id());
         clear_up();
-        eprintln!("interrupted: nothing was changed");
-        std::process::exit(EXIT_CODE);
-    })
-    .context("cannot handle signals")
+        let _ = cleared.send(Event::Cleared);
+    });
+    let mut announced = false;
+    let text = loop {
+        let left = if announced { AT_MOST } else { SOON }.saturating_sub(started.elapsed());
+        match events.recv_timeout(left) {
+            Ok(Event::Cleared) => break "interrupted: what was not finished is removed",
+            Ok(Event::Caught(Signal::SIGINT | Signal::SIGQUIT)) if announced => {
+                break "interrupted: the next run removes what is left";
+            }
+            Ok(Event::Caught(_)) => {}
+            Err(RecvTimeoutError::Timeout) if !announced => {
+                announced = true;
+                in_time(say, "interrupted: clearing up; Ctrl-C once more leaves that to the next run");
+            }
+            Err(_) => break "interrupted: the next run removes what is left",
+        }
+    };
+    in_time(say, text);
+    end_by(signal);
+}
+
+/// Says something, unless that takes too long.
+fn in_time(say: fn(&str), text: &'static str) {
+    let (sender, said) = mpsc::channel();
+    thread::spawn(move || {
+        say(text);
+        let _ = sender.send(());
+    });
+    let _ = said.recv_timeout(MESSAGE_TIME);
+}
+
+/// Ends the process by a signal's default action, without a core dump, so that whoever started it can tell: a shell shows
+/// 128 and the signal's number, and ends the loop or script that a Ctrl-C was meant for.
+pub fn end_by(signal: Signal) -> ! {
+    let _ = prctl::set_dumpable(false);
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action is no handler.
+    let _ = unsafe { signal::sigaction(signal, &default) };
+    let mut only = SigSet::empty();
+    only.add(signal);
+    let _ = signal::pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&only), None);
+    // To this thread, which cannot run on before it takes the signal.
+    let _ = signal::raise(signal);
+    // The first process of a pid namespace has no default actions. Nothing may be waited for: a thread may hold a lock.
+    // SAFETY: the call does not return.
+    unsafe { libc::_exit(BY_SIGNAL + signal as i32) }
 }
 
 fn clear_up() {
     let victims = std::mem::take(&mut *UNDER_WAY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-    for victim in victims.values() {
-        if let Victim::Child(pid) = victim {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-        }
+    let children = victims.values().filter_map(|victim| match victim {
+        Victim::Child(pid) => Some(*pid),
+        _ => None,
+    });
+    for pid in with_descendants(children.collect()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     for victim in victims.values() {
         if let Victim::Elsewhere(undo) = victim {
@@ -66,12 +197,31 @@ fn clear_up() {
             // What cannot be removed now is removed by the next run.
             (0..REMOVAL_TRIES).any(|_| {
                 remove(path).is_ok() || {
-                    std::thread::sleep(REMOVAL_PAUSE);
+                    thread::sleep(REMOVAL_PAUSE);
                     false
                 }
             });
         }
     }
+}
+
+/// The processes and all that descend from them, in no order: what cargo or make started would outlive them.
+fn with_descendants(mut found: Vec<i32>) -> BTreeSet<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The parent is the second field behind the name, which is in parentheses and may contain any (proc_pid_stat(5)).
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        children.entry(parent.unwrap_or_default()).or_default().push(pid);
+    }
+    let mut all = BTreeSet::new();
+    while let Some(pid) = found.pop() {
+        if all.insert(pid) {
+            found.extend(children.get(&pid).into_iter().flatten());
+        }
+    }
+    all
 }
 
 /// An entry of the register, taken out when this is dropped.

@@ -2,7 +2,8 @@
 //!
 //! [`program`] finds a program and says which Debian package brings one that is missing. [`child`] starts it: a [`Child`]
 //! dies with its parent, is killed when a signal ends the tool, and is killed and waited for when it is dropped, so that no
-//! process is ever forgotten. [`interrupt`] is the handler of Ctrl-C, SIGTERM and SIGHUP that ends them.
+//! process is ever forgotten. [`interrupt`] is the handler of signals that ends them. [`terminal`] keeps the
+//! settings of a terminal that they change.
 //!
 //! ```
 //! use snug_process::child;
@@ -23,5 +24,6 @@
 pub mod child;
 pub mod interrupt;
 pub mod program;
+pub mod terminal;
 
 pub use child::Child;

@@ -4,15 +4,16 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{Winsize, openpty};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use snug_process::interrupt;
+use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use snug_process::terminal::Settings;
 
 /// The file descriptor by which the child inherits the shell's end.
 pub(super) const INHERITED: i32 = 3;
@@ -32,23 +33,23 @@ impl Terminal {
     /// Opens a pseudo-terminal with the settings and size of the caller's. Fails if standard input is no terminal.
     pub fn open() -> Result<(Self, ShellEnd)> {
         let settings = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
-        let pair = openpty(&window(&io::stdin()), &settings).context("cannot open a pseudo-terminal")?;
-        Ok((Terminal(File::from(pair.master)), ShellEnd(pair.slave)))
+        let (ours, theirs) = open_pair().context("cannot open a pseudo-terminal")?;
+        tcsetattr(&theirs, SetArg::TCSANOW, &settings).context("cannot set the pseudo-terminal")?;
+        set_window(&ours, window(&io::stdin()));
+        Ok((Terminal(ours), ShellEnd(theirs)))
     }
 
     /// Copies between the caller's terminal and the shell, until no process has the shell's end open.
     pub fn attach(self) -> Result<()> {
         let mut ours = self.0;
-        let _raw = Raw::enter()?;
-        let (mut input, mut output) = (File::from(io::stdin().as_fd().try_clone_to_owned()?), io::stdout());
+        let _kept = raw()?;
+        let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let mut bytes = [0; 4096];
-        let mut typing = true;
         let mut size = window(&io::stdin());
         loop {
-            let mut sources = vec![PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
-            if typing {
-                sources.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
-            }
+            let mut sources =
+                [PollFd::new(ours.as_fd(), PollFlags::POLLIN), PollFd::new(input.as_fd(), PollFlags::POLLIN)];
             match poll(&mut sources, PollTimeout::from(WINDOW_PACE)) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(errno).context("cannot wait for the terminal"),
@@ -59,20 +60,20 @@ impl Terminal {
                 // EIO: no process has the shell's end open any more.
                 match ours.read(&mut bytes) {
                     Ok(0) | Err(_) => return Ok(()),
-                    Ok(count) => output.write_all(&bytes[..count]).and_then(|()| output.flush())?,
+                    Ok(count) => output.write_all(&bytes[..count])?,
                 }
             }
             if typed {
                 match input.read(&mut bytes)? {
-                    0 => typing = false,
+                    // In raw mode no key ends the input: the terminal is gone, and closing the other one ends the shell.
+                    0 => return Ok(()),
                     count => ours.write_all(&bytes[..count])?,
                 }
             }
             let now = window(&io::stdin());
             if now != size {
                 size = now;
-                // SAFETY: the descriptor is open and the pointer is to a whole structure.
-                unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+                set_window(&ours, size);
             }
         }
     }
@@ -96,6 +97,21 @@ impl ShellEnd {
     }
 }
 
+/// Returns the two ends of a new pseudo-terminal. No process inherits them by chance: one that had our end open would keep
+/// the shell from its end.
+fn open_pair() -> Result<(File, OwnedFd)> {
+    let ours = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
+    grantpt(&ours)?;
+    unlockpt(&ours)?;
+    let theirs = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(ptsname_r(&ours)?)?;
+    Ok((File::from(OwnedFd::from(ours)), theirs.into()))
+}
+
+fn set_window(terminal: &impl AsFd, size: Winsize) {
+    // SAFETY: the descriptor is open and the pointer is to a whole structure.
+    unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+}
+
 fn window(terminal: &impl AsFd) -> Winsize {
     let mut size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the descriptor is open and the pointer is to a whole structure, which stays as it is on an error.
@@ -103,33 +119,13 @@ fn window(terminal: &impl AsFd) -> Winsize {
     size
 }
 
-/// The caller's terminal in raw mode, until this is dropped or a signal ends the tool.
-struct Raw {
-    before: Termios,
-    _registered: interrupt::Registered,
-}
-
-impl Raw {
-    fn enter() -> Result<Self> {
-        let before = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        // nix's type may be moved to another thread and not be shared with one.
-        let restored = Mutex::new(before.clone());
-        let registered = interrupt::do_on_interrupt(move || {
-            if let Ok(settings) = restored.lock() {
-                let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &settings);
-            }
-        });
-        tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).context("cannot set the terminal")?;
-        Ok(Raw { before, _registered: registered })
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before);
-    }
+/// Sets the caller's terminal to raw mode, until the result is dropped or a signal ends the tool.
+fn raw() -> Result<Settings> {
+    let kept = Settings::keep().context("standard input is no terminal")?;
+    let mut raw = kept.get().clone();
+    cfmakeraw(&mut raw);
+    tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).context("cannot set the terminal")?;
+    Ok(kept)
 }
 
 /// Has commands not inherit the shell's end.

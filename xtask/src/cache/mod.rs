@@ -15,6 +15,7 @@ use locks::{is_at, open_lock};
 
 use crate::host::disk_space;
 use crate::report::progress::human_bytes;
+use crate::report::streams;
 
 pub use locks::remove_unless_held;
 pub use work::WorkFolder;
@@ -68,7 +69,7 @@ impl Cache {
         }
         let in_use = open_lock(&root.join(LOCKS).join("in-use.lock"))?;
         if let Err(TryLockError::WouldBlock) = in_use.try_lock_shared() {
-            eprintln!("another run cleans the cache: waiting for it");
+            streams::say("another run cleans the cache: waiting for it");
         }
         in_use.lock_shared().context("cannot lock the cache")?;
         Ok(Cache { root, in_use: Arc::new(in_use) })

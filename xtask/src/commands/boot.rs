@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use snug_process::child;
 use snug_process::program::HostProgram;
+use snug_process::terminal::Settings;
 
 use super::arguments;
 use super::run::Run;
@@ -168,7 +169,10 @@ fn by_ssh(
     if command.is_empty() {
         client.arg("-t");
     }
+    // ssh sets the terminal to raw mode; one that is killed leaves it so.
+    let settings = Settings::keep();
     let status = child::status(client.arg("--").args(command))?;
+    drop(settings);
     // A guest that powers off writes out what is kept; one that does not in time is killed.
     let stage = progress.stage("end the machine");
     login.power_off(END_BUDGET)?;

@@ -16,7 +16,7 @@ use crate::cache::{self, Cache};
 use crate::error::Failure;
 use crate::report::progress::human_bytes;
 use crate::report::render::Render;
-use crate::report::table;
+use crate::report::{streams, table};
 
 /// The name of the folder of results among the caches.
 const RESULTS: &str = "results";
@@ -114,10 +114,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let cleaned = Cleaned { freed_bytes: rows.iter().map(|row| row.freed_bytes).sum(), caches: rows };
     arguments.format.print(&cleaned)?;
-    eprintln!("freed {}", human_bytes(cleaned.freed_bytes));
+    streams::say(&format!("freed {}", human_bytes(cleaned.freed_bytes)));
     if cleaned.caches.iter().any(|row| row.state == State::Kept && row.size_bytes > 0) {
-        eprintln!(
-            "hint: name caches to empty them, or give --all; all but results and kept are filled again when they are needed"
+        streams::say(
+            "hint: name caches to empty them, or give --all; all but results and kept are filled again when they are needed",
         );
     }
     Ok(ExitCode::SUCCESS)

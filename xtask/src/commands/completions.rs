@@ -14,6 +14,7 @@ use snug_formats::FilesystemKind;
 use snug_spec::ImageSet;
 use snug_spec::model::EngineKind;
 
+use crate::report::streams;
 use crate::workspace::Workspace;
 
 /// Tells a script to complete names of files.
@@ -37,14 +38,11 @@ pub struct Arguments {
 
 /// Prints the script, which says in its head how it is installed.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    print!(
-        "{}",
-        match arguments.shell {
-            Shell::Bash => include_str!("completions/cargo-xtask.bash"),
-            Shell::Zsh => include_str!("completions/cargo-xtask.zsh"),
-            Shell::Fish => include_str!("completions/cargo-xtask.fish"),
-        }
-    );
+    streams::print(match arguments.shell {
+        Shell::Bash => include_str!("completions/cargo-xtask.bash"),
+        Shell::Zsh => include_str!("completions/cargo-xtask.zsh"),
+        Shell::Fish => include_str!("completions/cargo-xtask.fish"),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -58,9 +56,11 @@ pub struct Question {
 /// Prints the completions of the last word, one a line, each with a tab and its description where it has one.
 pub fn answer(tool: &Command, question: Question) -> Result<ExitCode> {
     let words: Vec<String> = question.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    for (word, about) in candidates(tool, &words, &images) {
-        println!("{word}{}{about}", if about.is_empty() { "" } else { "\t" });
-    }
+    let line = |(word, about): Candidate| match about.is_empty() {
+        true => format!("{word}\n"),
+        false => format!("{word}\t{about}\n"),
+    };
+    streams::print(&candidates(tool, &words, &images).into_iter().map(line).collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }
 

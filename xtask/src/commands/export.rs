@@ -1,7 +1,7 @@
 //! `export`: writes the finished tree of an image as a tar, for other tools.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,7 +19,11 @@ use crate::engine::choose::Choice;
 use crate::image::{Order, Target};
 use crate::report::progress::human_bytes;
 use crate::report::render::Render;
+use crate::report::streams::Output;
 use crate::tree::{Assembly, Refresh};
+
+/// Bytes of a tar that are written at a time to standard output.
+const OUTPUT_BUFFER: usize = 1 << 17;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -49,7 +53,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let assembly = Assembly { cache, engine: &*engine, refresh: &Refresh::default(), on_failure: OnFailure::default() };
     let (tree, _held) = order.finished_tree(&assembly, &progress)?;
     if arguments.output.as_os_str() == "-" {
-        tar::write(&tree, &mut io::stdout().lock(), TarOptions::FAITHFUL, &mut |_| {})
+        let mut output = BufWriter::with_capacity(OUTPUT_BUFFER, Output);
+        tar::write(&tree, &mut output, TarOptions::FAITHFUL, &mut |_| {})
+            .map_err(anyhow::Error::from)
+            .and_then(|()| Ok(output.flush()?))
             .context("cannot write to standard output")?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -30,7 +30,7 @@ use crate::image::{BuildOutcome, ImageType, Order, Providers, Target};
 use crate::jobs;
 use crate::report::progress::{human_bytes, human_duration};
 use crate::report::render::{Render, seconds};
-use crate::report::table;
+use crate::report::{streams, table};
 use crate::tree::{Assembly, Refresh};
 
 #[derive(Debug, Args)]
@@ -131,7 +131,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if arguments.dry_run {
         let plans = Plans::new(&names, &orders, engines, &arguments.engine, &output)?;
         for error in orders.iter().filter_map(|order| order.as_ref().err()) {
-            error::print(error);
+            streams::say(&error::message(error));
         }
         arguments.format.print(&plans)?;
         let failed = orders.iter().find_map(|order| order.as_ref().err());

@@ -13,6 +13,7 @@ use toml_edit::{DocumentMut, value};
 use super::arguments;
 use super::run::Run;
 use crate::error::Failure;
+use crate::report::streams;
 
 /// A small image that boots and takes SSH logins by key; comments name the other keys of a spec.
 const TEMPLATE: &str = include_str!("new/template.toml");
@@ -55,9 +56,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     making.forget();
     let spec = folder.join(SPEC_FILE);
-    println!("{}", spec.strip_prefix(std::env::current_dir()?).unwrap_or(&spec).display());
+    let shown = spec.strip_prefix(std::env::current_dir()?).unwrap_or(&spec).display();
+    streams::print(&format!("{shown}\n"))?;
     let elsewhere = arguments.images.folder.map(|images| format!(" --images {}", images.display())).unwrap_or_default();
-    eprintln!("hint: edit it, then: cargo xtask image {name}{elsewhere}");
+    streams::say(&format!("hint: edit it, then: cargo xtask image {name}{elsewhere}"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -127,7 +127,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let progress = progress.for_image(&format!("{name} as {named}"));
         let outcome = report.cost(order, listing.has("usr/sbin/sshd"), &progress);
         if let Err(error) = &outcome {
-            error::print(error);
+            progress.note(error::message(error));
         }
         let found = match outcome {
             Ok(cost) => Found::Cost(cost.into()),

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::run::Run;
 use crate::bases::unpacked::Tools;
+use crate::report::streams;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -21,6 +22,6 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::start();
     let packages: Vec<&str> = arguments.packages.iter().map(String::as_str).collect();
     let tools = Tools::fetch(run.swept_cache()?, &arguments.suite, &packages, run.progress())?;
-    println!("{}", tools.root().display());
+    streams::print(&format!("{}\n", tools.root().display()))?;
     Ok(ExitCode::SUCCESS)
 }

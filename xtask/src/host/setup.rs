@@ -16,6 +16,7 @@ use snug_process::{child, interrupt};
 use snug_sandbox::{POLICY_PATH, POLICY_SCRIPT};
 
 use super::requirements::{self, Task};
+use crate::report::streams;
 
 const APT_GET: HostProgram = HostProgram { name: "apt-get", package: "apt" };
 const APT_CACHE: HostProgram = HostProgram { name: "apt-cache", package: "apt" };
@@ -30,12 +31,12 @@ const UNITS: &str = "/etc/systemd/system";
 pub fn prepare(tasks: &[Task]) -> Result<()> {
     let missing = requirements::lacking(tasks);
     if missing.is_empty() {
-        eprintln!("setup: nothing to install");
+        streams::say("setup: nothing to install");
         return Ok(());
     }
-    eprintln!("setup: installing");
+    streams::say("setup: installing");
     for requirement in &missing {
-        eprintln!("  {:<24} to {}", requirement.package, requirement.purpose);
+        streams::say(&format!("  {:<24} to {}", requirement.package, requirement.purpose));
     }
     if !Path::new("/usr/bin/apt-get").exists() {
         bail!(
@@ -64,7 +65,7 @@ fn install(missing: &[&'static Requirement]) -> Result<()> {
     let installed = apt_get(&words);
     policy.remove()?;
     for link in enabled_units().difference(&enabled) {
-        eprintln!("setup: {} was enabled by its package; disabling it", link.display());
+        streams::say(&format!("setup: {} was enabled by its package; disabling it", link.display()));
         as_root("rm", &["--", &link.to_string_lossy()])?;
     }
     installed
@@ -108,7 +109,7 @@ fn downgrades(packages: &[String]) -> Result<Vec<String>> {
             older.join(" ")
         );
     }
-    eprintln!("setup: {MAY_DOWNGRADE} is set: downgrading to {}", older.join(", "));
+    streams::say(&format!("setup: {MAY_DOWNGRADE} is set: downgrading to {}", older.join(", ")));
     Ok(older)
 }
 

@@ -2,4 +2,5 @@
 
 pub mod progress;
 pub mod render;
+pub mod streams;
 pub mod table;

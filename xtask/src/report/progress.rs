@@ -1,11 +1,13 @@
 //! Live progress on standard error: a moving line per stage on a terminal, plain lines elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use snug_ext4::Meter;
+
+use super::streams;
 
 pub use snug_ext4::size::human_bytes;
 
@@ -211,9 +213,8 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates are constants")
 }
 
-/// Prints a line to standard error. If that is closed, the build goes on.
 fn print_line(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    streams::say(text);
 }
 
 /// `0.4 s`, `17.5 s`, `2 min 05 s`

@@ -1,9 +1,9 @@
 //! Results of verbs: one value, rendered as text for people or as JSON for programs.
 
-use std::io::{self, Write};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
+
+use super::streams;
 
 /// Version of the JSON objects of all verbs, raised when a key goes or changes its meaning.
 const SCHEMA: u32 = 1;
@@ -33,7 +33,7 @@ pub fn json(result: &impl Serialize) -> Result<String> {
 /// Writes the result to standard output: as JSON, or as text.
 pub fn print(result: &impl Render, as_json: bool) -> Result<()> {
     let text = if as_json { json(result)? } else { result.text() };
-    io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
+    streams::print(&text)
 }
 
 /// A duration in seconds, to hundredths.

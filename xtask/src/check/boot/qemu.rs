@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use snug_process::program::HostProgram;
+use snug_process::terminal::Settings;
 use snug_process::{Child, child};
 
 use super::{BootError, GUEST_ADDRESS};
@@ -316,6 +317,8 @@ pub fn run_on_terminal(machine: &Machine) -> Result<ExitStatus, BootError> {
     let mut command = command(machine, free_address().map_err(failed)?)?;
     command.args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]);
     command.args(["-mon", "chardev=console"]);
+    // QEMU sets the terminal to raw mode; one that is killed leaves it so.
+    let _settings = Settings::keep();
     Child::start(&mut command).map_err(|error| error.source).and_then(|mut qemu| qemu.wait()).map_err(failed)
 }
 

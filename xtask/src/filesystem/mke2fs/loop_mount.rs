@@ -25,6 +25,7 @@ use snug_rootfs::tree::RootTree;
 use super::{Content, MKE2FS, RESIZE2FS, Run, Settings, check, version};
 use crate::filesystem::FilesystemWriter;
 use crate::report::progress::Stage;
+use crate::report::streams;
 
 /// The hidden verb with which the tool starts itself to mount an image and unpack its standard input there.
 pub const VERB: &str = "__loop";
@@ -98,7 +99,7 @@ pub fn inside_main() -> ExitCode {
         None => Err(anyhow::anyhow!("this verb is for the tool's own use")),
     };
     if let Err(error) = filled {
-        eprintln!("{error:#}");
+        streams::say(&format!("{error:#}"));
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
