@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -264,10 +265,15 @@ fn a_damaged_package_in_the_cache_is_fetched_anew() {
     };
     spec("");
     assert_eq!(built(&workshop, &[]), "built");
-    let folder = workshop.path("cache/snug/downloads/apt");
+    let folder = workshop.path("cache/snug/downloads/store/sha256");
     let find = || {
         let mut entries = fs::read_dir(&folder).expect("downloads").map(|entry| entry.expect("an entry").path());
-        entries.find(|path| path.to_string_lossy().contains("/hello_")).expect("the package")
+        let is_hello = |path: &PathBuf| {
+            let field =
+                Command::new("dpkg-deb").arg("--field").arg(path).arg("Package").output().expect("dpkg-deb runs");
+            field.stdout == b"hello\n"
+        };
+        entries.find(is_hello).expect("the package")
     };
     let package = find();
     let good = fs::read(&package).expect("a package");
@@ -275,6 +281,7 @@ fn a_damaged_package_in_the_cache_is_fetched_anew() {
     let mut damaged = good.clone();
     let middle = damaged.len() / 2;
     damaged[middle..middle + 64].fill(0);
+    fs::set_permissions(&package, fs::Permissions::from_mode(0o644)).expect("a mode");
     fs::write(&package, &damaged).expect("a damaged package");
     spec("run = [\"hello\"]");
     let output = succeed(workshop.xtask(&["image", "made"]).env("TERM", "dumb"));
@@ -287,9 +294,10 @@ fn a_damaged_package_in_the_cache_is_fetched_anew() {
     assert_eq!(inode(find()), before);
 }
 
-/// apt gives up at once where another build has its archives locked. `image --jobs` and two runs at a time share a cache.
+/// apt gives up at once where another build has its archives locked. `image --jobs` and two runs at a time share a cache, and
+/// here all begin with an empty one.
 #[test]
-fn builds_at_once_wait_for_each_others_package_downloads() {
+fn builds_at_once_install_packages_side_by_side() {
     if !have(&["busybox", "newuidmap", "mmdebstrap"]) {
         return;
     }
@@ -310,4 +318,67 @@ fn builds_at_once_wait_for_each_others_package_downloads() {
     for name in ["one", "two", "three"] {
         assert!(workshop.image(name).is_file(), "{name}");
     }
+}
+
+/// A package manager that lists what it finds and leaves something wherever it can write.
+const LEAVER: &str = r#"#!/bin/busybox sh
+cd /run/build/cache || exit 1
+busybox find . -type f -o -type l >/seen
+plant() { busybox mkdir -p "${1%/*}" && busybox sh -c "echo poison >$1" && echo "$1" >>/planted; }
+plant npm/_cacache/index-v5/11/22/poison
+plant npm/_cacache/content-v2/sha512/11/22/poison
+for manager in apt apk pip; do plant $manager/poison.deb; done
+for algorithm in sha256 sha512; do plant store/$algorithm/poison 2>/dev/null || :; done
+busybox rm -rf store/sha256/* 2>/dev/null
+busybox ln -s / npm/_cacache/content-v2/sha512/way
+busybox ln -s /etc/passwd apt/link.deb
+busybox mkfifo apt/pipe.deb
+busybox dd if=/dev/zero of=apt/hole.deb bs=1 count=1 seek=1000000000000 2>/dev/null
+"#;
+
+/// The digest of what is planted.
+const POISON: &str = "e1bd750c5735ddf4c2f41f2d66e8184b40bbd998ffe1d9a6f1e231b6076d853f";
+
+#[test]
+fn what_a_base_leaves_among_the_downloads_reaches_no_other() {
+    if !have(&["busybox", "newuidmap", "debugfs"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let file = format!("[[file]]\nto = \"/bin/npm\"\nmode = \"0755\"\ncontent = '''\n{LEAVER}'''\n");
+    for base in ["base-of-one", "base-of-two"] {
+        workshop.spec(base, &format!("hostname = \"{base}\"\n{file}"));
+    }
+    let build = |name: &str, rest: &str| {
+        let base = format!("base = {{ image = \"base-of-{name}\" }}\nfilesystem = \"ext4\"\n");
+        workshop.write_spec(name, &format!("{base}packages = {{ npm = [\"any\"] }}\n{rest}"));
+        let output = workshop.build(name);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ["seen", "planted"].map(|file| {
+            let mut cat = Command::new("debugfs");
+            let output = succeed(cat.args(["-R", &format!("cat /{file}")]).arg(workshop.image(name)));
+            let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        })
+    };
+    let everywhere = [
+        "apk/poison.deb",
+        "apt/poison.deb",
+        "npm/_cacache/content-v2/sha512/11/22/poison",
+        "npm/_cacache/index-v5/11/22/poison",
+        "pip/poison.deb",
+    ];
+    let none: [&str; 0] = [];
+    let [seen, planted] = build("one", "");
+    assert_eq!(seen, none);
+    assert_eq!(planted, everywhere);
+    // The store has it under its true name alone.
+    let by_digest = format!("./store/sha256/{POISON}");
+    let [seen, planted] = build("two", "");
+    assert_eq!(seen, [by_digest.as_str()]);
+    assert_eq!(planted, everywhere);
+    // The image itself finds its index and its caches again.
+    let [seen, _] = build("one", "run = [\"true\"]");
+    assert_eq!(seen, ["./apk/poison.deb", "./npm/_cacache/index-v5/11/22/poison", "./pip/poison.deb", &by_digest]);
 }

@@ -133,13 +133,18 @@ fn a_kept_tree_outlives_the_next_run_and_goes_with_clean() {
         assert!(build.try_wait().expect("a child").is_none(), "the build ended by itself");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+    let download = workshop.path("cache/snug/downloads/store/sha256/00");
+    fs::create_dir_all(download.parent().expect("a folder")).expect("a store");
+    fs::write(&download, "of another image").expect("a download");
     let rows = clean(&["--all"]);
     assert_eq!(state(&rows, "downloads").0, "in-use");
+    assert!(download.exists());
     assert!(!workshop.names("cache/snug/work").is_empty(), "the work of a running build is gone");
     build.kill().expect("a child");
     build.wait().expect("a child");
 
     clean(&["--all"]);
+    assert!(!download.exists());
     assert_eq!(workshop.names("cache/snug/work"), [""; 0]);
     assert_eq!(workshop.names("cache/snug/trees"), [""; 0]);
     assert_eq!(workshop.names("out"), [""; 0]);

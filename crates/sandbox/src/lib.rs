@@ -139,10 +139,21 @@ pub struct Enter {
     pub resolv_conf: String,
     /// A PEM file of certificates to trust, on the host; copied to [`CA_BUNDLE`].
     pub ca_bundle: Option<PathBuf>,
-    /// Folders of the host to mount below [`CACHES`], by name.
-    pub caches: Vec<(String, PathBuf)>,
+    /// Folders of the host to mount below [`CACHES`].
+    pub caches: Vec<MountedFolder>,
     /// Contents of files below [`SECRETS`], by name; they are never written to a disk.
     pub secrets: Vec<(String, Vec<u8>)>,
+}
+
+/// A folder of the host that commands see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedFolder {
+    /// Its name where it is mounted.
+    pub name: String,
+    /// The folder, on the host.
+    pub folder: PathBuf,
+    /// Whether commands can only read it.
+    pub read_only: bool,
 }
 
 /// The copy of the certificates to trust while commands run.

@@ -54,11 +54,14 @@ pub(super) fn enter(enter: &Enter) -> Result<Vec<PathBuf>> {
         fs::copy(bundle, relative(CA_BUNDLE)).with_context(|| format!("cannot copy {}", bundle.display()))?;
     }
     let mut caches = Vec::new();
-    for (name, folder) in &enter.caches {
-        let place = Path::new(CACHES).join(name);
+    for mounted in &enter.caches {
+        let place = Path::new(CACHES).join(&mounted.name);
         let inside = relative(&place);
         fs::create_dir(&inside)?;
-        bind(folder, &inside)?;
+        bind(&mounted.folder, &inside)?;
+        if mounted.read_only {
+            make_read_only(&inside, MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)?;
+        }
         caches.push(place);
     }
     write_secrets(enter)?;
@@ -106,6 +109,13 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("cannot bind {} to {}", from.display(), to.display()))
 }
 
+/// Makes a bind mount read-only. `flags` are those that it has beside: the kernel refuses to take one away that it got outside
+/// of this namespace (mount_namespaces(7)).
+fn make_read_only(at: &Path, flags: MsFlags) -> Result<()> {
+    let again = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(NO_DATA, at, NO_DATA, again, NO_DATA).with_context(|| format!("cannot make /{} read-only", at.display()))
+}
+
 fn tmpfs(at: &Path, options: &str) -> Result<()> {
     mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))
         .with_context(|| format!("cannot mount a tmpfs on /{}", at.display()))
@@ -121,9 +131,7 @@ fn mount_proc(at: &Path) -> Result<()> {
         let path = at.join(name);
         if path.exists() {
             bind(&path, &path)?;
-            let again = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-            mount(NO_DATA, &path, NO_DATA, again, NO_DATA)
-                .with_context(|| format!("cannot make /{} read-only", path.display()))?;
+            make_read_only(&path, flags)?;
         }
     }
     Ok(())

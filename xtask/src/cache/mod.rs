@@ -4,6 +4,7 @@
 //! process that does it, so that the next run can tell what a killed one left behind.
 
 mod locks;
+mod store;
 mod work;
 
 use std::fs::{self, File, TryLockError};
@@ -18,6 +19,7 @@ use crate::report::progress::human_bytes;
 use crate::report::streams;
 
 pub use locks::remove_unless_held;
+pub use store::{Algorithm, Store};
 pub use work::WorkFolder;
 
 /// The cache folder, in use by this run.
@@ -134,9 +136,9 @@ impl Cache {
         Ok(trees)
     }
 
-    /// Returns the folder of what `manager` downloaded, and makes it where it is missing.
-    pub fn downloads(&self, manager: &str) -> Result<PathBuf> {
-        let folder = self.root.join("downloads").join(manager);
+    /// Returns the folder of one kind of downloads, and makes it where it is missing.
+    pub fn downloads(&self, kind: &str) -> Result<PathBuf> {
+        let folder = self.root.join("downloads").join(kind);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(folder)
     }

@@ -146,7 +146,7 @@ fn purpose(name: &str) -> &'static str {
         LEFTOVERS => "work of runs that were killed",
         KEPT => "trees of failed steps, left by --keep",
         "trees" => "finished trees of bases and images",
-        "downloads" => "packages of apt, npm and pip",
+        "downloads" => "packages, and images of registries",
         "kernels" => "kernels to boot images with",
         "tools" => "programs of other Debian suites",
         RESULTS => "finished images",

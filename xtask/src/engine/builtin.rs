@@ -8,6 +8,7 @@ use snug_rootfs::tar::{self, TarOptions};
 use snug_sandbox::emulator;
 use snug_sandbox::{Action, Enter, Job, Program, Terminal};
 
+use super::downloads::Downloads;
 use super::install::install_command;
 use super::secrets;
 use super::{Engine, OnFailure, environment, file_tree};
@@ -53,9 +54,13 @@ impl Engine for Builtin {
         let work = self.cache.work_folder(&plan.name)?;
         let secrets = secrets::read(&plan.secrets)?;
         let terminal = (on_failure == OnFailure::Shell).then(Terminal::open).transpose()?;
-        let (job, titles) = self.job(plan, base, work.path(), &secrets, terminal.is_some())?;
+        let downloads = Downloads::prepare(&self.cache, plan)?;
+        let (job, titles) = job(plan, base, work.path(), &secrets, downloads.as_ref(), terminal.is_some())?;
         let result = watched::run_with(&job, &titles, &secrets, terminal, progress, consume)
             .map_err(|error| self.cache.explain(error));
+        if let Some(error) = downloads.and_then(|downloads| downloads.keep().err()) {
+            progress.note(format!("warning: {error:#}"));
+        }
         if result.is_err() && on_failure == OnFailure::Keep {
             let kept = self.cache.keep(work, &plan.name)?;
             progress.note(format!("the tree as it failed, until `cargo xtask clean`: {}", kept.join("root").display()));
@@ -64,74 +69,68 @@ impl Engine for Builtin {
     }
 }
 
-impl Builtin {
-    fn job(
-        &self,
-        plan: &BuildPlan,
-        base: &Path,
-        work: &Path,
-        secrets: &[Secret],
-        shell: bool,
-    ) -> Result<(Job, Vec<Option<Title>>)> {
-        let root = work.join("root");
-        let ca_bundle = environment::ca_bundle();
-        let trust = ca_bundle.is_some();
-        let mut actions = vec![Action::Materialise { tar: base.to_path_buf(), root: root.clone() }];
-        let mut titles =
-            vec![Some(Title { text: format!("unpack {}", plan.base.describe()), place: plan.base_place.clone() })];
-        let caches = environment::CACHED_MANAGERS
-            .into_iter()
-            .map(|manager| Ok((manager.as_str().to_owned(), self.cache.downloads(manager.as_str())?)))
-            .collect::<Result<_>>()?;
-        if let Some(emulator) = emulator::emulator(plan.platform)? {
-            actions.push(Action::Emulate(emulator));
-            titles.push(None);
-        }
-        actions.push(Action::Enter(Enter {
-            root,
-            hostname: plan.hostname.clone().unwrap_or_else(|| BUILD_HOSTNAME.to_owned()),
-            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-            ca_bundle,
-            caches,
-            secrets: secrets.iter().map(|secret| (secret.id.clone(), secret.value.clone())).collect(),
+fn job(
+    plan: &BuildPlan,
+    base: &Path,
+    work: &Path,
+    secrets: &[Secret],
+    downloads: Option<&Downloads>,
+    shell: bool,
+) -> Result<(Job, Vec<Option<Title>>)> {
+    let root = work.join("root");
+    let ca_bundle = environment::ca_bundle();
+    let trust = ca_bundle.is_some();
+    let mut actions = vec![Action::Materialise { tar: base.to_path_buf(), root: root.clone() }];
+    let mut titles =
+        vec![Some(Title { text: format!("unpack {}", plan.base.describe()), place: plan.base_place.clone() })];
+    if let Some(emulator) = emulator::emulator(plan.platform)? {
+        actions.push(Action::Emulate(emulator));
+        titles.push(None);
+    }
+    actions.push(Action::Enter(Enter {
+        root,
+        hostname: plan.hostname.clone().unwrap_or_else(|| BUILD_HOSTNAME.to_owned()),
+        resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        ca_bundle,
+        caches: downloads.map(Downloads::mounts).unwrap_or_default(),
+        secrets: secrets.iter().map(|secret| (secret.id.clone(), secret.value.clone())).collect(),
+    }));
+    titles.push(None);
+    if shell {
+        let mut environment = environment::of_step(&plan.environment, trust, false);
+        environment.extend(std::env::var("TERM").map(|term| ("TERM".to_owned(), term)));
+        actions.push(Action::ShellOnFailure(Program {
+            command: ["/bin/sh", "-c", SHELL].map(Into::into).into(),
+            environment,
+            directory: None,
         }));
         titles.push(None);
-        if shell {
-            let mut environment = environment::of_step(&plan.environment, trust, false);
-            environment.extend(std::env::var("TERM").map(|term| ("TERM".to_owned(), term)));
-            actions.push(Action::ShellOnFailure(Program {
-                command: ["/bin/sh", "-c", SHELL].map(Into::into).into(),
-                environment,
-                directory: None,
-            }));
-            titles.push(None);
-        }
-        let mut caches_mounted = true;
-        for (index, step) in plan.steps.iter().enumerate() {
-            if caches_mounted && !matches!(step.action, StepAction::Install { .. }) {
-                actions.push(Action::DropCaches);
-                titles.push(None);
-                caches_mounted = false;
-            }
-            actions.push(match &step.action {
-                StepAction::Install { manager, packages } => Action::Run(Program {
-                    command: install_command(*manager, packages),
-                    environment: environment::of_step(&plan.environment, trust, true),
-                    directory: None,
-                }),
-                StepAction::Shell(command) => Action::Run(Program {
-                    command: vec!["/bin/sh".into(), "-e".into(), "-c".into(), command.clone()],
-                    environment: environment::of_step(&plan.environment, trust, false),
-                    directory: None,
-                }),
-                StepAction::Files(files) => Action::Place { tar: write_files(files, work, index)? },
-            });
-            titles.push(Some(Title { text: step.describe(), place: step.place.clone() }));
-        }
-        actions.push(Action::Export);
-        titles.push(Some(Title { text: "collect the tree".into(), place: plan.name.clone() }));
-        Ok((Job { actions }, titles))
     }
+    let mut caches_mounted = downloads.is_some();
+    for (index, step) in plan.steps.iter().enumerate() {
+        if caches_mounted && !matches!(step.action, StepAction::Install { .. }) {
+            actions.push(Action::DropCaches);
+            titles.push(None);
+            caches_mounted = false;
+        }
+        actions.push(match &step.action {
+            StepAction::Install { manager, packages } => Action::Run(Program {
+                command: install_command(*manager, packages),
+                environment: environment::of_step(&plan.environment, trust, true),
+                directory: None,
+            }),
+            StepAction::Shell(command) => Action::Run(Program {
+                command: vec!["/bin/sh".into(), "-e".into(), "-c".into(), command.clone()],
+                environment: environment::of_step(&plan.environment, trust, false),
+                directory: None,
+            }),
+            StepAction::Files(files) => Action::Place { tar: write_files(files, work, index)? },
+        });
+        titles.push(Some(Title { text: step.describe(), place: step.place.clone() }));
+    }
+    actions.push(Action::Export);
+    titles.push(Some(Title { text: "collect the tree".into(), place: plan.name.clone() }));
+    Ok((Job { actions }, titles))
 }
 
 fn write_files(files: &[PlannedFile], work: &Path, index: usize) -> Result<PathBuf> {

@@ -26,10 +26,6 @@ const CA_VARIABLES: [&str; 7] = [
 const CA_BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
-/// Package managers whose downloads are kept between builds.
-pub(crate) const CACHED_MANAGERS: [PackageManager; 4] =
-    [PackageManager::Apt, PackageManager::Apk, PackageManager::Npm, PackageManager::Pip];
-
 /// Returns the host's certificate bundle. Steps use the host's network, which may need a company's own authority.
 pub(crate) fn ca_bundle() -> Option<PathBuf> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);

@@ -2,6 +2,7 @@
 
 use snug_sandbox::CACHES;
 
+use super::downloads::STORE;
 use crate::plan::PackageManager;
 
 /// The command that installs packages, as a shell script with the packages as its arguments.
@@ -27,41 +28,33 @@ pub(super) fn install_command(manager: PackageManager, packages: &[String]) -> V
     command
 }
 
-/// Downloads stay in the mounted cache. apt takes a package from there that has the right length, so those with other
-/// bytes than the signed index says are removed first, and fetched anew.
-///
-/// apt locks its archives by fcntl(2) and fails at once where another build has them locked. So the builds of one cache wait
-/// for each other at a lock file beside the archives, by flock(2), from the first look at the archives to the last. Programs
-/// that apt starts do not inherit the lock, which a daemon would keep.
+/// apt's archives are a folder of this image's own, so that builds at once do not meet at apt's locks. Packages of earlier
+/// builds are linked into it from the store, where they stand under the digests that the signed index names. apt takes a
+/// package from its archives that has the right length, so the digest is looked at once more: a disk may have damaged the file.
 const APT_SCRIPT: &str = r#"
 cache=@CACHES@/apt
-none=/tmp/no-archives
-mkdir -p $cache/partial $none/partial
+store=@CACHES@/@STORE@/sha256
+mkdir -p $cache/partial
 options='-q -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 -o APT::Keep-Downloaded-Packages=true'
+options="$options -o Dir::Cache::Archives=$cache"
 [ -z "$SSL_CERT_FILE" ] || options="$options -o Acquire::https::CAInfo=$SSL_CERT_FILE"
 apt-get $options -o APT::Update::Error-Mode=any update
-exec 9>$cache/builds.lock
-flock --nonblock 9 || { echo 'another build has the package downloads; waiting for it' && flock 9; }
-apt-get $options -q -q -o Acquire::ForceHash=SHA256 -o Dir::Cache::Archives=$none --print-uris install -y --no-install-recommends -- "$@" |
+[ ! -d $store ] ||
+apt-get $options -q -q -o Acquire::ForceHash=SHA256 --print-uris install -y --no-install-recommends -- "$@" |
 while read -r address name length digest; do
-    [ -f "$cache/$name" ] || continue
-    case $digest in
-        SHA512:*) echo "${digest#*:}  $cache/$name" | sha512sum --status --check - || damaged=1 ;;
-        SHA256:*) echo "${digest#*:}  $cache/$name" | sha256sum --status --check - || damaged=1 ;;
-        *) damaged=1 ;;
-    esac
-    if [ -n "$damaged" ]; then
+    digest=${digest#SHA256:}
+    [ -f "$store/$digest" ] || continue
+    if echo "$digest  $store/$digest" | sha256sum --status --check -; then
+        ln -s "$store/$digest" "$cache/$name"
+    else
         echo "$name in the cache is not what the archive has: it is fetched anew"
-        rm -f "$cache/$name"
-        damaged=
     fi
 done
-rm -rf $none
-apt-get $options -o Dir::Cache::Archives=$cache install -y --no-install-recommends -- "$@" 9>&-
+apt-get $options install -y --no-install-recommends -- "$@"
 "#;
 
 fn apt_script() -> String {
-    APT_SCRIPT.replace("@CACHES@", CACHES)
+    APT_SCRIPT.replace("@CACHES@", CACHES).replace("@STORE@", STORE)
 }
 
 /// apk, too, verifies what it takes from its cache. It trusts what OpenSSL does, and so SSL_CERT_FILE.

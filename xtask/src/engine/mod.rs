@@ -4,6 +4,7 @@
 pub mod builtin;
 pub mod choose;
 pub mod container;
+mod downloads;
 pub(crate) mod environment;
 mod files;
 mod install;

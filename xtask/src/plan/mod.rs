@@ -85,7 +85,7 @@ pub enum PlannedBase {
 }
 
 impl PlannedBase {
-    fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         match self {
             PlannedBase::Debian { fingerprint, .. } | PlannedBase::Image { fingerprint, .. } => fingerprint.clone(),
             PlannedBase::Oci(resolution) => resolution.fingerprint(),
