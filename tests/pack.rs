@@ -194,3 +194,56 @@ fn an_archive_of_a_container_image_is_named_and_refused() {
         assert!(!image.exists());
     }
 }
+
+/// Each is taken by GNU tar or by container engines; all of them in one archive, each told once.
+#[test]
+fn names_that_lead_elsewhere_are_taken_inside_the_root_and_told() {
+    if !have(&["python3", "debugfs"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let script = r#"
+import io, sys, tarfile
+def write(path, *entries):
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, kind, link, data in entries:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.size, entry.mode = kind, link, len(data), 0o755
+            tar.addfile(entry, io.BytesIO(data))
+file = lambda name, data=b"x": (name, tarfile.REGTYPE, "", data)
+write("odd.tar", ("usr/lib", tarfile.DIRTYPE, "", b""), ("lib", tarfile.SYMTYPE, "usr/lib", b""), file("/etc/hosts"),
+    ("etc/again", tarfile.LNKTYPE, "/etc/hosts", b""), file("lib/one"), file("lib/two"), file("etc/../top"))
+write("above.tar", file("etc/../../top"))
+write("later.tar", ("b", tarfile.LNKTYPE, "a", b""), file("a"))
+"#;
+    succeed(Command::new("python3").args(["-c", script]).current_dir(folder.path()));
+    let image = folder.path().join("rootfs.ext4");
+    let output = pack(&folder.path().join("odd.tar"), &image, &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let warnings: Vec<&str> = said.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(
+        warnings,
+        [
+            "warning: 1 absolute name was taken as relative to the root: `/etc/hosts`",
+            "warning: 1 absolute hard link target was taken as relative to the root: `etc/again`, hard link to `/etc/hosts`",
+            "warning: 1 name with `..` was resolved inside the root: `etc/../top`",
+            "warning: 2 entries below symlinks to directories were put into those directories; the first is /lib/one, put to /usr/lib/one",
+        ]
+    );
+    let inode = |path: &str| {
+        let output = succeed(Command::new("debugfs").args(["-R", &format!("stat {path}")]).arg(&image));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.split_whitespace().nth(1).unwrap_or_else(|| panic!("{path}: {said}")).to_owned()
+    };
+    assert_eq!(inode("/etc/again"), inode("/etc/hosts"));
+    for path in ["/usr/lib/one", "/usr/lib/two", "/top"] {
+        inode(path);
+    }
+    for (name, expected) in [("above.tar", "would leave the root"), ("later.tar", "which does not exist")] {
+        let output = pack(&folder.path().join(name), &image, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(expected) && said.contains("hint: "), "{said}");
+    }
+}

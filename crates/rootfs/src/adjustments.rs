@@ -20,6 +20,10 @@ pub enum Adjustment {
     ParentInName,
     /// A parent of a name is a symlink to a directory, and the entry was put there.
     BelowSymlink,
+    /// A directory with entries was replaced by a later entry of the same archive that is none.
+    ReplacedDirectory,
+    /// A directory without a name was taken as the root.
+    EmptyName,
     /// An entry of an access control list is for a user or group that the tree does not have, and was left out.
     AclAccount,
     /// An access control list is none that the kernel accepts, and was left out.
@@ -58,6 +62,15 @@ impl Adjustment {
                 "put into that directory".into(),
                 Some("put into those directories".into()),
             ),
+            Adjustment::ReplacedDirectory => (
+                "directory with entries",
+                "directories with entries",
+                "replaced by a later entry that is none".into(),
+                Some("replaced by later entries that are none".into()),
+            ),
+            Adjustment::EmptyName => {
+                ("directory without a name", "directories without a name", "taken as the root".into(), None)
+            }
             Adjustment::AclAccount => (
                 "access control list entry for a user or group that the tree does not have",
                 "access control list entries for users or groups that the tree does not have",
@@ -194,11 +207,13 @@ impl fmt::Display for Adjustments {
 mod tests {
     use super::*;
 
-    const ALL: [Adjustment; 12] = [
+    const ALL: [Adjustment; 14] = [
         Adjustment::AbsoluteName,
         Adjustment::AbsoluteLink,
         Adjustment::ParentInName,
         Adjustment::BelowSymlink,
+        Adjustment::ReplacedDirectory,
+        Adjustment::EmptyName,
         Adjustment::AclAccount,
         Adjustment::AclInvalid,
         Adjustment::AclUnsupported,
@@ -229,6 +244,10 @@ mod tests {
         1 name with `..` was resolved inside the root: /first
         2 entries below symlinks to directories were put into those directories; the first is /of the tar
         1 entry below a symlink to a directory was put into that directory: /first
+        2 directories with entries were replaced by later entries that are none; the first is /of the tar
+        1 directory with entries was replaced by a later entry that is none: /first
+        2 directories without a name were taken as the root; the first is /of the tar
+        1 directory without a name was taken as the root: /first
         2 access control list entries for users or groups that the tree does not have were left out; the first is /of the tar
         1 access control list entry for a user or group that the tree does not have was left out: /first
         2 invalid access control lists were left out; the first is /of the tar

@@ -4,18 +4,17 @@
 //! its entries are applied in order, later ones over earlier ones. Hard links are names of inodes, so a link can name a
 //! file of a lower layer, and a file that an upper layer replaces under one name keeps its other names.
 //!
-//! Where an entry is below a symlink, the symlink is followed inside the tree, as engines do that unpack one layer over
-//! the other (Podman's vfs driver, umoci): on a root whose `/lib` is a link to `usr/lib`, `lib/x` becomes `usr/lib/x`.
-//! Overlay drivers put a new `/lib` over the link instead, with which the system does not start.
+//! Entries go where those of any archive go ([`tar`](super::tar)). Where one is below a symlink, that is followed inside the
+//! tree, as engines do that unpack one layer over the other (Podman's vfs driver, umoci). Overlay drivers put a new `/lib` over
+//! a link to `usr/lib` instead, with which the system does not start.
 //!
 //! Source: OCI image-spec 1.1, "Image Layer Filesystem Changeset" (layer.md).
 
 use std::fs::File;
 use std::io::{self, Read};
 
-use super::path::PathError;
-use super::tar::{self, Budget, Entry, Limits, Policy, Reader, TarError};
-use super::tree::{BodySource, Inode, Kind, RootTree, TreeError, TreePath};
+use super::tar::{Budget, EndMarker, Entry, Limits, Placement, Reader, TarError};
+use super::tree::{BodySource, RootTree, TreePath};
 
 /// Prefix of a whiteout; the hidden name follows.
 const WHITEOUT: &[u8] = b".wh.";
@@ -42,9 +41,6 @@ pub enum LayerError {
     /// The layer is no valid archive.
     #[error(transparent)]
     Tar(#[from] TarError),
-    /// An entry does not fit the tree.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
     /// A whiteout hides no valid name.
     #[error("{0}: a whiteout that hides no name that a directory can hold")]
     BadWhiteout(TreePath),
@@ -54,17 +50,6 @@ pub enum LayerError {
     /// An entry is below a whiteout.
     #[error("{0} is below a whiteout, which holds nothing")]
     BelowWhiteout(TreePath),
-    /// An entry is below a symlink that leads to no directory.
-    #[error("{path} is below the symlink {link}, which leads to no directory")]
-    LeadsNowhere {
-        /// The entry.
-        path: TreePath,
-        /// The symlink.
-        link: TreePath,
-    },
-    /// An entry's path is invalid once symlinks are followed.
-    #[error("{0}: with the directories above it the path is too long for the tree")]
-    Path(TreePath, #[source] PathError),
     /// The temporary file for contents cannot be used.
     #[error("cannot use a temporary file")]
     Spool(#[from] io::Error),
@@ -75,35 +60,33 @@ pub struct Layers {
     tree: RootTree,
     spool: File,
     budget: Budget,
-    /// The last parent that was reached by a symlink, and the directory to which it led.
-    followed: Option<(TreePath, TreePath)>,
 }
 
 impl Layers {
     /// No layer yet. The contents of all layers are appended to `spool`, an empty temporary file.
     pub fn new(spool: File, limits: &Limits) -> Result<Self, LayerError> {
         let tree = RootTree::new(BodySource::new(spool.try_clone()?));
-        Ok(Layers { tree, spool, budget: Budget::new(limits), followed: None })
+        Ok(Layers { tree, spool, budget: Budget::new(limits) })
     }
 
     /// Applies a layer, an uncompressed tar, to the ones before. The input is read to its end, whatever happens.
     pub fn apply(&mut self, layer: impl Read) -> Result<(), LayerError> {
-        let mut reader = Reader::from_stream(layer, self.spool.try_clone()?, Policy::LAYER, &mut self.budget)?;
+        let mut reader = Reader::from_stream(layer, self.spool.try_clone()?, EndMarker::Optional, &mut self.budget)?;
         let entries = reader.by_ref().collect::<Result<Vec<Entry>, TarError>>();
         reader.drain();
+        self.tree.note_all(reader.take_adjustments());
         drop(reader);
         self.merge(entries?)
     }
 
     fn merge(&mut self, entries: Vec<Entry>) -> Result<(), LayerError> {
-        self.followed = None;
         for entry in &entries {
             self.hide(entry.path())?;
         }
-        self.followed = None;
+        let mut placement = Placement::over(&self.tree);
         for entry in entries {
             if kind_of(entry.path())? == Name::Plain {
-                self.put(entry)?;
+                placement.put(&mut self.tree, entry, &mut self.budget)?;
             }
         }
         Ok(())
@@ -140,75 +123,6 @@ impl Layers {
             Name::Plain | Name::Mark => {}
         }
         Ok(())
-    }
-
-    /// Applies an entry that is no whiteout.
-    fn put(&mut self, entry: Entry) -> Result<(), LayerError> {
-        let written = entry.path().clone();
-        let path = self.place(&written)?;
-        let slots = self.tree.inode_slots();
-        match entry {
-            Entry::Inode { inode, .. } => {
-                if !inode.is_directory() {
-                    self.make_way(&path);
-                }
-                self.tree.insert(path, inode)?;
-            }
-            Entry::HardLink { target, body, .. } => {
-                let target = self.place(&target)?;
-                self.make_way(&path);
-                self.tree.link(path, &target)?;
-                if let Some(body) = body {
-                    tar::set_link_body(&mut self.tree, &written, &target, body)?;
-                }
-            }
-        }
-        // Of the new inodes one may be the entry's own.
-        let implied = self.tree.inode_slots().saturating_sub(slots + 1);
-        Ok(self.budget.charge_implied(implied, written.as_bytes())?)
-    }
-
-    /// Returns the path once the symlinks in its parents are followed.
-    fn place(&mut self, path: &TreePath) -> Result<TreePath, LayerError> {
-        let Some(parent) = path.parent() else { return Ok(path.clone()) };
-        if self.tree.get(&parent).is_some_and(Inode::is_directory) {
-            return Ok(path.clone());
-        }
-        let real = match &self.followed {
-            // Neighbours in an archive share their directory, which cannot have moved between them.
-            Some((written, real)) if *written == parent && self.tree.get(real).is_some_and(Inode::is_directory) => {
-                real.clone()
-            }
-            _ => self.follow(&parent, path)?,
-        };
-        let place = TreePath::new([real.as_bytes(), b"/", path.name()].concat());
-        self.followed = Some((parent, real));
-        place.map_err(|error| LayerError::Path(path.clone(), error))
-    }
-
-    /// Follows the symlinks in the directory `parent`; components that do not exist yet are kept.
-    fn follow(&self, parent: &TreePath, path: &TreePath) -> Result<TreePath, LayerError> {
-        let mut here = TreePath::root();
-        for name in parent.components() {
-            let too_long = |error| LayerError::Path(path.clone(), error);
-            let next = TreePath::new([here.as_bytes(), b"/", name].concat()).map_err(too_long)?;
-            here = match self.tree.get(&next).map(|inode| &inode.kind) {
-                Some(Kind::Symlink(_)) => {
-                    let real = self.tree.resolve(&next);
-                    let directory = real.filter(|real| self.tree.get(real).is_some_and(Inode::is_directory));
-                    directory.ok_or_else(|| LayerError::LeadsNowhere { path: path.clone(), link: next })?
-                }
-                _ => next,
-            };
-        }
-        Ok(here)
-    }
-
-    /// Removes a directory that an entry of another type replaces, with all that is in it.
-    fn make_way(&mut self, path: &TreePath) {
-        if self.tree.get(path).is_some_and(Inode::is_directory) {
-            self.tree.remove(path);
-        }
     }
 }
 

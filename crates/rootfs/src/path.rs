@@ -20,7 +20,7 @@ pub struct TreePath(Box<[u8]>);
 /// Why bytes are not a [`TreePath`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// It has a `..` component.
+    /// It has a `..` component; of [`TreePath::resolved`], one that leads above the root.
     #[error("the path leaves the root through `..`")]
     Escapes,
     /// It is longer than [`PATH_MAX`]; its length in bytes.
@@ -53,11 +53,31 @@ impl TreePath {
         if middle.len() <= PATH_MAX && is_clean(middle) {
             return Ok(TreePath(middle.into()));
         }
+        TreePath::cleaned(raw, |_| Err(PathError::Escapes))
+    }
+
+    /// Parses a path as [`Self::new`] does and resolves its `..` components by the text alone: `a/../b` is `b`, whatever `a`
+    /// is. One that leads above the root is an error.
+    pub fn resolved(raw: impl AsRef<[u8]>) -> Result<Self, PathError> {
+        TreePath::cleaned(raw.as_ref(), |above| {
+            if above.is_empty() {
+                return Err(PathError::Escapes);
+            }
+            above.truncate(memrchr(b'/', above).unwrap_or(0));
+            Ok(())
+        })
+    }
+
+    /// Drops what a path can do without. `ascend` is called for each `..`, with the path before it.
+    fn cleaned(raw: &[u8], ascend: impl Fn(&mut Vec<u8>) -> Result<(), PathError>) -> Result<Self, PathError> {
+        if memchr(0, raw).is_some() {
+            return Err(PathError::Nul);
+        }
         let mut clean = Vec::with_capacity(raw.len());
         for name in raw.split(|&byte| byte == b'/') {
             match name {
                 b"" | b"." => continue,
-                b".." => return Err(PathError::Escapes),
+                b".." => ascend(&mut clean)?,
                 _ if name.len() > NAME_MAX => return Err(PathError::NameTooLong(name.len())),
                 _ => {
                     if !clean.is_empty() {
@@ -227,6 +247,25 @@ mod tests {
             };
             prop_assert_eq!(TreePath::new(&raw).map(|path| path.as_bytes().to_vec()), expected);
         }
+    }
+
+    #[test]
+    fn dot_dot_is_resolved_by_the_text_and_never_above_the_root() {
+        let resolved = |raw: &str| TreePath::resolved(raw).map(|path| path.to_string());
+        for (raw, expected) in [
+            ("a/../b", "/b"),
+            ("a/b/../c", "/a/c"),
+            ("/a/./b//..//../c/", "/c"),
+            ("a/..", "/"),
+            ("a/../", "/"),
+            ("..a/b..", "/..a/b.."),
+        ] {
+            assert_eq!(resolved(raw).as_deref(), Ok(expected), "{raw}");
+        }
+        for raw in ["..", "/..", "../a", "a/../../b", "./../a", "a/b/../../.."] {
+            assert_eq!(resolved(raw), Err(PathError::Escapes), "{raw}");
+        }
+        assert_eq!(resolved("a/../\0"), Err(PathError::Nul));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::adjustments::{Adjustment, Adjustments};
 pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt};
 pub use super::inode::{Inode, InodeId, Kind, Timestamp};
 use super::names::Names;
@@ -50,6 +51,44 @@ pub enum TreeError {
     },
 }
 
+/// What becomes of names that do not exist where a path is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// The path leads nowhere.
+    Refused,
+    /// They are kept as they are, to be made.
+    Kept,
+}
+
+/// Why a path cannot be followed to a place in the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FollowError {
+    /// A name does not exist.
+    Missing,
+    /// More than [`LINKS_MAX`] symlinks (`ELOOP`).
+    Loop,
+    /// What it leads to is no valid path.
+    Path(PathError),
+}
+
+/// What a tree had where an entry of an archive was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Replaced {
+    /// Nothing.
+    Nothing,
+    /// A directory, which was replaced by one and kept its entries.
+    Directory,
+    /// Something else than a directory with entries.
+    Name,
+    /// A directory with entries, which were lost with it.
+    Subtree {
+        /// The directory.
+        path: TreePath,
+        /// The latest of its entries' inodes.
+        latest: InodeId,
+    },
+}
+
 /// One root filesystem: sorted names, the inodes behind them, and the source of the bodies.
 ///
 /// Invariants: the root exists and is a directory; every name's parent exists and is a directory; a directory has
@@ -64,6 +103,7 @@ pub struct RootTree {
     /// The parent of the name that was inserted last, as long as it cannot have been removed: neighbours in an archive
     /// share it.
     last_parent: Option<TreePath>,
+    adjustments: Adjustments,
 }
 
 /// Symlinks followed for one path before it counts as a loop (`MAXSYMLINKS` of Linux, path_resolution(7)).
@@ -95,7 +135,23 @@ impl RootTree {
             linked: Vec::new(),
             bodies,
             last_parent: None,
+            adjustments: Adjustments::default(),
         }
+    }
+
+    /// Returns what was taken otherwise than the archive has it when this tree was read.
+    pub fn adjustments(&self) -> &Adjustments {
+        &self.adjustments
+    }
+
+    /// Counts something that is taken otherwise than the archive has it; `first` describes the first of a kind.
+    pub(crate) fn note(&mut self, kind: Adjustment, first: impl FnOnce() -> String) {
+        self.adjustments.note(kind, first);
+    }
+
+    /// Adds what the archive's reader took otherwise than it is written.
+    pub(crate) fn note_all(&mut self, adjustments: Adjustments) {
+        self.adjustments.extend(adjustments);
     }
 
     /// Returns the source of the files' contents.
@@ -202,19 +258,63 @@ impl RootTree {
     /// Names a new inode `path`. Missing parents become directories of root's, mode 0755. An existing inode loses this name,
     /// as a later tar entry replaces an earlier one; a directory that replaces a directory keeps its entries.
     pub fn insert(&mut self, path: TreePath, inode: Inode) -> Result<InodeId, TreeError> {
+        match self.add(path, inode)? {
+            Ok(id) => Ok(id),
+            Err((path, id, inode)) => self.replace(path, id, inode),
+        }
+    }
+
+    /// Names a new inode `path`, as [`Self::insert`] does. What is no directory replaces even a directory with entries.
+    pub(crate) fn overlay(&mut self, path: TreePath, inode: Inode) -> Result<Replaced, TreeError> {
+        let (path, id, inode) = match self.add(path, inode)? {
+            Ok(_) => return Ok(Replaced::Nothing),
+            Err(there) => there,
+        };
+        let replaced = match (self.inode(id).is_directory(), inode.is_directory()) {
+            (true, true) => Replaced::Directory,
+            (true, false) => self.clear(&path),
+            (false, _) => Replaced::Name,
+        };
+        self.replace(path, id, inode)?;
+        Ok(replaced)
+    }
+
+    /// Removes what is below the directory `path`.
+    pub(crate) fn clear(&mut self, path: &TreePath) -> Replaced {
+        let below: Vec<(TreePath, InodeId)> = self.subtree(path).skip(1).map(|(path, id)| (path.clone(), id)).collect();
+        let Some(latest) = below.iter().map(|(_, id)| *id).max() else { return Replaced::Name };
+        self.last_parent = None;
+        for (path, _) in &below {
+            self.names.remove(path);
+        }
+        Replaced::Subtree { path: path.clone(), latest }
+    }
+
+    /// Names a new inode `path`, unless it names one already, which is given back with both.
+    fn add(&mut self, path: TreePath, inode: Inode) -> Result<Result<InodeId, (TreePath, InodeId, Inode)>, TreeError> {
         if self.comes_next(&path) {
             let id = add_inode(&mut self.inodes, inode);
             self.names.push(path, id);
-            return Ok(id);
+            return Ok(Ok(id));
         }
         self.make_parents(&path)?;
         match self.names.add(path, || next_id(&self.inodes)) {
             Ok(id) => {
                 self.inodes.push(inode);
-                Ok(id)
+                Ok(Ok(id))
             }
-            Err((path, id)) => self.replace(path, id, inode),
+            Err((path, id)) => Ok(Err((path, id, inode))),
         }
+    }
+
+    /// Whether the parent of `path` is a directory of the tree, or `path` the root.
+    pub(crate) fn has_parent(&self, path: &TreePath) -> bool {
+        if self.comes_next(path) {
+            return true;
+        }
+        let Some(parent) = path.parent_bytes() else { return true };
+        self.last_parent.as_ref().is_some_and(|last| last.as_bytes() == parent)
+            || path.parent().and_then(|parent| self.get(&parent)).is_some_and(Inode::is_directory)
     }
 
     /// Whether `path` comes after all names and its parent is a directory of the tree. Only the last name is looked at:
@@ -292,32 +392,40 @@ impl RootTree {
     /// Follows all symlinks in `path`, including the last component, inside the tree. Returns the path of what it leads to;
     /// `None` if that does not exist or the symlinks form a loop.
     pub fn resolve(&self, path: &TreePath) -> Option<TreePath> {
+        self.follow(path, Missing::Refused).ok()
+    }
+
+    /// Follows all symlinks in `path` inside the tree, as a process does whose root it is: an absolute target begins at the
+    /// root, and `..` does not lead above it.
+    pub(crate) fn follow(&self, path: &TreePath, missing: Missing) -> Result<TreePath, FollowError> {
         let mut pending: Vec<Vec<u8>> = names_reversed(path.as_bytes());
         let mut here = TreePath::root();
         let mut links = 0;
         while let Some(name) = pending.pop() {
-            match name.as_slice() {
+            let next = match name.as_slice() {
                 b"" | b"." => continue,
-                b".." => here = here.parent().unwrap_or_else(TreePath::root),
-                _ => {
-                    let next = here.join(&name)?;
-                    match &self.get(&next)?.kind {
-                        Kind::Symlink(target) => {
-                            links += 1;
-                            if links > LINKS_MAX {
-                                return None;
-                            }
-                            if target.first() == Some(&b'/') {
-                                here = TreePath::root();
-                            }
-                            pending.extend(names_reversed(target));
-                        }
-                        _ => here = next,
-                    }
+                b".." => {
+                    here = here.parent().unwrap_or_else(TreePath::root);
+                    continue;
                 }
+                name => TreePath::new([here.as_bytes(), b"/", name].concat()).map_err(FollowError::Path)?,
+            };
+            match self.get(&next).map(|inode| &inode.kind) {
+                Some(Kind::Symlink(target)) => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(FollowError::Loop);
+                    }
+                    if target.first() == Some(&b'/') {
+                        here = TreePath::root();
+                    }
+                    pending.extend(names_reversed(target));
+                }
+                None if missing == Missing::Refused => return Err(FollowError::Missing),
+                _ => here = next,
             }
         }
-        Some(here)
+        Ok(here)
     }
 
     /// Follows the symlinks in the parents of `path`. Returns the path of an entry created there; `path` itself where the

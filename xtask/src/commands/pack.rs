@@ -234,5 +234,8 @@ fn read(arguments: &Arguments, progress: &Progress) -> Result<RootTree> {
         )));
     }
     stage.finish(&format!("{} entries", tree.len()));
+    for adjusted in tree.adjustments().iter() {
+        progress.note(format!("warning: {adjusted}"));
+    }
     Ok(tree)
 }

@@ -7,11 +7,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
+use snug_rootfs::container_archive::ContainerArchive;
 use snug_rootfs::glob;
 use snug_rootfs::normalise::{Normalise, normalise};
 use snug_rootfs::platform::Platform;
-use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tar::{self, TarError, TarOptions};
 use snug_rootfs::tree::{RootTree, Timestamp};
 
 use crate::atomic::Partial;
@@ -19,6 +20,7 @@ use crate::bases::debian::{self, Bootstrap};
 use crate::bases::oci::{self, Resolution};
 use crate::cache::{Cache, Tree};
 use crate::engine::{Engine, OnFailure, apply_attributes, secrets};
+use crate::error::Failure;
 use crate::plan::{BuildPlan, PlannedBase};
 use crate::report::progress::Progress;
 
@@ -89,7 +91,7 @@ impl Assembly<'_> {
             PlannedBase::Image { .. } => {
                 self.tree(ancestors, &progress.for_image(&ancestors.last().context("no parent")?.name))?
             }
-            PlannedBase::Tar { path, .. } => Tree::outside(path),
+            PlannedBase::Tar { path, .. } => tar_base(path, progress)?,
             PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
             PlannedBase::Debian { suite, variant, snapshot, fingerprint } => {
                 let platform = last.platform;
@@ -175,6 +177,7 @@ impl Assembly<'_> {
             let tree = oci::fetch(self.cache, resolution, progress)
                 .and_then(|fetched| fetched.tree(spool, progress))
                 .map_err(|error| self.cache.explain(error))?;
+            warn(&tree, &resolution.reference.to_string(), progress);
             self.store(&tree, &wanted)
         })
     }
@@ -210,6 +213,34 @@ impl Assembly<'_> {
         write().context("cannot write to the cache").map_err(|error| self.cache.explain(error))?;
         partial.publish()?;
         Ok(())
+    }
+}
+
+/// Reads a tar that a spec names as its base, before any step runs. Engines read it again, each where it needs it.
+fn tar_base(path: &Path, progress: &Progress) -> Result<Tree> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
+    let tree = tar::read_file(file, &tar::Limits::default(), &mut |_| {}).map_err(|error| match error {
+        TarError::Compressed { format, command, .. } => anyhow!(
+            "the base {shown} is {format}-compressed, not a tar\n\
+             hint: decompress it and name the result: {command} {shown} > root.tar"
+        ),
+        error => anyhow::Error::new(error).context(format!("cannot read the base {shown}")),
+    })?;
+    if let Some(archive) = ContainerArchive::of(&tree) {
+        bail!(Failure::Usage(format!(
+            "{shown} cannot be a base: {archive}\n\
+             hint: docker create IMAGE, then docker export CONTAINER > root.tar; or name the image as base = {{ oci = \"…\" }}"
+        )));
+    }
+    warn(&tree, &shown.to_string(), progress);
+    Ok(Tree::outside(path))
+}
+
+/// Tells what of a base was taken otherwise than its archive has it.
+fn warn(tree: &RootTree, base: &str, progress: &Progress) {
+    for adjusted in tree.adjustments().iter() {
+        progress.note(format!("warning: {base}: {adjusted}"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Layers made by the `tar` crate, merged by us; each test is named after a sentence of layer.md.
 
-use super::super::tree::Entry;
+use super::super::tree::{Entry, Kind};
 use super::*;
 
 /// One entry: `dir/`, `file=content`, `link->target`, `link=>target` for a hard link.
@@ -161,27 +161,39 @@ fn hostile_layers_are_refused_by_name() {
     assert_refused(&[&["etc/", "etc/.wh...="]], &format!("/etc/.wh...: {hides}"));
     assert_refused(&[&["etc/.wh..="]], &format!("/etc/.wh..: {hides}"));
     assert_refused(&[&[".wh.="]], &format!("/.wh.: {hides}"));
-    assert_refused(&[&["../.wh.etc="]], "`../.wh.etc`: the path leaves the root through `..`");
+    let above = "would leave the root through `..`\nhint: archive a root filesystem relative to its root, as `tar -C ROOT -c .` does";
+    assert_refused(&[&["../.wh.etc="]], &format!("`../.wh.etc`: the name {above}"));
     assert_refused(
         &[&["a=1"], &[".wh..wh..opq="]],
         "/.wh..wh..opq: an opaque whiteout at the root, which would hide every layer below",
     );
     assert_refused(&[&[".wh.a/", ".wh.a/b=1"]], "/.wh.a/b is below a whiteout, which holds nothing");
-    let nowhere = |path: &str, link: &str| format!("{path} is below the symlink {link}, which leads to no directory");
-    assert_refused(&[&["a->b", "b->a", "a/x=1"]], &nowhere("/a/x", "/a"));
-    assert_refused(&[&["a->gone"], &["a/x=1"]], &nowhere("/a/x", "/a"));
-    assert_refused(&[&["a->../../f", "f=1"], &["a/b/x=1"]], &nowhere("/a/b/x", "/a"));
+    assert_refused(
+        &[&["a->b", "b->a", "a/x=1"]],
+        "/a/x: too many symlinks on the way to /a (ELOOP)\nhint: they lead round in a circle, or through more than 40 others",
+    );
+    assert_refused(
+        &[&["a->../../f", "f=1"], &["a/b/x=1"]],
+        "/a/b/x is below a symlink that leads to /f, and that is a file",
+    );
     assert_refused(&[&["a=1"], &["a/b=1"]], "/a/b needs /a to be a directory, and it is a file");
-    assert_refused(&[&["a=>later", "later=1"]], "/a is a hard link to /later, which does not exist");
-    assert_refused(&[&["a=>b", "b=>a"]], "/a is a hard link to /b, which does not exist");
-    assert_refused(&[&["a=>a"]], "`a`: hard link to itself");
+    let missing = |path: &str, target: &str| {
+        format!(
+            "{path} is a hard link to {target}, which does not exist\n\
+             hint: the file comes before its links; was it left out when the archive was made, or moved behind them?"
+        )
+    };
+    assert_refused(&[&["a=>later", "later=1"]], &missing("/a", "/later"));
+    assert_refused(&[&["a=>b", "b=>a"]], &missing("/a", "/b"));
+    assert_refused(&[&["a=>a"]], &missing("/a", "/a"));
     assert_refused(
         &[&["a=1"], &["b=>/../../a"]],
-        "`b`: hard link to `/../../a`: the path leaves the root through `..`",
+        "`b`: hard link to `/../../a`: the target would leave the root through `..`\n\
+         hint: the target of a hard link is the name of another entry, relative to the root and not to the link",
     );
     assert_refused(&[&["d/"], &["a=>d"]], "/a is a hard link to /d, which is a directory");
-    assert_refused(&[&["a/", "a/b=1"], &["a=>a/b"]], "/a is a hard link to /a/b, which does not exist");
-    assert_refused(&[&["./=>a"]], "/ is a hard link to /a, which does not exist");
+    assert_refused(&[&["a/", "a/b=1"], &["a=>a/b"]], "/a is already a directory and cannot become a hard link");
+    assert_refused(&[&["./=>a"]], &missing("/", "/a"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::path::escape_bytes;
-use crate::tree::{PathError, TreeError};
+use crate::tree::{PathError, TreeError, TreePath};
 
 /// Why a tar cannot become a tree. Offsets are bytes from the archive's start.
 #[derive(Debug, thiserror::Error)]
@@ -117,22 +117,65 @@ pub enum TarError {
         /// What is wrong.
         reason: PathError,
     },
-    /// A name is absolute.
+    /// A name has more `..` components than directories before them.
     #[error(
-        "{entry}: the name is absolute\n\
+        "{entry}: the name would leave the root through `..`\n\
          hint: archive a root filesystem relative to its root, as `tar -C ROOT -c .` does"
     )]
-    AbsoluteName {
+    LeavesRoot {
         /// The entry.
         entry: EntryName,
     },
-    /// A hard link's target is absolute.
-    #[error("{entry}: hard link to the absolute name {target}")]
-    AbsoluteLink {
+    /// The target of a hard link has more `..` components than directories before them.
+    #[error(
+        "{entry}: hard link to {target}: the target would leave the root through `..`\n\
+         hint: the target of a hard link is the name of another entry, relative to the root and not to the link"
+    )]
+    LinkLeavesRoot {
         /// The entry.
         entry: EntryName,
         /// The target.
         target: EntryName,
+    },
+    /// The symlinks above an entry form a loop.
+    #[error(
+        "{path}: too many symlinks on the way to {above} (ELOOP)\n\
+         hint: they lead round in a circle, or through more than 40 others"
+    )]
+    SymlinkLoop {
+        /// The entry.
+        path: TreePath,
+        /// Its directory.
+        above: TreePath,
+    },
+    /// The symlinks above an entry lead to something else than a directory.
+    #[error("{path} is below a symlink that leads to {place}, and that is a {kind}")]
+    BelowNonDirectory {
+        /// The entry.
+        path: TreePath,
+        /// What the symlink leads to.
+        place: TreePath,
+        /// The type of that.
+        kind: &'static str,
+    },
+    /// Where symlinks lead, an entry's path is invalid.
+    #[error("{path}: where the symlinks above it lead, {reason}")]
+    PlacePath {
+        /// The entry.
+        path: TreePath,
+        /// What is wrong.
+        reason: PathError,
+    },
+    /// The target of a hard link is no entry so far.
+    #[error(
+        "{path} is a hard link to {target}, which does not exist\n\
+         hint: the file comes before its links; was it left out when the archive was made, or moved behind them?"
+    )]
+    DanglingHardLink {
+        /// The entry.
+        path: TreePath,
+        /// The target.
+        target: TreePath,
     },
     /// An entry does not fit the tree.
     #[error(transparent)]
@@ -144,12 +187,6 @@ pub enum TarError {
         entry: EntryName,
         /// The type.
         kind: &'static str,
-    },
-    /// A hard link names itself.
-    #[error("{entry}: hard link to itself")]
-    HardLinkToItself {
-        /// The entry.
-        entry: EntryName,
     },
     /// A hard link to something else than a file carries data.
     #[error("{entry}: hard link to {target} carries data, and that is a {kind}")]

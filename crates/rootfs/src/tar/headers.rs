@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use super::end_marker::EndMarker;
 use super::error::{EntryName, TarError};
 use super::header::{BLOCK, BLOCK_U64, Header, NAME, padding};
 use super::input::Input;
 use super::limits::Budget;
 use super::member::{Member, header_name, stored_size};
 use super::pax::Records;
-use super::policy::Policy;
 
 /// First bytes of files that are often mistaken for a tar: the format, and the command and file name for the hint.
 const COMPRESSED: [(&[u8], &str, &str, &str); 6] = [
@@ -25,7 +25,7 @@ const COMPRESSED: [(&[u8], &str, &str, &str); 6] = [
 pub(super) struct Headers<'a> {
     pub input: Box<dyn Input + 'a>,
     pub budget: &'a mut Budget,
-    pub policy: Policy,
+    end_marker: EndMarker,
     /// The name of the last header, for errors about what follows it.
     pub last: Vec<u8>,
     stage: Stage,
@@ -54,9 +54,9 @@ struct Announced {
 }
 
 impl<'a> Headers<'a> {
-    pub(super) fn new(input: Box<dyn Input + 'a>, policy: Policy, budget: &'a mut Budget) -> Self {
+    pub(super) fn new(input: Box<dyn Input + 'a>, end_marker: EndMarker, budget: &'a mut Budget) -> Self {
         let (globals, next) = (Rc::default(), Announced::default());
-        Headers { input, budget, policy, last: Vec::new(), stage: Stage::Start, globals, next }
+        Headers { input, budget, end_marker, last: Vec::new(), stage: Stage::Start, globals, next }
     }
 
     /// Reads the next member's header into `header`. `None` at the end of the archive, which is then read to the end of
@@ -97,7 +97,7 @@ impl<'a> Headers<'a> {
     fn recognise(&mut self) -> Result<(), TarError> {
         let start = self.input.peek(BLOCK)?;
         if start.is_empty() {
-            return if self.policy.unterminated { Ok(()) } else { Err(TarError::Empty) };
+            return if self.end_marker == EndMarker::Optional { Ok(()) } else { Err(TarError::Empty) };
         }
         for (magic, format, command, sample) in COMPRESSED {
             if start.starts_with(magic) {
@@ -115,7 +115,7 @@ impl<'a> Headers<'a> {
         let offset = self.input.offset();
         let missing_end = |last: &[u8], offset| TarError::MissingEnd { offset, after: EntryName::new(last) };
         match self.input.read(&mut header.0)? {
-            0 if self.policy.unterminated => return Ok(false),
+            0 if self.end_marker == EndMarker::Optional => return Ok(false),
             0 => return Err(missing_end(&self.last, offset)),
             BLOCK => {}
             _ => return Err(TarError::TruncatedHeader { offset }),
@@ -124,7 +124,7 @@ impl<'a> Headers<'a> {
             return match self.input.read(&mut header.0)? {
                 BLOCK if header.is_zero() => Ok(false),
                 BLOCK => Err(TarError::LoneZeroBlock { offset }),
-                0 if self.policy.unterminated => Ok(false),
+                0 if self.end_marker == EndMarker::Optional => Ok(false),
                 _ => Err(missing_end(&self.last, offset)),
             };
         }

@@ -1,6 +1,8 @@
 //! Tar streams to and from a [`RootTree`](super::tree::RootTree).
 //!
-//! A [`Reader`] yields the entries of an archive; [`read_file`] and [`read_stream`] make trees of them. They read what
+//! A [`Reader`] yields the entries of an archive; [`read_file`] and [`read_stream`] make trees of them. Names are resolved
+//! inside the root, as in the layers of an image: what is taken otherwise than it is written is counted in the tree's
+//! [`adjustments`](crate::tree::RootTree::adjustments), and only what would leave the root is refused. They read what
 //! `docker export`, `podman export`, mmdebstrap, GNU tar, bsdtar and Python write: V7, ustar, GNU
 //! and POSIX pax headers, sparse files in all four formats, binary extended attributes. It trusts nothing: every
 //! length is bounded by [`Limits`], and hostile input is a [`TarError`] that names the entry. [`write()`] makes one
@@ -14,6 +16,7 @@
 //! Internals" (basic format, sparse formats); libarchive's `tar(5)`.
 
 mod acl;
+mod end_marker;
 mod error;
 mod header;
 mod headers;
@@ -21,18 +24,18 @@ mod input;
 mod limits;
 mod member;
 mod pax;
-mod policy;
+mod placement;
 mod read;
 mod sparse;
 mod text;
 mod tree;
 mod write;
 
+pub use end_marker::EndMarker;
 pub use error::{EntryName, TarError};
 pub use limits::{Budget, Limits};
-pub use policy::Policy;
+pub(crate) use placement::Placement;
 pub use read::{Entry, Reader};
-pub(crate) use tree::set_link_body;
 pub use tree::{read_file, read_stream};
 pub use write::{TarOptions, write, write_some};
 

@@ -4,15 +4,16 @@ use std::fs::File;
 use std::io::Read;
 
 use super::acl::{self, Acl};
+use super::end_marker::EndMarker;
 use super::error::{EntryName, TarError};
 use super::header::{BLOCK, BLOCK_U64, GID, Header, MODE, UID, padding};
 use super::headers::Headers;
-use super::input::{FileInput, Kept, StreamInput};
+use super::input::{FileInput, Input, Kept, StreamInput};
 use super::limits::{Budget, NAME_COST};
 use super::member::Member;
-use super::policy::Policy;
 use super::sparse::{Map, TextMap};
-use crate::tree::{Body, DataRange, Inode, Kind, TreePath};
+use crate::adjustments::{Adjustment, Adjustments};
+use crate::tree::{Body, DataRange, Inode, Kind, PathError, TreePath};
 
 /// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
 const SYMLINK_MAX: usize = 4095;
@@ -55,12 +56,13 @@ impl Entry {
 /// Reads the entries of an archive one after the other. It ends after the first error.
 pub struct Reader<'a> {
     headers: Headers<'a>,
+    adjustments: Adjustments,
 }
 
 impl<'a> Reader<'a> {
     /// Reads an archive that can be sought in: only headers are read, and bodies are ranges of the file.
-    pub fn from_file(file: File, policy: Policy, budget: &'a mut Budget) -> Result<Self, TarError> {
-        Ok(Reader { headers: Headers::new(Box::new(FileInput::new(file)?), policy, budget) })
+    pub fn from_file(file: File, end_marker: EndMarker, budget: &'a mut Budget) -> Result<Self, TarError> {
+        Ok(Reader::new(Box::new(FileInput::new(file)?), end_marker, budget))
     }
 
     /// Reads an archive from a pipe. Bodies are appended to `spool`, a temporary file, and are ranges of it; the last of
@@ -68,11 +70,20 @@ impl<'a> Reader<'a> {
     pub fn from_stream(
         input: impl Read + 'a,
         spool: File,
-        policy: Policy,
+        end_marker: EndMarker,
         budget: &'a mut Budget,
     ) -> Result<Self, TarError> {
         let input = StreamInput::new(Box::new(input), spool)?;
-        Ok(Reader { headers: Headers::new(Box::new(input), policy, budget) })
+        Ok(Reader::new(Box::new(input), end_marker, budget))
+    }
+
+    fn new(input: Box<dyn Input + 'a>, end_marker: EndMarker, budget: &'a mut Budget) -> Self {
+        Reader { headers: Headers::new(input, end_marker, budget), adjustments: Adjustments::default() }
+    }
+
+    /// Returns what of the entries so far was taken otherwise than the archive has it, and forgets it.
+    pub fn take_adjustments(&mut self) -> Adjustments {
+        std::mem::take(&mut self.adjustments)
     }
 
     /// Returns the next entry, and `None` at the end of the archive or after an error.
@@ -100,21 +111,15 @@ impl<'a> Reader<'a> {
         self.headers.input.drain();
     }
 
-    /// Charges directories that the current entry implied.
-    pub(super) fn charge_implied(&mut self, count: usize) -> Result<(), TarError> {
-        self.headers.budget.charge_implied(count, &self.headers.last)
+    /// What the archive may use, and has used.
+    pub(super) fn budget(&mut self) -> &mut Budget {
+        self.headers.budget
     }
 
     /// Reads a member's data and makes the entry.
     fn entry(&mut self, member: &Member) -> Result<Entry, TarError> {
         let entry = || EntryName::new(&member.name);
-        if member.name.is_empty() {
-            return Err(TarError::EmptyName { offset: self.headers.input.offset() - BLOCK_U64 });
-        }
-        if member.name[0] == b'/' && !self.headers.policy.absolute_names {
-            return Err(TarError::AbsoluteName { entry: entry() });
-        }
-        let path = TreePath::new(&member.name).map_err(|reason| TarError::Path { entry: entry(), reason })?;
+        let path = self.path(member)?;
         let kind = match member.header.typeflag() {
             b'1' => return self.hard_link(member, path),
             // V7 had no type for directories and marked them by the slash.
@@ -147,18 +152,52 @@ impl<'a> Reader<'a> {
         Ok(Entry::Inode { path, inode })
     }
 
+    /// Resolves a member's name inside the root.
+    fn path(&mut self, member: &Member) -> Result<TreePath, TarError> {
+        let entry = || EntryName::new(&member.name);
+        if member.name.is_empty() {
+            if member.header.typeflag() != b'5' {
+                return Err(TarError::EmptyName { offset: self.headers.input.offset() - BLOCK_U64 });
+            }
+            let offset = self.headers.input.offset() - BLOCK_U64;
+            self.adjustments.note(Adjustment::EmptyName, || format!("the directory at byte {offset}"));
+        }
+        self.resolve(&member.name, Adjustment::AbsoluteName, || entry().to_string()).map_err(|reason| match reason {
+            PathError::Escapes => TarError::LeavesRoot { entry: entry() },
+            reason => TarError::Path { entry: entry(), reason },
+        })
+    }
+
+    /// Resolves a name that the archive writes, and notes what it took: that it is `absolute`, or has `..` components.
+    fn resolve(
+        &mut self,
+        raw: &[u8],
+        absolute: Adjustment,
+        describe: impl Fn() -> String,
+    ) -> Result<TreePath, PathError> {
+        let path = match TreePath::new(raw) {
+            Err(PathError::Escapes) => {
+                let path = TreePath::resolved(raw)?;
+                self.adjustments.note(Adjustment::ParentInName, &describe);
+                path
+            }
+            path => path?,
+        };
+        if raw.first() == Some(&b'/') {
+            self.adjustments.note(absolute, &describe);
+        }
+        Ok(path)
+    }
+
     fn hard_link(&mut self, member: &Member, path: TreePath) -> Result<Entry, TarError> {
         let entry = || EntryName::new(&member.name);
         let raw = member.link_name();
         let name = || EntryName::new(raw);
-        if raw.first() == Some(&b'/') && !self.headers.policy.absolute_names {
-            return Err(TarError::AbsoluteLink { entry: entry(), target: name() });
-        }
-        let bad_path = |reason| TarError::LinkPath { entry: entry(), target: name(), reason };
-        let target = TreePath::new(raw).map_err(bad_path)?;
-        if target == path {
-            return Err(TarError::HardLinkToItself { entry: entry() });
-        }
+        let describe = || format!("{}, hard link to {}", entry(), name());
+        let target = self.resolve(raw, Adjustment::AbsoluteLink, describe).map_err(|reason| match reason {
+            PathError::Escapes => TarError::LinkLeavesRoot { entry: entry(), target: name() },
+            reason => TarError::LinkPath { entry: entry(), target: name(), reason },
+        })?;
         self.headers.budget.charge_entry(path.as_bytes().len() + target.as_bytes().len(), &self.headers.last)?;
         let has_data = member.stored > 0 && self.hard_link_has_data(member)?;
         let body = if has_data { Some(self.body(member)?) } else { None };

@@ -7,4 +7,5 @@ use crate::tree::{Body, BodySource, DataRange, Inode, Kind, RootTree, Timestamp,
 
 mod hostile;
 mod identity;
+mod names;
 mod oracles;

@@ -5,12 +5,12 @@ use super::identity::{from_file, from_pipe};
 use super::*;
 
 /// A header block under construction, with its data.
-struct Raw(Vec<u8>);
+pub(super) struct Raw(Vec<u8>);
 
 const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
 impl Raw {
-    fn new(typeflag: u8, name: &[u8], data: &[u8]) -> Self {
+    pub(super) fn new(typeflag: u8, name: &[u8], data: &[u8]) -> Self {
         let mut block = [0; BLOCK];
         block[..name.len().min(100)].copy_from_slice(&name[..name.len().min(100)]);
         block[100..108].copy_from_slice(b"0000644\0");
@@ -26,15 +26,15 @@ impl Raw {
         raw.seal()
     }
 
-    fn file(name: &[u8], data: &[u8]) -> Self {
+    pub(super) fn file(name: &[u8], data: &[u8]) -> Self {
         Raw::new(b'0', name, data)
     }
 
-    fn link(typeflag: u8, name: &[u8], target: &[u8]) -> Self {
+    pub(super) fn link(typeflag: u8, name: &[u8], target: &[u8]) -> Self {
         Raw::new(typeflag, name, b"").set(157, target)
     }
 
-    fn pax(records: &[(&str, &[u8])]) -> Self {
+    pub(super) fn pax(records: &[(&str, &[u8])]) -> Self {
         let mut data = Vec::new();
         for (key, value) in records {
             super::super::pax::put_record(&mut data, key.as_bytes(), value);
@@ -43,7 +43,7 @@ impl Raw {
     }
 
     /// Overwrites a part of the header.
-    fn set(mut self, at: usize, bytes: &[u8]) -> Self {
+    pub(super) fn set(mut self, at: usize, bytes: &[u8]) -> Self {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
         self.seal()
     }
@@ -63,7 +63,7 @@ impl Raw {
 }
 
 /// The entries and an end marker.
-fn archive(entries: impl IntoIterator<Item = Raw>) -> Vec<u8> {
+pub(super) fn archive(entries: impl IntoIterator<Item = Raw>) -> Vec<u8> {
     let mut bytes: Vec<u8> = entries.into_iter().flat_map(|raw| raw.0).collect();
     bytes.extend_from_slice(&END);
     bytes
@@ -103,8 +103,8 @@ pub(super) fn cases() -> Vec<(&'static str, Vec<u8>)> {
         // Names that leave the root, or are none.
         ("dot-dot", archive([Raw::file(b"a/../../etc/passwd", b"")])),
         ("dot-dot alone", archive([Raw::new(b'5', b"..", b"")])),
-        ("dot-dot in pax", archive([Raw::pax(&[("path", b"x/../y")]), a()])),
-        ("absolute name", archive([Raw::file(b"/etc/passwd", b"")])),
+        ("dot-dot in pax", archive([Raw::pax(&[("path", b"x/../../y")]), a()])),
+        ("absolute dot-dot", archive([Raw::file(b"/../etc/passwd", b"")])),
         ("empty name", archive([Raw::file(b"", b"")])),
         ("NUL in a pax name", archive([Raw::pax(&[("path", b"a\0b")]), a()])),
         ("NUL in a GNU name", archive([gnu_long(b'L', b"a\0b\0"), a()])),
@@ -114,12 +114,14 @@ pub(super) fn cases() -> Vec<(&'static str, Vec<u8>)> {
         // Links.
         ("hard link to nowhere", archive([a(), Raw::link(b'1', b"b", b"nowhere")])),
         ("hard link to a later entry", archive([Raw::link(b'1', b"b", b"a"), a()])),
-        ("hard link to itself", archive([a(), Raw::link(b'1', b"a", b"./a")])),
+        ("hard link to itself", archive([Raw::link(b'1', b"a", b"./a"), a()])),
         ("hard link loop", archive([Raw::link(b'1', b"a", b"b"), Raw::link(b'1', b"b", b"a")])),
         ("hard link to a directory", archive([directory(), Raw::link(b'1', b"b", b"d")])),
-        ("hard link onto a directory", archive([a(), directory(), Raw::link(b'1', b"d", b"a")])),
+        ("hard link onto the root", archive([a(), Raw::link(b'1', b"./", b"a")])),
+        ("hard link onto its target's directory", archive([Raw::file(b"d/a", b""), Raw::link(b'1', b"d", b"d/a")])),
         ("hard link out of the root", archive([a(), Raw::link(b'1', b"b", b"../a")])),
-        ("absolute hard link", archive([a(), Raw::link(b'1', b"b", b"/a")])),
+        ("absolute hard link out of the root", archive([a(), Raw::link(b'1', b"b", b"/b/../../a")])),
+        ("hard link through a loop", archive([Raw::link(b'2', b"s", b"s"), Raw::link(b'1', b"b", b"s/a")])),
         (
             "hard link with data to a symlink",
             archive([Raw::link(b'2', b"s", b"x"), Raw::pax(&[("linkpath", b"s")]), Raw::new(b'1', b"b", b"data")]),
@@ -129,8 +131,21 @@ pub(super) fn cases() -> Vec<(&'static str, Vec<u8>)> {
         ("symlink of 4096 bytes", archive([gnu_long(b'K', &long(4096)), Raw::link(b'2', b"s", b"")])),
         // Types that contradict each other.
         ("file as directory", archive([a(), Raw::file(b"a/b", b"")])),
-        ("symlink as directory", archive([Raw::link(b'2', b"s", b"/etc"), Raw::file(b"s/passwd", b"")])),
-        ("file onto a full directory", archive([Raw::file(b"d/x", b""), Raw::file(b"d", b"")])),
+        ("below a symlink to itself", archive([Raw::link(b'2', b"etc", b"/etc"), Raw::file(b"etc/passwd", b"")])),
+        (
+            "below symlinks in a circle",
+            archive([Raw::link(b'2', b"s", b"t/x"), Raw::link(b'2', b"t", b"s"), Raw::file(b"s/a/b", b"")]),
+        ),
+        ("below a symlink to a file", archive([a(), Raw::link(b'2', b"s", b"/a"), Raw::file(b"s/t/x", b"")])),
+        ("below a symlink that lengthens the path", {
+            let target = b"1234567/".repeat(500);
+            archive([
+                gnu_long(b'K', &target),
+                Raw::link(b'2', b"s", b""),
+                gnu_long(b'L', &[&b"s/"[..], &long(200)].concat()),
+                a(),
+            ])
+        }),
         ("directory with data", archive([Raw::new(b'5', b"d", b"data")])),
         ("unknown type", archive([Raw::new(b'Z', b"z", b"")])),
         ("GNU incremental", archive([Raw::new(b'D', b"d", b"")])),

@@ -18,7 +18,7 @@ use super::*;
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// Are the tools and the rights there? Says loudly when not, and fails where skipping is forbidden.
-fn can_run(tools: &[&str]) -> bool {
+pub(super) fn can_run(tools: &[&str]) -> bool {
     let has = |tool: &&&str| {
         Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
     };
@@ -35,7 +35,7 @@ fn can_run(tools: &[&str]) -> bool {
     false
 }
 
-fn run(command: &mut Command) -> Vec<u8> {
+pub(super) fn run(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
