@@ -12,6 +12,7 @@
 
 #![warn(missing_docs)]
 
+pub mod file_name;
 pub mod kernel;
 
 use std::fmt;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -235,7 +236,20 @@ pub fn feed(
     accepted: &[i32],
     write: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<Vec<u8>> {
-    let mut child = Child::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    feed_any(command.stdout(Stdio::piped()), accepted, write)
+}
+
+/// As [`feed`], with the standard output in a file.
+pub fn feed_into(command: &mut Command, output: File, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    feed_any(command.stdout(output), &[], write).map(drop)
+}
+
+fn feed_any(
+    command: &mut Command,
+    accepted: &[i32],
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<Vec<u8>> {
+    let mut child = Child::start(command.stdin(Stdio::piped()).stderr(Stdio::piped()))?;
     let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (written, said, tail) = thread::scope(|scope| {
         let said = scope.spawn(|| read_all(output));

@@ -1,12 +1,17 @@
-//! Files that appear under their name complete or not at all.
+//! Where results go: files that appear under their name complete or not at all, standard output, block devices.
 
+mod block_device;
+mod destination;
 mod partial;
+mod place;
 mod sync_ahead;
 
 use std::fs::File;
 use std::path::Path;
 
+pub use destination::{Accepts, Destination, Identity};
 pub use partial::Partial;
+pub use place::for_shell;
 
 /// Takes a folder, among the runs of this tool, for publishing several files that belong together: waits for the run that
 /// has it, and holds it until the result is dropped. `None` where its filesystem has no locks.

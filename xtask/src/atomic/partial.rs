@@ -1,16 +1,24 @@
 //! A file that appears under its name when it is complete: written beside it, locked meanwhile, then renamed.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use base16ct::lower::encode_string as hex;
+use nix::fcntl::OFlag;
+use nix::unistd::{PathconfVar, pathconf};
+use sha2::{Digest, Sha256};
 use snug_process::interrupt;
 
+use super::place::{Place, folder_of};
 use super::sync_ahead::SyncAhead;
+use crate::error::Failure;
 use crate::host::disk_space;
 use crate::report::progress::human_bytes;
 
@@ -19,6 +27,16 @@ const ENDING: &str = ".partial";
 /// How long a new file may stay locked by another run's sweep, which takes it for abandoned: far longer than a removal
 /// takes.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
+/// Digits of the largest process id that its type can hold.
+const PID_DIGITS: usize = 10;
+/// The longest name in bytes where the filesystem does not say (`NAME_MAX` of limits.h).
+const LONGEST_NAME: usize = 255;
+/// Hexadecimal digits that tell one long name from another.
+const DIGEST_DIGITS: usize = 16;
+/// The bits of a mode that a file keeps when it is replaced: those that say who may read, write and execute it.
+const PERMISSIONS: u32 = 0o777;
+/// The permission to write of a file's owner, without which the file could not be filled.
+const OWNER_WRITES: u32 = 0o200;
 
 /// A file that takes its final name when it is [published](Partial::publish), and is removed otherwise. What had that name
 /// before is kept until then.
@@ -30,27 +48,54 @@ pub struct Partial {
     _lock: File,
     _registered: interrupt::Registered,
     ahead: Option<SyncAhead>,
+    /// The file that has the name now, whose permissions and owner the new one keeps.
+    replaced: Option<Metadata>,
     published: bool,
 }
 
 impl Partial {
     /// Begins the file that will become `place`, in the same folder, which is made where it is missing. Removes partial files
-    /// of the same name that killed runs left.
+    /// of the same name that killed runs left. Where `place` is a symlink, what it leads to is replaced; what is neither a
+    /// regular file nor a new name is refused.
     pub fn begin(place: &Path) -> Result<Self> {
         let folder = folder_of(place);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let what = match Place::find(place)? {
+            Place::New(path) => return Self::begin_there(&path, None),
+            Place::File(path, about) => return Self::begin_there(&path, Some(about)),
+            Place::Special(what) => what,
+            Place::BlockDevice(_) => "a block device",
+            Place::Open(_) => "an open file of this process",
+        };
+        bail!(Failure::Usage(format!(
+            "{} is {what}, not a file\nhint: remove it, or choose another folder",
+            place.display()
+        )))
+    }
+
+    /// As [`Self::begin`], where `place` is no link: it is `replaced` or new.
+    pub(super) fn begin_there(place: &Path, replaced: Option<Metadata>) -> Result<Self> {
+        let folder = folder_of(place);
         let name = place.file_name().with_context(|| format!("{} names no file", place.display()))?;
-        let prefix = format!(".{}.", name.to_string_lossy());
-        Self::sweep(&folder, &prefix)?;
-        let path = folder.join(format!("{prefix}{}{ENDING}", std::process::id()));
+        let ending = format!("{}{ENDING}", std::process::id());
+        let prefix = prefix(name, longest_name(&folder).saturating_sub(PID_DIGITS + ENDING.len()));
+        Self::sweep_names(&folder, &prefix)?;
+        let mut begun = prefix;
+        begun.push(ending);
+        let path = folder.join(begun);
         let lock = Self::create(&path, place)?;
         let registered = interrupt::remove_on_interrupt(&path, |path| Ok(fs::remove_file(path)?));
+        if let Some(replaced) = &replaced {
+            // Before there is anything in it that only some may read.
+            lock.set_permissions(Permissions::from_mode(replaced.mode() & PERMISSIONS | OWNER_WRITES))?;
+        }
         Ok(Partial {
             place: place.to_path_buf(),
             path,
             _lock: lock,
             _registered: registered,
             ahead: None,
+            replaced,
             published: false,
         })
     }
@@ -58,8 +103,11 @@ impl Partial {
     /// Makes the file and locks it.
     fn create(path: &Path, place: &Path) -> Result<File> {
         let started = Instant::now();
+        let mut options = OpenOptions::new();
+        // The name can be guessed: in a folder that others write to, it may be their link.
+        options.write(true).create(true).truncate(true).custom_flags(OFlag::O_NOFOLLOW.bits());
         loop {
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).with_context(|| {
+            let file = options.open(path).with_context(|| {
                 format!("cannot write in {}\nhint: choose a folder that can be written to", folder_of(place).display())
             })?;
             match file.try_lock() {
@@ -88,11 +136,11 @@ impl Partial {
 
     /// Returns the partial files in `folder` whose names begin with `prefix` and whose runs have ended.
     pub fn abandoned(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
-        Ok(Self::take_over(folder, prefix)?.into_iter().map(|(path, _)| path).collect())
+        Ok(Self::take_over(folder, prefix.as_ref())?.into_iter().map(|(path, _)| path).collect())
     }
 
     /// Locks the abandoned files and returns them: while a lock is held, nobody else begins or removes a file of that name.
-    fn take_over(folder: &Path, prefix: &str) -> Result<Vec<(PathBuf, File)>> {
+    fn take_over(folder: &Path, prefix: &OsStr) -> Result<Vec<(PathBuf, File)>> {
         let entries = match fs::read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("cannot list {}", folder.display()))?,
@@ -101,8 +149,8 @@ impl Partial {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if !(name.starts_with('.') && name.starts_with(prefix) && name.ends_with(ENDING)) {
+            let (name, prefix) = (name.as_bytes(), prefix.as_bytes());
+            if !(name.starts_with(b".") && name.starts_with(prefix) && name.ends_with(ENDING.as_bytes())) {
                 continue;
             }
             let path = entry.path();
@@ -117,6 +165,10 @@ impl Partial {
 
     /// Removes the [abandoned](Self::abandoned) files.
     pub fn sweep(folder: &Path, prefix: &str) -> Result<()> {
+        Self::sweep_names(folder, prefix.as_ref())
+    }
+
+    fn sweep_names(folder: &Path, prefix: &OsStr) -> Result<()> {
         for (path, _lock) in Self::take_over(folder, prefix)? {
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
@@ -142,6 +194,9 @@ impl Partial {
 
     /// Gives the file its name without syncing it: after a power failure it may be there and not be complete.
     pub fn publish_unsynced(mut self) -> Result<PathBuf> {
+        if let Some(replaced) = &self.replaced {
+            keep_permissions(&self.path, replaced).with_context(|| format!("cannot write {}", self.place.display()))?;
+        }
         fs::rename(&self.path, &self.place).with_context(|| format!("cannot name {}", self.place.display()))?;
         self.published = true;
         Ok(self.place.clone())
@@ -183,11 +238,32 @@ fn is_at(file: &File, path: &Path) -> Result<bool> {
     }
 }
 
-fn folder_of(place: &Path) -> PathBuf {
-    match place.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
-        _ => PathBuf::from("."),
+/// Gives a file the permissions and the owner of the one that it replaces, as `cp` leaves them. Only root can give a file to
+/// somebody else; what others write is theirs.
+fn keep_permissions(path: &Path, replaced: &Metadata) -> io::Result<()> {
+    let own = fs::metadata(path)?;
+    if (own.uid(), own.gid()) != (replaced.uid(), replaced.gid()) {
+        let _ = chown(path, Some(replaced.uid()), Some(replaced.gid()));
     }
+    fs::set_permissions(path, Permissions::from_mode(replaced.mode() & PERMISSIONS))
+}
+
+/// Returns the longest name in bytes that a file in `folder` can have.
+fn longest_name(folder: &Path) -> usize {
+    let stated = pathconf(folder, PathconfVar::NAME_MAX).ok().flatten();
+    stated.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(LONGEST_NAME)
+}
+
+/// Returns how the names of all partial files of `name` begin, in at most `longest` bytes. A name that is too long for that
+/// loses its end, in whose place stands a digest of all of it.
+fn prefix(name: &OsStr, longest: usize) -> OsString {
+    let mut prefix = [b".", name.as_bytes(), b"."].concat();
+    if prefix.len() > longest {
+        let digest = format!("~{}.", &hex(&Sha256::digest(name.as_bytes()))[..DIGEST_DIGITS]);
+        prefix.truncate(longest.saturating_sub(digest.len()));
+        prefix.extend_from_slice(digest.as_bytes());
+    }
+    OsString::from_vec(prefix)
 }
 
 #[cfg(test)]
@@ -218,6 +294,43 @@ mod tests {
         done.publish().unwrap();
         assert_eq!(fs::read_to_string(&place).unwrap(), "better");
         assert_eq!(names(folder.path()), ["rootfs.ext4"]);
+    }
+
+    #[test]
+    fn any_name_that_a_file_can_have_is_written_and_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = |last: &str| folder.path().join("x".repeat(LONGEST_NAME - 1) + last);
+        let odd = folder.path().join(OsStr::from_bytes(&[b'\xff'; LONGEST_NAME]));
+        for place in [long("a"), long("b"), odd] {
+            let begun = Partial::begin(&place).unwrap();
+            let left = begun.path().with_extension("1.partial");
+            fs::write(begun.path(), "whole").unwrap();
+            begun.publish().unwrap();
+            assert_eq!(fs::read_to_string(&place).unwrap(), "whole");
+            assert!(left.file_name().unwrap().len() < LONGEST_NAME);
+            drop(Partial::begin(&place).unwrap());
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+        assert_ne!(prefix("aaaaaaaab".as_ref(), 8), prefix("aaaaaaaac".as_ref(), 8));
+    }
+
+    #[test]
+    fn a_link_stays_and_what_it_leads_to_is_replaced_with_its_permissions() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("elsewhere")).unwrap();
+        fs::write(at("elsewhere/file"), "old").unwrap();
+        fs::set_permissions(at("elsewhere/file"), Permissions::from_mode(0o440)).unwrap();
+        std::os::unix::fs::symlink("elsewhere/file", at("link")).unwrap();
+        let begun = Partial::begin(&at("link")).unwrap();
+        assert_eq!(fs::metadata(begun.path()).unwrap().mode() & 0o7777, 0o640);
+        fs::write(begun.path(), "new").unwrap();
+        begun.publish().unwrap();
+        assert!(at("link").is_symlink());
+        assert_eq!(fs::read_to_string(at("elsewhere/file")).unwrap(), "new");
+        assert_eq!(fs::metadata(at("elsewhere/file")).unwrap().mode() & 0o7777, 0o440);
+        let error = Partial::begin(&at("elsewhere")).unwrap_err().to_string();
+        assert!(error.contains("elsewhere is a folder, not a file"), "{error}");
     }
 
     #[test]

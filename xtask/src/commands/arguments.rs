@@ -51,6 +51,11 @@ pub struct Format {
 }
 
 impl Format {
+    /// Whether the result is printed as JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Writes the result of the verb to standard output, as text or as JSON.
     pub fn print(&self, result: &impl Render) -> Result<()> {
         render::print(result, self.json)

@@ -15,8 +15,9 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use snug_process::{Child, child};
 
-use super::arguments;
 use super::run::Run;
+use super::{arguments, file_names};
+use crate::atomic::{Accepts, Destination, for_shell};
 use crate::bench::candidates::{Bench, Candidate};
 use crate::bench::{self, measure, summary, sync_output};
 use crate::error::Failure;
@@ -37,8 +38,8 @@ pub struct Arguments {
     /// Measure only these, and `cp` [default: all that are installed]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// Write the generated tar to this file and measure nothing
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["tar", "rounds", "only", "json"])]
+    /// Write the generated tar to this file, or `-` for standard output, and measure nothing
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["tar", "rounds", "only", "json"])]
     sample: Option<PathBuf>,
     #[command(flatten)]
     format: arguments::Format,
@@ -202,10 +203,23 @@ fn made_up(xtask: &Path, scratch: &Path) -> Result<PathBuf> {
 }
 
 fn sample(place: &Path, progress: &Progress) -> Result<ExitCode> {
+    if let Some(by) = file_names::tar(place, "--sample")? {
+        bail!(Failure::Usage(format!(
+            "{} would hold a tar that is not compressed\nhint: --sample - | {} > {}",
+            place.display(),
+            by.program(),
+            for_shell(place)
+        )));
+    }
+    let place = Destination::new(place, Accepts::STREAMS)?;
+    ensure!(
+        !place.is_terminal(),
+        Failure::Usage("a terminal takes no tar\nhint: name a file, or pipe it on".to_owned())
+    );
     let stage = progress.stage("generate a root filesystem");
-    let mut file = File::create(place).with_context(|| format!("cannot write {}", place.display()))?;
-    bench::write_sample(&mut file, &stage).with_context(|| format!("cannot write {}", place.display()))?;
-    stage.finish(&human_bytes(file.metadata()?.len()));
+    place.write(progress, |file| bench::write_sample(file, &stage))?;
+    let written = human_bytes(stage.bytes());
+    stage.finish(&written);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use snug_formats::FilesystemKind;
 use snug_process::child;
 use snug_process::program::HostProgram;
 use snug_process::terminal::Settings;
 
-use super::arguments;
 use super::run::Run;
-use crate::atomic::Partial;
+use super::{arguments, file_names};
+use crate::atomic::{Accepts, Destination, Identity};
 use crate::check::boot::BootEnvironment;
 use crate::check::boot::{
     self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, kernel_arguments, run_on_terminal, ssh,
@@ -65,6 +66,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images).and_results(&arguments.results);
     let (set, progress) = (run.images()?, run.progress());
     let built = Built::find(set, &arguments.name, &run.results()?, None)?;
+    let persist = arguments.persist.as_deref().map(|file| persistent(file, &built, &arguments)).transpose()?;
     let spec = set.resolve(&arguments.name)?.boot;
     let BootEnvironment { kernel, accelerator, why } = BootEnvironment::prepare(
         arguments.machine.kernel.as_deref(),
@@ -76,13 +78,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     progress.note(format!("{}: by {} ({why})", arguments.name, accelerator.as_str()));
     let mut words = spec.arguments.clone();
     words.extend(built.root_arguments());
-    let disks = match &arguments.persist {
-        Some(file) if built.is_read_only() => {
-            overlay(file, progress)?;
+    let disks = match arguments.persist.as_deref().zip(persist) {
+        Some((file, disk)) if built.is_read_only() => {
+            overlay(file, disk, progress)?;
             words.push(boot::OVERLAY_ARGUMENT.to_owned());
             vec![Disk::discarding_writes(&built.image), Disk::keeping_writes(file)]
         }
-        Some(file) => vec![Disk::keeping_writes(copy(&built.image, file, progress)?)],
+        Some((file, disk)) => vec![Disk::keeping_writes(copy(&built.image, file, disk, progress)?)],
         None => vec![Disk::discarding_writes(&built.image)],
     };
     match arguments.ssh {
@@ -91,28 +93,43 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
 }
 
+/// Decides where what the machine writes is kept: in a regular file that is no other image's, named as the raw ext4 that it
+/// is.
+fn persistent(file: &Path, built: &Built, arguments: &Arguments) -> Result<Destination> {
+    // Of an image that can be written to, the file is a copy; of others it holds the overlay, which is ext4, too.
+    let kind = if built.is_read_only() { FilesystemKind::Ext4 } else { built.manifest.filesystem.kind() };
+    file_names::image(file, Some(kind), "--persist")?;
+    let disk = Destination::new(file, Accepts::files("a disk"))?;
+    disk.refuse_input(Identity::of(&built.image), &format!("the image {} itself", built.name))?;
+    if let Some(kernel) = &arguments.machine.kernel {
+        disk.refuse_input(Identity::of(kernel), "the kernel")?;
+    }
+    disk.probe()?;
+    Ok(disk)
+}
+
 /// Makes the disk of the overlay, unless it exists.
-fn overlay(file: &Path, progress: &Progress) -> Result<()> {
+fn overlay(file: &Path, disk: Destination, progress: &Progress) -> Result<()> {
     if !file.exists() {
         let stage = progress.stage(format!("make {}", file.display()));
-        let partial = Partial::begin(file)?;
+        let partial = disk.begin()?;
         boot::empty_disk(partial.path(), OVERLAY_BYTES)?;
-        partial.publish()?;
+        disk.finish(partial, true, progress)?;
         stage.finish(&human_bytes(OVERLAY_BYTES));
     }
     Ok(())
 }
 
 /// Copies the image to `file`, which the machine writes to, unless it exists.
-fn copy<'a>(image: &Path, file: &'a Path, progress: &Progress) -> Result<&'a Path> {
+fn copy<'a>(image: &Path, file: &'a Path, disk: Destination, progress: &Progress) -> Result<&'a Path> {
     if !file.exists() {
         let stage = progress.stage(format!("copy the image to {}", file.display()));
-        let partial = Partial::begin(file)?;
+        let partial = disk.begin()?;
         // Holes stay holes.
         let mut copy = CP.command()?;
         copy.args(["--sparse=always", "--reflink=auto"]).args([image, partial.path()]);
         child::run(&mut copy, &[]).with_context(|| format!("cannot copy {}", image.display()))?;
-        partial.publish()?;
+        disk.finish(partial, true, progress)?;
         stage.finish(&human_bytes(std::fs::metadata(file)?.len()));
     }
     Ok(file)

@@ -1,36 +1,40 @@
 //! `export`: writes the finished tree of an image as a tar, for other tools.
 
-use std::fs::OpenOptions;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
+use snug_formats::file_name::Compression;
+use snug_process::child;
+use snug_process::program::HostProgram;
 use snug_rootfs::tar::{self, TarOptions};
-use snug_rootfs::tree::RootTree;
+use snug_spec::model::{Base, FileSource, SecretSource};
+use snug_spec::{ImageSet, SPEC_FILE};
 
-use super::arguments;
 use super::run::Run;
-use crate::atomic::Partial;
+use super::{arguments, file_names};
+use crate::atomic::{Accepts, Destination, Identity};
 use crate::engine::OnFailure;
 use crate::engine::choose::Choice;
+use crate::error::Failure;
 use crate::image::{Order, Target};
-use crate::report::progress::human_bytes;
-use crate::report::render::Render;
-use crate::report::streams::Output;
+use crate::report::progress::{Progress, human_bytes};
+use crate::report::render::{self, Render};
 use crate::tree::{Assembly, Refresh};
 
-/// Bytes of a tar that are written at a time to standard output.
-const OUTPUT_BUFFER: usize = 1 << 17;
+/// Bytes of a write to a compressor's standard input: the capacity of a pipe.
+const PIPE_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Image whose tree to write; it is built if it is not in the cache
     #[arg(value_name = "NAME")]
     name: String,
-    /// Tar file to write, or `-` for standard output
+    /// Tar file to write, compressed where its name says so (.tar.gz, .tar.zst, .tar.xz), or `-` for standard output
     #[arg(short, long, value_name = "FILE|-")]
     output: PathBuf,
     #[command(flatten)]
@@ -44,31 +48,109 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    // Where the tar goes is settled before anything is built.
+    let compressor = file_names::tar(&arguments.output, "-o")?.map(Compressor::find).transpose()?;
+    let output = Destination::new(&arguments.output, Accepts::STREAMS)?;
+    if output.is_terminal() {
+        bail!(Failure::Usage("a terminal takes no tar\nhint: name a file, or pipe it on".to_owned()));
+    }
+    let to_stdout = output.is_stdout();
+    if to_stdout && arguments.format.is_json() {
+        bail!(Failure::Usage("--json and the tar would both be printed\nhint: name a file with -o".to_owned()));
+    }
     let run = Run::with_images(&arguments.images);
     let (set, progress) = (run.images()?, run.progress().for_image(&arguments.name));
+    refuse_inputs(&output, set, &arguments.name)?;
+    output.probe()?;
     let target = Target::all(set.get(&arguments.name)?, arguments.platform.platform.as_slice())?[0];
     let order = Order::new(set, &arguments.name, target, None, &run.providers()?)?;
     let cache = run.swept_cache()?;
     let Choice { engine, .. } = run.engine(&arguments.engine, &order, &progress)?;
     let assembly = Assembly { cache, engine: &*engine, refresh: &Refresh::default(), on_failure: OnFailure::default() };
     let (tree, _held) = order.finished_tree(&assembly, &progress)?;
-    if arguments.output.as_os_str() == "-" {
-        let mut output = BufWriter::with_capacity(OUTPUT_BUFFER, Output);
-        tar::write(&tree, &mut output, TarOptions::FAITHFUL, &mut |_| {})
-            .map_err(anyhow::Error::from)
-            .and_then(|()| Ok(output.flush()?))
-            .context("cannot write to standard output")?;
-        return Ok(ExitCode::SUCCESS);
+    // Whoever reads it shows progress, and may end when it has enough.
+    let stage = if to_stdout { Progress::hidden() } else { progress.clone() }.stage("write the tar");
+    let write =
+        |out: &mut dyn Write| Ok(tar::write(&tree, out, TarOptions::FAITHFUL, &mut |bytes| stage.advance_to(bytes))?);
+    match compressor {
+        None => output.write(&progress, write)?,
+        Some(compressor) => output.write_by(&progress, |file| {
+            compressor.run(file, |input| {
+                let mut input = BufWriter::with_capacity(PIPE_BYTES, input);
+                write(&mut input)?;
+                Ok(input.flush()?)
+            })
+        })?,
     }
-    let size_bytes = write(&tree, &arguments.output)?;
-    arguments.format.print(&Exported { tar: arguments.output, size_bytes })?;
+    let written = human_bytes(stage.bytes());
+    stage.finish(&written);
+    if !to_stdout {
+        let size_bytes = fs::metadata(&arguments.output).context("the tar is gone")?.len();
+        arguments.format.print(&Exported { tar: arguments.output, size_bytes })?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses to overwrite what the image is made from: specs, tars, files that are copied in, secrets.
+fn refuse_inputs(output: &Destination, set: &ImageSet, name: &str) -> Result<()> {
+    let resolved = set.resolve(name)?;
+    for spec in resolved.ancestors.iter().copied().chain([resolved.spec]) {
+        let name = &spec.name;
+        let is = |what: &str| format!("{what} of {name}");
+        output.refuse_input(Identity::of(&set.folder().join(name).join(SPEC_FILE)), &is("the spec"))?;
+        if let Base::Tar { path, .. } = &spec.base.value {
+            output.refuse_input(Identity::of(path), &is("the base"))?;
+        }
+        if let Some(init) = &spec.init {
+            output.refuse_input(Identity::of(init), &is("the init"))?;
+        }
+        for file in &spec.files {
+            if let FileSource::From(from) = &file.source {
+                output.refuse_input(Identity::of(from), &is("a file"))?;
+            }
+        }
+        for secret in &spec.secrets {
+            if let SecretSource::File(file) = &secret.source {
+                output.refuse_input(Identity::of(file), &is("a secret"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A program that compresses its standard input to its standard output. The same program gives the same bytes again.
+struct Compressor(Command);
+
+impl Compressor {
+    /// Finds the program on this host.
+    fn find(by: Compression) -> Result<Self> {
+        // gzip stores a name and a time unless it is told not to; the others store none.
+        let (package, words): (&str, &[&str]) = match by {
+            Compression::Gzip => ("gzip", &["-n", "-c"]),
+            Compression::Xz => ("xz-utils", &["-c"]),
+            Compression::Zstd => ("zstd", &["-q", "-c"]),
+            Compression::Lz4 => ("lz4", &["-q", "-c"]),
+            Compression::Bzip2 | Compression::Other(_) => (by.program(), &["-c"]),
+        };
+        let mut command = HostProgram { name: by.program(), package }.command()?;
+        // Their options from the environment would give other bytes.
+        for variable in ["GZIP", "XZ_DEFAULTS", "XZ_OPT", "BZIP", "BZIP2", "ZSTD_CLEVEL", "ZSTD_NBTHREADS"] {
+            command.env_remove(variable);
+        }
+        command.args(words);
+        Ok(Compressor(command))
+    }
+
+    fn run(mut self, output: &File, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+        child::feed_into(&mut self.0, output.try_clone()?, write)
+    }
 }
 
 /// The tar that was written.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Exported {
+    #[serde(serialize_with = "render::path")]
     tar: PathBuf,
     size_bytes: u64,
 }
@@ -77,15 +159,4 @@ impl Render for Exported {
     fn text(&self) -> String {
         format!("{}: {}\n", self.tar.display(), human_bytes(self.size_bytes))
     }
-}
-
-fn write(tree: &RootTree, output: &Path) -> Result<u64> {
-    let partial = Partial::begin(output)?;
-    let mut file = OpenOptions::new().write(true).open(partial.path())?;
-    tar::write(tree, &mut file, TarOptions::FAITHFUL, &mut |_| {})
-        .map_err(|error| partial.explain(error.into()))
-        .with_context(|| format!("cannot write {}", output.display()))?;
-    let bytes = file.metadata()?.len();
-    partial.publish()?;
-    Ok(bytes)
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 use snug_ext4::size::Rule;
@@ -18,8 +18,8 @@ use snug_spec::ImageSet;
 use snug_spec::model::{Base, EngineKind};
 
 use self::dry_run::Plans;
-use super::arguments;
 use super::run::Run;
+use super::{arguments, file_names};
 use crate::engine::OnFailure;
 use crate::engine::choose::Choice;
 use crate::error;
@@ -108,6 +108,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         (true, false) => OnFailure::Keep,
         (false, false) => OnFailure::Remove,
     };
+    if let Some(folder) = &arguments.results.folder {
+        file_names::folder(folder, "--output")?;
+        ensure!(
+            folder.is_dir() || !folder.exists(),
+            Failure::Usage(format!("{} is no folder\nhint: name a folder with --output", folder.display()))
+        );
+    }
     let run = Run::with_images(&arguments.images).and_results(&arguments.results).and_refresh(arguments.refresh);
     let set = run.images()?;
     let names = names(&arguments, set)?;

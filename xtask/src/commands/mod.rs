@@ -8,6 +8,7 @@ pub mod clean;
 pub mod completions;
 pub mod doctor;
 pub mod export;
+pub mod file_names;
 pub mod image;
 pub mod list;
 pub mod new;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{IsTerminal, stdin};
 use std::mem::ManuallyDrop;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -20,16 +20,16 @@ use snug_rootfs::tar;
 use snug_rootfs::tree::{RootTree, Timestamp};
 use snug_spec::values;
 
-use super::arguments;
 use super::run::Run;
-use crate::atomic::Partial;
+use super::{arguments, file_names};
+use crate::atomic::{Accepts, Destination, Identity};
 use crate::error::Failure;
 use crate::filesystem;
 use crate::filesystem::verity::Verity;
 use crate::image::{self, Digests, ImageType};
-use crate::manifest::write_contents;
+use crate::manifest::write_list;
 use crate::report::progress::{Progress, human_bytes};
-use crate::report::render::Render;
+use crate::report::render::{self, Render};
 use crate::report::table;
 
 /// The largest pipe that a process without privileges may have, by default (`/proc/sys/fs/pipe-max-size`, pipe(7)).
@@ -40,9 +40,12 @@ pub struct Arguments {
     /// Tar of a root filesystem, or `-` for standard input
     #[arg(value_name = "TAR|-")]
     tar: PathBuf,
-    /// Image file to write
+    /// Image file to write, or with --force a block device
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Overwrite the block device that --output names: what is on it is lost
+    #[arg(long)]
+    force: bool,
     /// Filesystem type, or squashfs+verity and the like [default: by the extension of the output, else ext4]
     #[arg(long, value_name = "TYPE")]
     filesystem: Option<ImageType>,
@@ -67,8 +70,8 @@ pub struct Arguments {
     /// Normalise what container engines leave behind, as `image` does
     #[arg(long, visible_alias = "normalise")]
     normalize: bool,
-    /// Write a list of all entries with their digests (mtree)
-    #[arg(long, value_name = "FILE", conflicts_with = "no_digest")]
+    /// Write a list of all entries with their digests (mtree), or print it: `-`
+    #[arg(long, value_name = "FILE|-", conflicts_with = "no_digest")]
     contents: Option<PathBuf>,
     /// Do not compute the SHA-256 of the image
     #[arg(long)]
@@ -106,12 +109,18 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             human_bytes(max)
         )));
     }
+    // Where the results go is settled before anything is read.
+    let output =
+        Destination::new(&arguments.output, Accepts { device: Some(arguments.force), ..Accepts::files("an image") })?;
+    let contents = arguments.contents.as_deref().map(|list| list_destination(list, &arguments, &output)).transpose()?;
+    output.refuse_input(Identity::of(&arguments.tar), "the tar that is packed")?;
     let run = Run::start();
     let progress = run.progress();
-    // A missing program is reported before the tar is read.
+    // A missing program is reported before the tar is read, and so is a folder that cannot be written to.
     let writer = filesystem::writer(&filesystem, progress)?;
+    let mut partial = output.begin()?;
     // The process ends with this verb: freeing every name one by one would only take time.
-    let mut tree = ManuallyDrop::new(read(&arguments, progress)?);
+    let mut tree = ManuallyDrop::new(read(&arguments, output.folder().as_deref(), progress)?);
     if arguments.normalize {
         let clamp_mtime = Timestamp::source_date_epoch();
         normalise(&mut tree, &Normalise { hostname: None, clamp_mtime });
@@ -122,24 +131,45 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         (None, false) => Digests::Image,
         (None, true) => Digests::None,
     };
-    let mut partial = Partial::begin(&arguments.output)?;
-    if !arguments.no_sync {
+    if !arguments.no_sync && !output.is_device() {
         partial = partial.sync_ahead()?;
     }
     let written = image::write(&tree, &*writer, verity, &sizing, partial, digests, progress)?;
-    if let Some((list, bodies)) = arguments.contents.as_ref().zip(written.bodies.as_ref()) {
-        write_contents(&tree, bodies, list)?.0.publish()?;
+    let to_stdout = contents.as_ref().is_some_and(Destination::is_stdout);
+    if let Some((list, bodies)) = contents.zip(written.bodies.as_ref()) {
+        list.write(progress, |out| Ok(write_list(&tree, bodies, out)?))?;
     }
-    let image = if arguments.no_sync { written.partial.publish_unsynced()? } else { written.partial.publish()? };
+    let image = output.named().to_path_buf();
+    output.finish(written.partial, !arguments.no_sync, progress)?;
     let sha256 = written.sha256.map(|digest| hex(&digest));
     let (census, verity) = (written.census, written.verity);
-    arguments.format.print(&Packed { image, filesystem, sha256, census, verity })?;
+    let packed = Packed { image, filesystem, sha256, census, verity };
+    if to_stdout {
+        // The list is what was asked for there.
+        progress.note(packed.text().trim_end());
+    } else {
+        arguments.format.print(&packed)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Decides where the list goes: not where the image, the tar or JSON is.
+fn list_destination(list: &Path, arguments: &Arguments, image: &Destination) -> Result<Destination> {
+    file_names::list(list)?;
+    let list = Destination::new(list, Accepts::STREAMS)?;
+    if list.is_stdout() && arguments.format.is_json() {
+        bail!(Failure::Usage("--json and the list would both be printed\nhint: name a file for --contents".to_owned()));
+    }
+    image.refuse_both(&list)?;
+    list.refuse_input(Identity::of(&arguments.tar), "the tar that is packed")?;
+    list.probe()?;
+    Ok(list)
 }
 
 /// The image that was written.
 #[derive(Debug, Serialize)]
 struct Packed {
+    #[serde(serialize_with = "render::path")]
     image: PathBuf,
     filesystem: Filesystem,
     /// `None` after `--no-digest`.
@@ -171,8 +201,7 @@ fn parts(census: &Census) -> String {
 }
 
 fn chosen_filesystem(arguments: &Arguments) -> Result<Filesystem> {
-    let by_name = arguments.output.extension().and_then(|extension| extension.to_str()?.parse().ok());
-    let kind = arguments.filesystem.map(|named| named.kind).or(by_name).unwrap_or(FilesystemKind::Ext4);
+    let kind = file_names::image(&arguments.output, arguments.filesystem.map(|named| named.kind), "-o")?;
     if kind == FilesystemKind::Ext4 {
         return Ok(Filesystem::Ext4(Ext4Options {
             journal: !arguments.no_journal,
@@ -194,7 +223,8 @@ fn chosen_filesystem(arguments: &Arguments) -> Result<Filesystem> {
     Ok(Filesystem::default_of(kind))
 }
 
-fn read(arguments: &Arguments, progress: &Progress) -> Result<RootTree> {
+/// Reads the tar; what comes from a pipe is kept in `folder` or, where there is none, in a temporary one.
+fn read(arguments: &Arguments, folder: Option<&Path>, progress: &Progress) -> Result<RootTree> {
     let limits = tar::Limits::default();
     let piped = arguments.tar.as_os_str() == "-";
     if piped && stdin().is_terminal() {
@@ -209,9 +239,10 @@ fn read(arguments: &Arguments, progress: &Progress) -> Result<RootTree> {
     let mut meter = |bytes| stage.advance_to(bytes);
     let tree = if piped {
         // In the folder of the output, whose disk has to hold about as much anyway.
-        let folder = arguments.output.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let spool = tempfile::tempfile_in(folder.unwrap_or(".".as_ref()))
-            .context("cannot make a temporary file beside the output")?;
+        let spool = match folder {
+            Some(folder) => tempfile::tempfile_in(folder).context("cannot make a temporary file beside the output")?,
+            None => tempfile::tempfile().context("cannot make a temporary file")?,
+        };
         // With a larger pipe, writer and reader wait less for each other. It fails where input is no pipe, which is fine.
         let _ = fcntl(stdin(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         tar::read_stream(stdin().lock(), spool, &limits, &mut meter)

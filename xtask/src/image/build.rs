@@ -20,6 +20,7 @@ use crate::filesystem;
 use crate::manifest::{self, Manifest, TreeSummary, contents_beside, manifest_beside, write_contents};
 use crate::plan::BuildPlan;
 use crate::report::progress::Progress;
+use crate::report::render;
 use crate::tree::Assembly;
 use crate::tree::first_stage;
 
@@ -28,15 +29,18 @@ use crate::tree::first_stage;
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum BuildOutcome {
     Built {
+        #[serde(serialize_with = "render::path")]
         image: PathBuf,
         manifest: Box<Manifest>,
     },
     UpToDate {
+        #[serde(serialize_with = "render::path")]
         image: PathBuf,
         manifest: Box<Manifest>,
     },
     /// The spec has no filesystem: only its tree was made.
     Base {
+        #[serde(serialize_with = "render::path")]
         tree: PathBuf,
     },
 }
@@ -120,6 +124,8 @@ impl Order<'_> {
         let _alone = image.parent().and_then(atomic::lock_folder);
         // Until all files are published, the old manifest would describe the new ones.
         if place.exists() {
+            // A link to it stays.
+            let place = place.canonicalize().with_context(|| format!("cannot replace {}", place.display()))?;
             fs::remove_file(&place).with_context(|| format!("cannot replace {}", place.display()))?;
         }
         list.publish()?;

@@ -45,6 +45,13 @@ pub fn write_contents(tree: &RootTree, digests: &BodyDigests, place: &Path) -> R
     Ok((partial, ContentsFile { file, sha256 }))
 }
 
+/// Writes the list of `tree` alone.
+pub fn write_list(tree: &RootTree, digests: &BodyDigests, out: impl Write) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    mtree::write(&Listing::of_hashed(tree, digests), &mut out)?;
+    out.flush()
+}
+
 struct Hashed<W> {
     inner: W,
     hash: Sha256,

@@ -1,7 +1,9 @@
 //! Results of verbs: one value, rendered as text for people or as JSON for programs.
 
+use std::path::Path;
+
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::streams;
 
@@ -34,6 +36,11 @@ pub fn json(result: &impl Serialize) -> Result<String> {
 pub fn print(result: &impl Render, as_json: bool) -> Result<()> {
     let text = if as_json { json(result)? } else { result.text() };
     streams::print(&text)
+}
+
+/// Serializes a path as text: JSON holds only Unicode, so that other bytes of a name become U+FFFD.
+pub fn path<S: Serializer>(path: impl AsRef<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.as_ref().to_string_lossy())
 }
 
 /// A duration in seconds, to hundredths.

@@ -4,6 +4,7 @@
 //! A result that cannot be written is an error; where its reader has ended it is [`Failure::OutputClosed`], which ends the
 //! command as SIGPIPE ends other programs. What is said to people is lost without a word: the work goes on.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -19,15 +20,33 @@ pub struct Output;
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        write_some(io::stdout().as_fd(), bytes).map_err(|errno| match errno {
-            Errno::EPIPE => io::Error::new(io::ErrorKind::BrokenPipe, Failure::OutputClosed),
-            errno => errno.into(),
-        })
+        write_result(io::stdout().as_fd(), bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Another open file that results are written to, as standard output is: `/dev/fd/3`.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenFile<'a>(pub &'a File);
+
+impl Write for OpenFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_result(self.0.as_fd(), bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_result(stream: BorrowedFd, bytes: &[u8]) -> io::Result<usize> {
+    write_some(stream, bytes).map_err(|errno| match errno {
+        Errno::EPIPE => io::Error::new(io::ErrorKind::BrokenPipe, Failure::OutputClosed),
+        errno => errno.into(),
+    })
 }
 
 /// Writes a result to standard output.
