@@ -24,6 +24,7 @@ mod library;
 mod loop_writer;
 mod memory;
 mod openclaw;
+mod outputs;
 mod overlay;
 mod pack;
 mod pins;

@@ -43,7 +43,7 @@ impl Place {
             match fs::symlink_metadata(&path) {
                 Ok(about) if about.is_symlink() => {
                     let target = fs::read_link(&path).with_context(|| format!("cannot read {}", path.display()))?;
-                    path = folder_of(&path).join(target);
+                    path = path.parent().unwrap_or(Path::new("")).join(target);
                 }
                 Ok(about) => return Ok(Place::of(path, about)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Place::new(path, named),
