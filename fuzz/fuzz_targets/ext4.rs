@@ -52,11 +52,13 @@ fuzz_target!(|input: &[u8]| {
         file.set_len(0).expect("a file can be emptied");
         file.seek(SeekFrom::Start(0)).expect("a file has a start");
         file.write_all(&bytes).expect("a file can be written");
-        pack(choice, file, folder.path(), hash(input) % SAMPLE == 0);
+        pack(choice, file, folder.path(), hash(input));
     });
 });
 
-fn pack(choice: u8, archive: File, folder: &Path, sampled: bool) {
+/// `hash` is that of the whole input.
+fn pack(choice: u8, archive: File, folder: &Path, hash: u64) {
+    let sampled = hash % SAMPLE == 0;
     let limits = Limits { entries: 3_000, metadata_bytes: 4 << 20, sparse_ranges: 2_000, ..Limits::default() };
     let Ok(mut tree) = read_file(archive, &limits, &mut |_| {}) else { return };
     let size = |kind: &Kind| if let Kind::File(body) = kind { body.size } else { 0 };
@@ -81,7 +83,10 @@ fn pack(choice: u8, archive: File, folder: &Path, sampled: bool) {
         ..Ext4Options::default()
     };
     let headroom = if choice & 8 == 0 { Headroom::NONE } else { Headroom::DEFAULT };
-    let policy = SizePolicy { headroom, free_inodes: (choice & 16 != 0).then_some(100), ..SizePolicy::default() };
+    // More inodes than a whole group has make smaller groups; how many decides where they end.
+    let dense = 30_000 + hash / SAMPLE % 150_000;
+    let free_inodes = (choice & 16 != 0).then_some(if choice & 32 == 0 { 100 } else { dense });
+    let policy = SizePolicy { headroom, free_inodes, ..SizePolicy::default() };
 
     let image = folder.join("image");
     let Some(census) = write(&tree, &options, &policy, &image) else { return };

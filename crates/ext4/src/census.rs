@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use snug_rootfs::tree::Kind;
 
 use super::on_disk::BLOCK;
-use super::plan::{Plan, structure};
+use super::overhead::structure;
+use super::plan::Plan;
 use crate::size::SizeDecision;
 
 /// What an image consists of. Also used for the images of other writers.

@@ -15,10 +15,8 @@ use super::hash::{HALF_MD4, SIGNED_HASH};
 use super::identity::Description;
 use super::inode::{self, Parts, flag, inode_seed, mode};
 use super::inventory::Node;
-use super::layout::{GroupMap, LOG_GROUPS_PER_FLEX, group_start};
-use super::on_disk::{
-    ADDRESSES_PER_BLOCK, BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR, EXTRA_ISIZE, Field, INODE, INODES_PER_BLOCK, special,
-};
+use super::layout::{Geometry, GroupMap, LOG_GROUPS_PER_FLEX};
+use super::on_disk::{ADDRESSES_PER_BLOCK, BLOCK, DESCRIPTOR, EXTRA_ISIZE, Field, INODE, INODES_PER_BLOCK, special};
 use super::output::Output;
 use super::plan::{Placed, Plan};
 use super::superblock::{SUPERBLOCK_OFFSET, Superblock, compatible, incompatible, read_only_compatible};
@@ -103,7 +101,8 @@ impl<'a> GroupMetadata<'a> {
 
     /// Returns the counts and checksums that the descriptors state.
     fn count(&self) -> Vec<GroupUse> {
-        let inodes_per_group = self.plan.layout.geometry.inodes_per_group;
+        // Checksums are of the bits that stand for something, with those past the end of the last group.
+        let Geometry { blocks_per_group, inodes_per_group, .. } = self.plan.layout.geometry;
         let directories = self.directories_by_group();
         (0..)
             .zip(directories)
@@ -113,7 +112,7 @@ impl<'a> GroupMetadata<'a> {
                     free_blocks: blocks.iter().map(|byte| byte.count_zeros()).sum(),
                     used_inodes: self.used_inodes(group),
                     directories,
-                    block_bitmap: crc32c(self.seed, &blocks),
+                    block_bitmap: crc32c(self.seed, &blocks[..blocks_per_group as usize / 8]),
                     inode_bitmap: crc32c(self.seed, &inodes[..inodes_per_group as usize / 8]),
                 }
             })
@@ -124,7 +123,7 @@ impl<'a> GroupMetadata<'a> {
     /// filesystem are set too.
     fn block_bitmap(&self, group: u32) -> Vec<u8> {
         let layout = &self.plan.layout;
-        let start = group_start(group);
+        let start = layout.geometry.group_start(group);
         let size = layout.group_blocks(group);
         let inside = |range: Range<u64>| {
             let clamp = |block: u64| block.clamp(start, start + u64::from(size)).wrapping_sub(start) as u32;
@@ -186,8 +185,8 @@ impl<'a> GroupMetadata<'a> {
             free_inodes: free_inodes as u32,
             log_block_size: (BLOCK / 1024).ilog2(),
             log_cluster_size: (BLOCK / 1024).ilog2(),
-            blocks_per_group: BLOCKS_PER_GROUP,
-            clusters_per_group: BLOCKS_PER_GROUP,
+            blocks_per_group: geometry.blocks_per_group,
+            clusters_per_group: geometry.blocks_per_group,
             inodes_per_group: geometry.inodes_per_group,
             max_mount_count: u16::MAX,
             magic: MAGIC,
@@ -255,9 +254,10 @@ impl<'a> GroupMetadata<'a> {
     /// backups in the other groups (`super.rst`, "Reserved GDT"; e2fsprogs `lib/ext2fs/res_gdt.c`).
     fn backups_of(&self, number: u32) -> [u8; BLOCK] {
         let mut copies = [0; BLOCK];
-        for (place, group) in copies.chunks_exact_mut(4).zip(self.plan.layout.geometry.copies().skip(1)) {
+        let geometry = self.plan.layout.geometry;
+        for (place, group) in copies.chunks_exact_mut(4).zip(geometry.copies().into_iter().skip(1)) {
             // Indirect blocks hold 32-bit numbers, and the writer stays below 2^32 blocks.
-            (group_start(group) as u32 + number).put(place);
+            (geometry.group_start(group) as u32 + number).put(place);
         }
         copies
     }
@@ -311,7 +311,7 @@ impl<'a> GroupMetadata<'a> {
         match number {
             special::RESIZE => {
                 let block = self.plan.layout.resize_block?;
-                let copies = geometry.copies().count() as u64;
+                let copies = geometry.copies().len() as u64;
                 fields.set_blocks(1 + u64::from(geometry.reserved_descriptor_blocks) * copies);
                 // As in mke2fs: all that direct, indirect and doubly indirect blocks can map.
                 let addresses = u64::from(ADDRESSES_PER_BLOCK);
@@ -346,8 +346,8 @@ fn reserved(plan: &Plan) -> Range<u32> {
 /// Returns every metadata structure with its first block, in ascending order.
 fn in_order(plan: &Plan) -> Vec<(u64, Metadata)> {
     let layout = &plan.layout;
-    let superblocks = layout.geometry.copies().map(|group| (group_start(group), Metadata::Superblock(group)));
-    let mut all: Vec<_> = superblocks.collect();
+    let superblock = |group| (layout.geometry.group_start(group), Metadata::Superblock(group));
+    let mut all: Vec<_> = layout.geometry.copies().into_iter().map(superblock).collect();
     if let Some(place) = layout.resize_block {
         all.push((place, Metadata::ResizeMap));
         all.extend(reserved(plan).map(|number| (u64::from(number), Metadata::ReservedDescriptors(number))));
@@ -370,7 +370,7 @@ fn descriptor(plan: &Plan, counts: &GroupUse, map: &GroupMap) -> GroupDescriptor
         inode_bitmap_hi: (map.inode_bitmap >> 32) as u32,
         inode_table_lo: map.inode_table as u32,
         inode_table_hi: (map.inode_table >> 32) as u32,
-        // Counts of a group fit 16 bits: a group has 2^15 blocks.
+        // Counts of a group fit 16 bits: a group has at most 2^15 blocks.
         free_blocks_lo: counts.free_blocks as u16,
         free_inodes_lo: unused as u16,
         used_directories_lo: counts.directories as u16,

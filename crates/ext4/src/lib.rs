@@ -39,6 +39,7 @@ mod layout;
 mod on_disk;
 mod options;
 mod output;
+mod overhead;
 mod plan;
 mod preallocate;
 pub mod size;

@@ -16,8 +16,6 @@ pub(crate) const DESCRIPTOR: usize = 64;
 pub(crate) const INODES_PER_BLOCK: u32 = (BLOCK / INODE) as u32;
 /// Descriptors in one block of the group descriptor table.
 pub(crate) const DESCRIPTORS_PER_BLOCK: u32 = (BLOCK / DESCRIPTOR) as u32;
-/// Blocks of a group: as many as a bitmap block has bits.
-pub(crate) const BLOCKS_PER_GROUP: u32 = (BLOCK * 8) as u32;
 /// Block numbers in an indirect block, of which only the resize inode has any.
 pub(crate) const ADDRESSES_PER_BLOCK: u32 = (BLOCK / 4) as u32;
 

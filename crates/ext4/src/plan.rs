@@ -7,36 +7,14 @@ use snug_rootfs::tree::Kind;
 use super::error::Ext4Error;
 use super::extents::{MAX_RUN, Run, tree_blocks};
 use super::inventory::{Inventory, block_runs};
-use super::layout::{Geometry, Layout, MAX_GROWTH};
-use super::on_disk::{BLOCK, BLOCKS_PER_GROUP};
+use super::layout::{Layout, MAX_GROWTH};
+use super::on_disk::BLOCK;
+use super::overhead::Ext4Overhead;
 use crate::Ext4Options;
-use crate::size::{self, Overhead, SizeDecision, SizePolicy, Structure};
+use crate::size::{self, SizeDecision, SizePolicy};
 
 /// The largest filesystem that is written: 16 TiB, where the 32-bit block numbers of the resize inode end.
 const MAX_BLOCKS: u64 = 1 << 32;
-
-/// Journal blocks by the size of the filesystem, as (blocks of the filesystem from which on, journal blocks): mke2fs's table
-/// (`lib/ext2fs/mkjournal.c`), except that the smallest filesystems get the smallest journal that the kernel accepts.
-const JOURNALS: [(u64, u64); 8] = [
-    (1 << 25, 262_144),
-    (1 << 24, 131_072),
-    (1 << 23, 65_536),
-    (1 << 22, 32_768),
-    (1 << 19, 16_384),
-    (1 << 18, 8_192),
-    (1 << 15, 4_096),
-    (0, 1_024),
-];
-
-/// Names of the overheads in a [`SizeDecision`].
-pub(crate) mod structure {
-    pub(crate) const SUPERBLOCKS: &str = "superblocks and group descriptors";
-    pub(crate) const RESERVED_DESCRIPTORS: &str = "descriptors reserved for growth";
-    pub(crate) const BITMAPS: &str = "bitmaps";
-    pub(crate) const INODE_TABLES: &str = "inode tables";
-    pub(crate) const JOURNAL: &str = "journal";
-    pub(crate) const RESERVED: &str = "reserved for root";
-}
 
 /// The blocks of one inode, as ranges of indices in [`Plan::runs`].
 #[derive(Debug, Clone, Default)]
@@ -62,55 +40,6 @@ pub(crate) struct Plan<'tree> {
     pub reserved_blocks: u64,
 }
 
-/// The overhead of the filesystems that this crate writes.
-struct Ext4Overhead<'options> {
-    options: &'options Ext4Options,
-}
-
-impl Ext4Overhead<'_> {
-    fn geometry(&self, blocks: u64, inodes: u64) -> Option<Geometry> {
-        let groups = u32::try_from(blocks.div_ceil(u64::from(BLOCKS_PER_GROUP))).ok()?;
-        Geometry::new(groups, inodes, self.options.growth).filter(|geometry| geometry.sizes().contains(&blocks))
-    }
-
-    fn journal_blocks(&self, blocks: u64) -> u64 {
-        let by_size = JOURNALS.iter().find(|(from, _)| blocks >= *from).map_or(0, |(_, journal)| *journal);
-        if self.options.journal { by_size } else { 0 }
-    }
-
-    fn reserved_blocks(&self, blocks: u64) -> u64 {
-        blocks * u64::from(self.options.reserved_percent) / 100
-    }
-}
-
-impl size::OverheadModel for Ext4Overhead<'_> {
-    fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
-        let geometry = self.geometry(blocks, inodes)?;
-        let copies = geometry.copies().count() as u64;
-        let reserved = u64::from(geometry.reserved_descriptor_blocks);
-        let groups = u64::from(geometry.groups);
-        let journal = self.journal_blocks(blocks);
-        // A journal may be split into more extents than its inode holds, and then needs a block for them.
-        let journal_tree = u64::from(journal > 2 * MAX_RUN);
-        Some(Overhead {
-            inodes: geometry.inodes(),
-            structures: vec![
-                Structure::new(structure::SUPERBLOCKS, copies * (1 + u64::from(geometry.descriptor_blocks))),
-                Structure::new(structure::RESERVED_DESCRIPTORS, copies * reserved + u64::from(reserved > 0)),
-                Structure::new(structure::BITMAPS, 2 * groups),
-                Structure::new(structure::INODE_TABLES, groups * geometry.table_blocks()),
-                Structure::new(structure::JOURNAL, journal + journal_tree),
-                Structure::new(structure::RESERVED, self.reserved_blocks(blocks)),
-            ],
-        })
-    }
-
-    /// Within the same number of groups only the journal and the reserved blocks change, and they only grow.
-    fn monotonic_until(&self, blocks: u64) -> u64 {
-        blocks.next_multiple_of(u64::from(BLOCKS_PER_GROUP))
-    }
-}
-
 impl<'tree> Plan<'tree> {
     /// Finds the smallest filesystem that `policy` allows and allocates its blocks.
     pub(crate) fn new(
@@ -118,7 +47,7 @@ impl<'tree> Plan<'tree> {
         policy: &SizePolicy,
         options: &Ext4Options,
     ) -> Result<Self, Ext4Error> {
-        let model = Ext4Overhead { options };
+        let mut model = Ext4Overhead::new(options);
         let too_large = || Ext4Error::FilesystemTooLarge { limit: MAX_BLOCKS * BLOCK as u64 };
         if policy.min_size > MAX_BLOCKS * BLOCK as u64 {
             return Err(too_large());
@@ -130,29 +59,30 @@ impl<'tree> Plan<'tree> {
         let tree_inodes = inventory.nodes.len() as u64 - u64::from(!inventory.tree_has_lost_found);
         let inodes = tree_inodes + size::EXT4_OWN_INODES;
         let everywhere = Allocation::new(&inventory, 0, &[], false);
-        let mut policy = policy.clone();
         let mut data_blocks = everywhere.data_blocks;
         loop {
             if data_blocks > MAX_BLOCKS {
                 return Err(too_large());
             }
-            let decision = size::decide(size::Demand { data_blocks, inodes }, &policy, &model)?;
+            let decision = size::decide(size::Demand { data_blocks, inodes }, policy, &model)?;
             let blocks = decision.total_blocks;
             let asked = decision.inodes + decision.free_inodes;
             if blocks > MAX_BLOCKS {
                 return Err(too_large());
             }
-            let Some(layout) = model.geometry(blocks, asked).and_then(|geometry| Layout::new(geometry, blocks)) else {
-                // The inode tables do not fit between the superblock backups: only where nearly everything is metadata.
-                policy.min_size = (blocks + 1) * BLOCK as u64;
-                continue;
-            };
+            let geometry = model.geometry(blocks, decision.blocks_per_group, asked);
+            let layout = geometry.ok().and_then(|geometry| Layout::new(geometry, blocks));
+            let layout = layout.expect("the model has an overhead only for what can be laid out");
             let journal_blocks = model.journal_blocks(blocks);
             let free = layout.data();
             let allocation = Allocation::new(&inventory, journal_blocks, &free, true);
             // Group metadata may split a file into more extents than its inode holds.
             if allocation.data_blocks > data_blocks {
                 data_blocks = allocation.data_blocks;
+                continue;
+            }
+            if allocation.journal_tree > model.journal_tree_blocks(journal_blocks) {
+                model.journal_tree = allocation.journal_tree;
                 continue;
             }
             debug_assert!(allocation.end <= blocks);
@@ -231,6 +161,8 @@ struct Allocation {
     end: u64,
     /// Allocated blocks, the journal's not counted.
     data_blocks: u64,
+    /// Blocks of the journal's extent tree.
+    journal_tree: u64,
 }
 
 impl Allocation {
@@ -254,7 +186,7 @@ impl Allocation {
         }
         let before_journal = allocator.allocated;
         let journal = (journal_blocks > 0).then(|| allocator.place(std::iter::once((0, journal_blocks))));
-        let journal_blocks = allocator.allocated - before_journal;
+        let with_tree = allocator.allocated - before_journal;
         for (at, node) in inventory.nodes.iter().enumerate() {
             if let Kind::File(body) = &node.inode.kind {
                 keep(at, allocator.place(block_runs(body)));
@@ -265,7 +197,8 @@ impl Allocation {
             xattr_places,
             journal,
             end: allocator.next,
-            data_blocks: allocator.allocated - journal_blocks,
+            data_blocks: allocator.allocated - with_tree,
+            journal_tree: with_tree - journal_blocks,
             runs: allocator.runs,
         }
     }

@@ -3,10 +3,17 @@
 //! [`decide`] takes numbers and returns a [`SizeDecision`]; it does no I/O. The overhead of a filesystem of a given size comes
 //! from an [`OverheadModel`], which the writer of the filesystem implements.
 
+mod largest;
+mod search;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use snug_rootfs::tree::{Kind, RootTree, TreePath};
+use snug_rootfs::tree::RootTree;
+
+pub use self::largest::{Weight, explain, largest};
+use self::search::smallest;
+pub use self::search::{NoFilesystem, Overhead, OverheadModel, WHOLE_GROUP};
 
 /// Bytes of a filesystem block; every size is a multiple of it.
 pub const BLOCK_SIZE: u64 = 4096;
@@ -71,22 +78,6 @@ impl Demand {
     }
 }
 
-/// What a filesystem of a given size consists of apart from content and free space.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overhead {
-    /// Inodes of the filesystem: at least as many as were asked for, rounded up in every group.
-    pub inodes: u64,
-    /// Blocks by structure (`journal`, `inode tables`, …), reserved blocks among them.
-    pub structures: Vec<Structure>,
-}
-
-impl Overhead {
-    /// Returns the blocks of all structures together.
-    pub fn blocks(&self) -> u64 {
-        self.structures.iter().fold(0, |sum, structure| sum.saturating_add(structure.blocks))
-    }
-}
-
 /// Blocks of a filesystem that hold no content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Structure {
@@ -100,20 +91,6 @@ impl Structure {
     /// A structure of this name with so many blocks.
     pub fn new(name: impl Into<String>, blocks: u64) -> Self {
         Structure { name: name.into(), blocks }
-    }
-}
-
-/// The overhead of a type of filesystem as a function of its size.
-pub trait OverheadModel {
-    /// Returns the overhead of a filesystem of exactly `blocks` blocks with at least `inodes` inodes; `None` if there is no
-    /// such filesystem, because its last group would be too small for its metadata, for example.
-    fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead>;
-
-    /// Returns the largest size in blocks, at least `blocks`, up to which the overhead does not decrease. Since inodes are
-    /// rounded up in every group, one group more can need fewer blocks; for ext4 this is the end of the last group.
-    fn monotonic_until(&self, blocks: u64) -> u64 {
-        let _ = blocks;
-        u64::MAX
     }
 }
 
@@ -147,10 +124,19 @@ pub struct SizeDecision {
     pub total_inodes: u64,
     /// Blocks that hold no content.
     pub overhead: Vec<Structure>,
+    /// Blocks of every block group but the last: [`WHOLE_GROUP`], unless the inodes would need more groups of that size than
+    /// the blocks do.
+    #[serde(default = "whole_group")]
+    pub blocks_per_group: u32,
     /// Blocks of the filesystem: at least data, free blocks and overhead together.
     pub total_blocks: u64,
     /// `total_blocks` in bytes.
     pub bytes: u64,
+}
+
+/// Manifests from before groups could be smaller do not state it.
+fn whole_group() -> u32 {
+    WHOLE_GROUP
 }
 
 /// Why no size satisfies a policy.
@@ -178,9 +164,6 @@ pub enum SizeError {
     },
 }
 
-/// Where the search ends: ext4's own limit, the 48-bit block numbers of extents.
-const BLOCKS_MAX: u64 = 1 << 48;
-
 /// Decides the size (docs/architecture.md): the smallest filesystem that holds the content and has the free blocks and
 /// inodes that the headroom asks for, and at least `min_size`.
 ///
@@ -198,10 +181,10 @@ pub fn decide(demand: Demand, policy: &SizePolicy, model: &dyn OverheadModel) ->
     let search = |from| smallest(from, wanted, wanted_inodes, model).ok_or(unrepresentable.clone());
     let by_content = search(wanted)?;
     let floor = policy.min_size.div_ceil(BLOCK_SIZE);
-    let (rule, (total_blocks, overhead)) =
-        if floor > by_content.0 { (Rule::MinSize, search(floor)?) } else { (Rule::Content, by_content) };
+    let (rule, found) =
+        if floor > by_content.blocks { (Rule::MinSize, search(floor)?) } else { (Rule::Content, by_content) };
 
-    let bytes = total_blocks * BLOCK_SIZE;
+    let bytes = found.blocks * BLOCK_SIZE;
     match policy.max_size {
         Some(max) if bytes > max => Err(SizeError::ExceedsMax { needed: bytes, max }),
         _ => Ok(SizeDecision {
@@ -211,94 +194,13 @@ pub fn decide(demand: Demand, policy: &SizePolicy, model: &dyn OverheadModel) ->
             inodes,
             free_blocks,
             free_inodes,
-            total_inodes: overhead.inodes,
-            overhead: overhead.structures,
-            total_blocks,
+            total_inodes: found.overhead.inodes,
+            overhead: found.overhead.structures,
+            blocks_per_group: found.overhead.blocks_per_group,
+            total_blocks: found.blocks,
             bytes,
         }),
     }
-}
-
-/// Finds the smallest filesystem of at least `from` blocks that has `wanted` blocks apart from its overhead, and `inodes`
-/// inodes.
-fn smallest(from: u64, wanted: u64, inodes: u64, model: &dyn OverheadModel) -> Option<(u64, Overhead)> {
-    let mut blocks = from.max(1);
-    while blocks <= BLOCKS_MAX {
-        let Some(overhead) = model.overhead(blocks, inodes) else {
-            blocks += 1;
-            continue;
-        };
-        let needed = wanted.checked_add(overhead.blocks())?;
-        if needed <= blocks {
-            return Some((blocks, overhead));
-        }
-        // As long as the overhead does not decrease, no size below `needed` suffices.
-        blocks = needed.min(model.monotonic_until(blocks).saturating_add(1).max(blocks + 1));
-    }
-    None
-}
-
-/// A path and the space that it takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Weight {
-    /// A file or a directory.
-    pub path: TreePath,
-    /// Bytes of the file, or of all files below the directory, each rounded up to blocks; hard links count once.
-    pub bytes: u64,
-}
-
-/// Returns the `count` paths that take the most space, largest first. A directory is left out if more than half of its bytes
-/// are those of one child, which is listed in its place; so is the root.
-pub fn largest(tree: &RootTree, count: usize) -> Vec<Weight> {
-    struct Open<'tree> {
-        path: &'tree TreePath,
-        bytes: u64,
-        largest_child: u64,
-    }
-    fn close<'tree>(open: &mut Vec<Open<'tree>>, weights: &mut Vec<(u64, &'tree TreePath)>) {
-        let Some(done) = open.pop() else { return };
-        if let Some(parent) = open.last_mut() {
-            parent.bytes = parent.bytes.saturating_add(done.bytes);
-            parent.largest_child = parent.largest_child.max(done.bytes);
-            if done.bytes > 0 && done.largest_child <= done.bytes / 2 {
-                weights.push((done.bytes, done.path));
-            }
-        }
-    }
-    let (mut open, mut weights) = (Vec::<Open>::new(), Vec::new());
-    for entry in tree.entries() {
-        while open.last().is_some_and(|last| !entry.path.is_within(last.path)) {
-            close(&mut open, &mut weights);
-        }
-        let bytes = match &entry.inode.kind {
-            Kind::File(body) if entry.hard_link_to.is_none() => {
-                body.data_bytes().div_ceil(BLOCK_SIZE).saturating_mul(BLOCK_SIZE)
-            }
-            _ => 0,
-        };
-        open.push(Open { path: entry.path, bytes, largest_child: 0 });
-    }
-    while !open.is_empty() {
-        close(&mut open, &mut weights);
-    }
-    weights.sort_by(|(a_bytes, a), (b_bytes, b)| b_bytes.cmp(a_bytes).then_with(|| a.cmp(b)));
-    weights.into_iter().take(count).map(|(bytes, path)| Weight { path: path.clone(), bytes }).collect()
-}
-
-/// How many paths [`explain`] lists.
-const LARGEST_NAMED: usize = 10;
-
-/// Adds the largest paths of `tree` to [`SizeError::ExceedsMax`], as text for people; other errors stay as they are.
-pub fn explain(error: SizeError, tree: &RootTree) -> anyhow::Error {
-    if !matches!(error, SizeError::ExceedsMax { .. }) {
-        return error.into();
-    }
-    let mut text = String::from("the content is too large for its max-size; the largest paths:");
-    for Weight { path, bytes } in largest(tree, LARGEST_NAMED) {
-        text.push_str(&format!("\n  {:>10}  {path}", human_bytes(bytes)));
-    }
-    text.push_str("\nhint: `exclude` what the image does not need, or raise max-size");
-    anyhow::Error::new(error).context(text)
 }
 
 /// `1.4`, as in image.toml.
@@ -339,31 +241,43 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use snug_rootfs::tree::{Body, BodySource, Inode};
 
-    /// A simplified ext4: groups with bitmaps, inodes rounded up in each, a journal whose size grows in steps, and no last
-    /// group smaller than its metadata.
+    /// A simplified ext4: groups with bitmaps, inodes rounded up in each, of which there can be so many, a journal whose size
+    /// grows in steps, descriptors of which smaller groups need more, and no last group smaller than its metadata.
     #[derive(Debug, Clone)]
     struct Groups {
-        group: u64,
+        whole: u32,
         inodes_per_block: u64,
+        tables_per_group: u64,
     }
 
     impl OverheadModel for Groups {
-        fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
-            let groups = blocks.div_ceil(self.group);
+        fn overhead(&self, blocks: u64, blocks_per_group: u32, inodes: u64) -> Result<Overhead, NoFilesystem> {
+            let group = u64::from(blocks_per_group);
+            let groups = blocks.div_ceil(group);
             let table = inodes.div_ceil(groups).div_ceil(self.inodes_per_block);
-            let last = blocks - (groups - 1) * self.group;
+            let last = blocks - (groups - 1) * group;
+            if table > self.tables_per_group {
+                return Err(NoFilesystem { below: groups * group + 1 });
+            }
+            if last <= 2 {
+                return Err(NoFilesystem { below: blocks + 1 });
+            }
             let structures = vec![
-                Structure::new("journal", if blocks < 4 * self.group { 5 } else { 40 }),
+                Structure::new("journal", if blocks < 4 * u64::from(self.whole) { 5 } else { 40 }),
                 Structure::new("inode tables", table * groups),
                 Structure::new("bitmaps", 2 * groups),
+                Structure::new("descriptors", u64::from(self.whole) / group),
             ];
-            (last > 2).then_some(Overhead { inodes: table * self.inodes_per_block * groups, structures })
+            Ok(Overhead { inodes: table * self.inodes_per_block * groups, blocks_per_group, structures })
         }
 
-        fn monotonic_until(&self, blocks: u64) -> u64 {
-            blocks.next_multiple_of(self.group)
+        fn whole_group(&self) -> u32 {
+            self.whole
+        }
+
+        fn smaller_groups(&self) -> Vec<u32> {
+            (8..self.whole).rev().collect()
         }
     }
 
@@ -379,15 +293,19 @@ mod tests {
     }
 
     fn models() -> impl Strategy<Value = Groups> {
-        (50..300_u64, 1..20_u64).prop_map(|(group, inodes_per_block)| Groups { group, inodes_per_block })
+        (50..300_u32, 1..20_u64, 1..100_u64).prop_map(|(whole, inodes_per_block, tables_per_group)| Groups {
+            whole,
+            inodes_per_block,
+            tables_per_group,
+        })
     }
 
-    fn satisfies(blocks: u64, decision: &SizeDecision, model: &Groups) -> bool {
-        let wanted_inodes = decision.inodes + decision.free_inodes;
-        model.overhead(blocks, wanted_inodes).is_some_and(|overhead| {
-            decision.data_blocks + decision.free_blocks + overhead.blocks() <= blocks
-                && overhead.inodes >= wanted_inodes
-        })
+    /// Returns the blocks without a purpose in a filesystem of this size; `None` if it does not hold what is decided.
+    fn left_over(blocks: u64, blocks_per_group: u32, decision: &SizeDecision, model: &Groups) -> Option<u64> {
+        let inodes = decision.inodes + decision.free_inodes;
+        let overhead = model.overhead(blocks, blocks_per_group, inodes).ok()?;
+        let used = decision.data_blocks + decision.free_blocks + overhead.blocks();
+        blocks.checked_sub(used).filter(|_| overhead.inodes >= inodes)
     }
 
     proptest! {
@@ -399,13 +317,24 @@ mod tests {
             // Groups smaller than their own inode tables never hold anything.
             prop_assume!(decided.is_ok());
             let decision = decided.unwrap();
-            prop_assert!(satisfies(decision.total_blocks, &decision, &model));
+            let holds = |blocks, group| left_over(blocks, group, &decision, &model).is_some();
+            let total = decision.total_blocks;
+            let unused = left_over(total, decision.blocks_per_group, &decision, &model);
+            prop_assert!(unused.is_some());
             prop_assert!(decision.bytes >= policy.min_size);
             let floor = policy.min_size.div_ceil(BLOCK_SIZE);
-            for blocks in floor.max(1)..decision.total_blocks {
-                prop_assert!(!satisfies(blocks, &decision, &model), "{} blocks suffice", blocks);
+            // Neither whole groups nor, where those leave blocks to nobody, any smaller ones.
+            let with_purpose = decision.blocks_per_group == model.whole && (unused == Some(0) || total == floor);
+            let others = if with_purpose { model.whole..=model.whole } else { 8..=model.whole };
+            for group in others {
+                let smaller = (floor.max(1)..total).find(|&blocks| holds(blocks, group));
+                prop_assert_eq!(smaller, None, "groups of {} blocks", group);
             }
-            prop_assert_eq!(decision.rule == Rule::MinSize, (1..floor).any(|blocks| satisfies(blocks, &decision, &model)));
+            // Of those that give the same size, the largest.
+            let larger = (decision.blocks_per_group + 1..=model.whole).find(|&group| holds(total, group));
+            prop_assert_eq!(larger, None);
+            let below_floor = (1..floor).any(|blocks| (8..=model.whole).any(|group| holds(blocks, group)));
+            prop_assert_eq!(decision.rule == Rule::MinSize, below_floor);
         }
 
         #[test]
@@ -416,12 +345,12 @@ mod tests {
             // An overhead that never decreases: with real groups, one group more can need fewer blocks.
             struct Monotonic(Groups);
             impl OverheadModel for Monotonic {
-                fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
+                fn overhead(&self, blocks: u64, blocks_per_group: u32, inodes: u64) -> Result<Overhead, NoFilesystem> {
                     let structures = vec![
-                        Structure::new("bitmaps", 2 * blocks.div_ceil(self.0.group)),
+                        Structure::new("bitmaps", 2 * blocks.div_ceil(self.0.whole.into())),
                         Structure::new("inode tables", inodes.div_ceil(self.0.inodes_per_block)),
                     ];
-                    Some(Overhead { inodes, structures })
+                    Ok(Overhead { inodes, blocks_per_group, structures })
                 }
             }
             let model = Monotonic(model);
@@ -446,36 +375,13 @@ mod tests {
             let policy = SizePolicy { min_size, max_size, headroom: Headroom { millionths }, free_inodes };
             struct Flat;
             impl OverheadModel for Flat {
-                fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
-                    Some(Overhead { inodes, structures: vec![Structure::new("bitmaps", blocks.div_ceil(32768))] })
+                fn overhead(&self, blocks: u64, blocks_per_group: u32, inodes: u64) -> Result<Overhead, NoFilesystem> {
+                    let bitmaps = Structure::new("bitmaps", blocks.div_ceil(blocks_per_group.into()));
+                    Ok(Overhead { inodes, blocks_per_group, structures: vec![bitmaps] })
                 }
             }
             let _ = decide(Demand { data_blocks, inodes }, &policy, &Flat);
         }
-    }
-
-    #[test]
-    fn a_size_above_max_is_refused_with_the_largest_paths() {
-        let mut tree = RootTree::new(BodySource::new(Vec::new()));
-        let file = |size| Inode::new(Kind::File(Body::contiguous(size, 0)), 0o644);
-        for (path, size) in
-            [("usr/lib/node/a", 900_000), ("usr/lib/node/b", 800_000), ("usr/bin/sh", 5000), ("etc/x", 10)]
-        {
-            tree.insert(TreePath::new(path).unwrap(), file(size)).unwrap();
-        }
-        tree.link(TreePath::new("usr/bin/ash").unwrap(), &TreePath::new("usr/bin/sh").unwrap()).unwrap();
-        let policy = SizePolicy { max_size: Some(1 << 20), ..SizePolicy::default() };
-        let model = Groups { group: 1000, inodes_per_block: 16 };
-        let error = decide(Demand { data_blocks: 420, inodes: 20 }, &policy, &model).unwrap_err();
-        assert_eq!(error, SizeError::ExceedsMax { needed: 597 * 4096, max: 1 << 20 });
-        insta::assert_snapshot!(explain(error, &tree), @r"
-        the content is too large for its max-size; the largest paths:
-             880 KiB  /usr/lib/node/a
-             784 KiB  /usr/lib/node/b
-              8192 B  /usr/bin/ash
-              4096 B  /etc/x
-        hint: `exclude` what the image does not need, or raise max-size
-        ");
     }
 
     #[test]

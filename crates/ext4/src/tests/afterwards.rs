@@ -22,7 +22,9 @@ fn succeed(program: &str, arguments: &[&str], image: &Path) -> String {
 fn images() -> Vec<Image> {
     let full = SizePolicy { headroom: Headroom::NONE, ..SizePolicy::default() };
     let large = SizePolicy { min_size: (128 << 20) + 40 * 4096, ..SizePolicy::default() };
-    [(full, false), (SizePolicy::default(), true), (large, true)]
+    // In smaller groups, since whole ones have fewer inodes.
+    let dense = |free_inodes| SizePolicy { free_inodes: Some(free_inodes), ..SizePolicy::default() };
+    [(full, false), (SizePolicy::default(), true), (large, true), (dense(40_000), false), (dense(400_000), true)]
         .iter()
         .map(|(policy, journal)| {
             let options = Ext4Options { journal: *journal, ..Ext4Options::default() };

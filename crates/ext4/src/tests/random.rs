@@ -9,14 +9,22 @@ use crate::Ext4Options;
 use crate::size::{Headroom, SizePolicy};
 
 fn policies() -> impl Strategy<Value = SizePolicy> {
-    prop_oneof![Just(1_000_000_u32), 1_000_000..3_000_000_u32]
-        .prop_map(|millionths| SizePolicy { headroom: Headroom { millionths }, ..SizePolicy::default() })
+    // More inodes than a whole group has make smaller ones.
+    let free_inodes = prop_oneof![2 => Just(None), 1 => (20_000..300_000_u64).prop_map(Some)];
+    let millionths = prop_oneof![Just(1_000_000_u32), 1_000_000..3_000_000_u32];
+    (millionths, free_inodes).prop_map(|(millionths, free_inodes)| SizePolicy {
+        headroom: Headroom { millionths },
+        free_inodes,
+        ..SizePolicy::default()
+    })
 }
 
 fn options() -> impl Strategy<Value = Ext4Options> {
-    (any::<bool>(), 0..20_u8).prop_map(|(journal, reserved_percent)| Ext4Options {
+    let growth = prop_oneof![2 => Just(None), 1 => (0..1_u64 << 38).prop_map(Some), 1 => Just(Some(0))];
+    (any::<bool>(), 0..20_u8, growth).prop_map(|(journal, reserved_percent, growth)| Ext4Options {
         journal,
         reserved_percent,
+        growth,
         ..Ext4Options::default()
     })
 }

@@ -125,6 +125,12 @@ fn a_size_above_the_smallest_is_refused_by_max_size() {
     assert!(error.to_string().contains("max-size"), "{error}");
 }
 
+/// Returns a number that `dumpe2fs -h` has said.
+fn shown(said: &str, name: &str) -> u64 {
+    let line = said.lines().find(|line| line.starts_with(name)).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
 #[test]
 fn headroom_leaves_free_blocks_and_inodes() {
     if !have(&["dumpe2fs", "e2fsck"]) {
@@ -139,15 +145,48 @@ fn headroom_leaves_free_blocks_and_inodes() {
     image.is_clean();
     let decision = image.census.decision.clone().unwrap();
     let (_, said) = super::oracle::run("dumpe2fs", &["-h"], &image.path());
-    let shown = |name: &str| -> u64 {
-        let line = said.lines().find(|line| line.starts_with(name)).unwrap();
-        line.rsplit(' ').next().unwrap().parse().unwrap()
-    };
+    let shown = |name: &str| shown(&said, name);
     let reserved = decision.total_blocks * 5 / 100;
     assert_eq!(shown("Reserved block count:"), reserved);
     assert_eq!(shown("Free blocks:"), decision.free_blocks + reserved);
     assert!((4000..4032).contains(&shown("Free inodes:")), "{said}");
     assert_eq!(image.census.parts.iter().map(|part| part.bytes).sum::<u64>(), image.census.size);
+}
+
+#[test]
+fn trees_of_small_things_fit_to_the_block() {
+    if !have(&["dumpe2fs", "e2fsck"]) {
+        return;
+    }
+    let trees = [Kind::Fifo, Kind::Symlink(b"/nix/store/target"[..].into()), Kind::Directory].map(|kind| {
+        let mut tree = empty();
+        for number in 0..35_000 {
+            let path = at(&format!("{:02}/{number}", number % 90));
+            tree.insert(path, Inode::new(kind.clone(), 0o755)).unwrap();
+        }
+        tree.insert(at("large"), file(3 << 20)).unwrap();
+        tree
+    });
+    for (number, tree) in trees.iter().enumerate() {
+        for (policy, journal) in [(FULL, false), (SizePolicy::default(), true)] {
+            let options = Ext4Options { journal, ..Ext4Options::default() };
+            let image = Image::write(tree, &policy, &options).unwrap();
+            image.is_clean();
+            let decision = image.census.decision.clone().unwrap();
+            let (_, said) = super::oracle::run("dumpe2fs", &["-h"], &image.path());
+            let shown = |name: &str| shown(&said, name);
+            // Groups grow by eight blocks, and a last one holds at least its copy of the superblock.
+            let unused = shown("Free blocks:") - decision.free_blocks;
+            assert!(unused < 8, "{unused} blocks have no purpose: {decision:?}: {said}");
+            assert_eq!(shown("Blocks per group:"), u64::from(decision.blocks_per_group));
+            // Half of it is inode tables, unless every inode has a block of its own.
+            let tables = (decision.inodes + decision.free_inodes).div_ceil(16);
+            assert!(decision.total_blocks < 3 * tables || number == 2, "{decision:?}");
+            if number == 0 && policy == FULL {
+                reads_back_by_the_kernel(tree, &image);
+            }
+        }
+    }
 }
 
 #[test]

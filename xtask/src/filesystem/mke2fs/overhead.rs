@@ -5,17 +5,17 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
-use snug_ext4::size::{BLOCK_SIZE, Overhead, OverheadModel, Structure};
+use snug_ext4::size::{BLOCK_SIZE, NoFilesystem, Overhead, OverheadModel, Structure, WHOLE_GROUP};
 use snug_process::child;
 use tempfile::TempDir;
 
 use super::superblock::Superblock;
 use super::{INODE_SIZE, OWN_DIRECTORY_BLOCKS, Settings};
 
-/// As many blocks as a bitmap block has bits.
-const BLOCKS_PER_GROUP: u64 = 8 * BLOCK_SIZE;
 /// mke2fs omits a last group with fewer blocks than this in addition to its metadata (libext2fs, `ext2fs_initialize`).
 const LAST_GROUP_MIN: u64 = 50;
+/// Blocks of the largest inode table: a bitmap block has bits for as many inodes as for blocks.
+const MAX_INODE_TABLE: u64 = WHOLE_GROUP as u64 / (BLOCK_SIZE / INODE_SIZE);
 /// An ordinary size: if mke2fs refuses it, it would refuse any other.
 const ORDINARY_BLOCKS: u64 = 64 << 20 >> 12;
 const ORDINARY_INODES: u64 = 1024;
@@ -68,27 +68,31 @@ impl<'a> MeasuredOverhead<'a> {
     }
 }
 
-/// Whether mke2fs would omit the last group. Saves the search one run of mke2fs for each such size.
+/// Whether mke2fs would omit the last group. Saves the search one run of mke2fs for each such size; where the groups would be
+/// smaller than whole ones, only that run can tell.
 fn last_group_is_too_small(blocks: u64, inodes: u64) -> bool {
-    let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
-    let last = blocks - groups.saturating_sub(1) * BLOCKS_PER_GROUP;
+    let groups = blocks.div_ceil(u64::from(WHOLE_GROUP));
+    let last = blocks - groups.saturating_sub(1) * u64::from(WHOLE_GROUP);
     let inode_table = inodes.div_ceil(groups.max(1)).div_ceil(BLOCK_SIZE / INODE_SIZE);
-    groups > 1 && last < inode_table + 2 + LAST_GROUP_MIN
+    groups > 1 && inode_table <= MAX_INODE_TABLE && last < inode_table + 2 + LAST_GROUP_MIN
 }
 
 impl OverheadModel for MeasuredOverhead<'_> {
-    fn overhead(&self, blocks: u64, inodes: u64) -> Option<Overhead> {
+    /// mke2fs makes the groups smaller by itself where whole ones could not have so many inodes.
+    fn overhead(&self, blocks: u64, _blocks_per_group: u32, inodes: u64) -> Result<Overhead, NoFilesystem> {
         let inode_tables = inodes.div_ceil(BLOCK_SIZE / INODE_SIZE);
         if inode_tables >= blocks {
             // mke2fs refuses these. With a lower bound of the overhead the search skips them, instead of running mke2fs for
             // thousands of sizes.
-            return Some(Overhead { inodes, structures: vec![Structure::new("inode tables", inode_tables + 1)] });
+            let structures = vec![Structure::new("inode tables", inode_tables + 1)];
+            return Ok(Overhead { inodes, blocks_per_group: WHOLE_GROUP, structures });
         }
-        let empty = self.empty(blocks, inodes)?;
+        let none = NoFilesystem { below: blocks + 1 };
+        let empty = self.empty(blocks, inodes).ok_or(none)?;
         let metadata = empty.blocks - empty.free_blocks - OWN_DIRECTORY_BLOCKS;
         let inode_tables = empty.inodes * INODE_SIZE / BLOCK_SIZE;
         let bitmaps = 2 * empty.blocks.div_ceil(empty.blocks_per_group.into());
-        let rest = metadata.checked_sub(empty.journal_blocks + inode_tables + bitmaps)?;
+        let rest = metadata.checked_sub(empty.journal_blocks + inode_tables + bitmaps).ok_or(none)?;
         let structures = [
             ("superblocks and group descriptors", rest),
             ("bitmaps", bitmaps),
@@ -98,11 +102,10 @@ impl OverheadModel for MeasuredOverhead<'_> {
         ];
         let structures =
             structures.into_iter().filter(|(_, blocks)| *blocks > 0).map(|(name, blocks)| Structure::new(name, blocks));
-        Some(Overhead { inodes: empty.inodes, structures: structures.collect() })
-    }
-
-    /// Inodes are rounded up in each group, so that one group more can need fewer blocks.
-    fn monotonic_until(&self, blocks: u64) -> u64 {
-        blocks.next_multiple_of(BLOCKS_PER_GROUP)
+        Ok(Overhead {
+            inodes: empty.inodes,
+            blocks_per_group: empty.blocks_per_group,
+            structures: structures.collect(),
+        })
     }
 }
