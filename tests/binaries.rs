@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use snug_tests::{Mounted, busybox_base, have, is_root, succeed, xtask};
+use snug_tests::{Mounted, Workshop, busybox_base, have, is_root, succeed, xtask};
 
 /// The `[[binary]]` of a spec that installs the workspace's program.
 pub(crate) const AGENT: &str = "[[binary]]\npackage = \"agent\"\nto = \"/usr/local/bin/agent\"\n";
@@ -118,6 +118,30 @@ fn a_program_of_a_package_runs_on_a_root_without_a_c_library() {
         "{said}"
     );
     assert!(fs::read(&image).expect("the image") == good);
+}
+
+/// Both are compiled before an image is made, in one target folder of cargo's.
+#[test]
+fn images_with_one_program_in_two_ways_get_each_its_own() {
+    if !have(&["busybox", "newuidmap", "debugfs"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let program = "fn main() { println!(\"{}\", if cfg!(feature = \"loud\") { \"HELLO\" } else { \"hello\" }) }\n";
+    write_package(&workshop.path(""), program);
+    for (name, features) in [("loud", "\"loud\""), ("quiet", "")] {
+        let binary = "[[binary]]\npackage = \"agent\"\nmanifest-path = \"../../agent/Cargo.toml\"\nto = \"/agent\"\n";
+        workshop.spec(name, &format!("run = [\"/agent > /said\"]\n{binary}features = [{features}]\n"));
+    }
+    succeed(&mut workshop.xtask(&["image", "loud", "quiet"]));
+    for (name, expected) in [("loud", "HELLO\n"), ("quiet", "hello\n")] {
+        let said = succeed(Command::new("debugfs").args(["-R", "cat /said"]).arg(workshop.image(name)));
+        assert_eq!(String::from_utf8_lossy(&said.stdout), expected);
+    }
+    // A plan of what is built finds each again.
+    let output = succeed(&mut workshop.xtask(&["list"]));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.matches("up to date").count(), 2, "{said}");
 }
 
 #[test]

@@ -2,13 +2,18 @@
 //! so that they run on any root.
 
 use std::collections::VecDeque;
+use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use base16ct::lower::encode_string as hex;
 use cargo_metadata::Message;
+use sha2::{Digest, Sha256};
 use snug_process::{Child, child};
+use snug_rootfs::digest;
 use snug_rootfs::platform::Platform;
 
 use crate::report::progress::{Progress, Stage};
@@ -21,6 +26,12 @@ const C_LIBRARIES: [&str; 2] = ["musl", "gnu"];
 /// Variables of the caller's cargo that still hold for the one started here: where it keeps things and how it reaches the
 /// network. All others describe this tool's own build and would change that of the program.
 const KEPT: [&str; 4] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR"];
+
+/// Hexadecimal digits that distinguish one set of features from another.
+const NAME_DIGITS: usize = 16;
+
+/// After this time no build makes an image of a program that has been built anew since.
+const OUT_OF_USE: Duration = Duration::from_secs(24 * 3600);
 
 /// A program of a Cargo package.
 #[derive(Debug, Clone, Copy)]
@@ -51,14 +62,12 @@ impl Binaries<'_> {
         match self {
             Binaries::Build(_, progress) => {
                 let stage = progress.stage(format!("cargo build {} for {}", program.bin, program.platform));
+                let _lock = place.lock(|| progress.note("another run builds programs of this workspace; waiting"))?;
                 let path = place.build(program, &stage)?;
                 stage.finish("");
                 Ok(Some(path))
             }
-            Binaries::AsBuilt(_) => Ok(C_LIBRARIES
-                .iter()
-                .map(|library| place.target.join(triple(program.platform, library)).join("release").join(program.bin))
-                .find(|path| path.is_file())),
+            Binaries::AsBuilt(_) => Ok(place.newest()),
         }
     }
 }
@@ -68,18 +77,65 @@ struct Place {
     folder: PathBuf,
     /// A target folder of its own: these builds have other flags than the workspace's, and would invalidate its artifacts.
     target: PathBuf,
+    /// What was built of this program with these features, each under its digest: cargo has one place for a program, where the
+    /// next build puts that of other features or of changed sources, while images are still to be made of this one.
+    built: PathBuf,
 }
 
 impl Place {
     fn new(program: &Program, workspace: &Workspace) -> Self {
         let target = workspace.target.join("binaries");
-        match program.manifest {
-            None => Place { folder: workspace.root.clone(), target },
+        let Program { package, bin, manifest, features, platform } = program;
+        let inputs = format!("{package} {bin} {manifest:?} {features:?} {platform}");
+        let built = target.join("programs").join(format!("{bin}-{}", &hex(&Sha256::digest(inputs))[..NAME_DIGITS]));
+        match manifest {
+            None => Place { folder: workspace.root.clone(), target, built },
             Some(manifest) => Place {
                 folder: manifest.parent().unwrap_or(Path::new("/")).to_path_buf(),
-                target: target.join(program.package),
+                target: target.join(package),
+                built,
             },
         }
+    }
+
+    /// Locks the folder that cargo builds in, until the program is out of it.
+    fn lock(&self, waiting: impl FnOnce()) -> Result<File> {
+        fs::create_dir_all(&self.target).with_context(|| format!("cannot make {}", self.target.display()))?;
+        let path = self.target.join("builds.lock");
+        let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            waiting();
+        }
+        lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(lock)
+    }
+
+    /// Copies what cargo built to where no other build changes it.
+    fn keep(&self, executable: &Path) -> Result<PathBuf> {
+        let digest = digest::of_file(executable).with_context(|| format!("cannot read {}", executable.display()))?;
+        let place = self.built.join(hex(&digest));
+        fs::create_dir_all(&self.built).with_context(|| format!("cannot make {}", self.built.display()))?;
+        for (path, age) in self.ages() {
+            if path != place && age > OUT_OF_USE {
+                let _ = fs::remove_file(path);
+            }
+        }
+        // Also where it is there: its time says which was built last.
+        let copy = tempfile::NamedTempFile::new_in(&self.built).context("cannot write the program")?;
+        fs::copy(executable, copy.path()).context("cannot write the program")?;
+        copy.persist(&place).with_context(|| format!("cannot rename to {}", place.display()))?;
+        Ok(place)
+    }
+
+    /// Returns what was built last.
+    fn newest(&self) -> Option<PathBuf> {
+        self.ages().into_iter().min_by_key(|(_, age)| *age).map(|(path, _)| path)
+    }
+
+    fn ages(&self) -> Vec<(PathBuf, Duration)> {
+        let entries = fs::read_dir(&self.built).into_iter().flatten().flatten();
+        let age = |entry: &fs::DirEntry| entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        entries.filter_map(|entry| Some((entry.path(), age(&entry)?))).collect()
     }
 
     fn build(&self, program: &Program, stage: &Stage) -> Result<PathBuf> {
@@ -101,7 +157,9 @@ impl Place {
         let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
         command.env(flags, "-C target-feature=+crt-static");
         let executable = run(command, program, stage)?;
-        executable.with_context(|| format!("cargo built no program `{}` in {}", program.bin, program.package))
+        let executable =
+            executable.with_context(|| format!("cargo built no program `{}` in {}", program.bin, program.package))?;
+        self.keep(&executable)
     }
 }
 
