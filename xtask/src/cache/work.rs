@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use snug_process::interrupt;
 
 use super::Cache;
-use super::locks::{is_free, lock_file};
+use super::locks::{is_free, lock_file, open_lock};
 use crate::atomic::Partial;
 
 impl Cache {
@@ -34,16 +34,25 @@ impl Cache {
 
     /// Removes what killed runs left: their work folders, and trees that they had begun.
     pub fn sweep(&self) -> Result<()> {
-        let _making = self.lock("work", || {})?;
+        let mut abandoned = Vec::new();
+        let making = self.lock("work", || {})?;
         for entry in fs::read_dir(self.work())? {
             let path = entry?.path();
             // A lock whose folder was removed when a signal came.
             if path.is_file() && !path.with_extension("").is_dir() && is_free(&path) {
                 let _ = fs::remove_file(&path);
             }
-            if path.is_dir() && is_free(&lock_file(&path)) {
-                remove_work(&path)?;
+            if path.is_dir() {
+                let lock = open_lock(&lock_file(&path))?;
+                if lock.try_lock().is_ok() {
+                    abandoned.push((path, lock));
+                }
             }
+        }
+        // A large folder takes seconds to remove, for which no other run need wait: it sees that somebody has the folder.
+        drop(making);
+        for (path, _held) in abandoned {
+            remove_work(&path)?;
         }
         Partial::sweep(&self.trees(), "")
     }
