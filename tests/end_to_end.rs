@@ -18,6 +18,7 @@ mod engines;
 mod faults;
 mod growth;
 mod hostile_builds;
+mod hosts;
 mod images;
 mod integrity;
 mod library;

@@ -70,10 +70,7 @@ fn missing_subordinate_ids_are_named_with_the_command_that_adds_them() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("snugtest has no 65535 subordinate ids in /etc/subuid"), "{said}");
-    assert!(
-        said.contains("hint: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 snugtest"),
-        "{said}"
-    );
+    assert!(said.contains("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 snugtest"), "{said}");
 }
 
 #[test]

@@ -261,10 +261,7 @@ fn doctor_proves_what_the_host_can_do_and_names_what_mends_the_rest() {
     if !["/usr/local/sbin/mmdebstrap", "/usr/sbin/mmdebstrap"].iter().any(|path| fs::metadata(path).is_ok()) {
         assert_eq!(base["can"], false, "{base:#}");
         assert!(
-            base["fix"]
-                .as_str()
-                .expect("a command")
-                .starts_with("sudo apt-get install --no-install-recommends mmdebstrap")
+            base["fix"].as_str().expect("a command").contains("apt-get install --no-install-recommends mmdebstrap")
         );
         // An image of the workspace cannot be built.
         assert_eq!(output.status.code(), Some(1));

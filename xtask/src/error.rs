@@ -96,9 +96,13 @@ pub fn is_unsupported(error: &anyhow::Error) -> bool {
     Known::all(error).any(|known| matches!(known, Known::Missing(_) | Known::Failure(Failure::Usage(_))))
 }
 
-/// Whether a program that this host lacks is the cause.
-pub fn is_missing_program(error: &anyhow::Error) -> bool {
-    Known::all(error).any(|known| matches!(known, Known::Missing(_)))
+/// The packages of the programs that this host lacks, where that is the cause.
+pub fn missing_packages(error: &anyhow::Error) -> Vec<&'static str> {
+    let lacked = Known::all(error).filter_map(|known| match known {
+        Known::Missing(missing) => Some(missing.lacked.iter().map(|lacked| lacked.package)),
+        _ => None,
+    });
+    lacked.flatten().collect()
 }
 
 /// Whether the command is to end without a word, since nobody reads its results any more.

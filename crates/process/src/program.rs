@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Where Debian has the administrator's programs, which the PATH of users without root often lacks.
-const SYSTEM_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+pub use crate::path::find;
+use crate::privilege::as_root;
 
 /// Variables that change what the programs of filesystems write.
 const SCRUBBED: [&str; 5] =
@@ -100,7 +100,7 @@ impl Missing {
 /// Returns the command that installs what is missing on Debian and Ubuntu.
 pub fn install_command(lacked: &[Lacked]) -> String {
     let packages: Vec<&str> = lacked.iter().map(|lacked| lacked.package).collect();
-    format!("sudo apt-get install --no-install-recommends {}", packages.join(" "))
+    as_root(&format!("apt-get install --no-install-recommends {}", packages.join(" ")))
 }
 
 fn listed(lacked: &[Lacked]) -> String {
@@ -116,17 +116,6 @@ fn or(alternative: Option<&str>) -> String {
     alternative.map(|alternative| format!(" (or {alternative})")).unwrap_or_default()
 }
 
-/// Returns the path of a program: the first on PATH or in the folders of the administrator's programs (`/usr/sbin` and its
-/// like), which the PATH of users without root often lacks. An absolute path is returned as it is if it exists.
-pub fn find(program: &str) -> Option<PathBuf> {
-    if program.starts_with('/') {
-        return Some(PathBuf::from(program)).filter(|path| path.exists());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = SYSTEM_FOLDERS.map(PathBuf::from);
-    std::env::split_paths(&path).chain(system).map(|folder| folder.join(program)).find(|path| path.is_file())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,11 +129,11 @@ mod tests {
         };
         assert_eq!(MISSING.met_by(), None);
         let missing = Missing { lacked: vec![MISSING.lacked()], alternative: None };
-        let said = "this host lacks no-such-program or /no/such/file (to show an error)\n\
-                    hint: sudo apt-get install --no-install-recommends no-such-package";
+        let install = as_root("apt-get install --no-install-recommends no-such-package");
+        let said = format!("this host lacks no-such-program or /no/such/file (to show an error)\nhint: {install}");
         assert_eq!(missing.to_string(), said);
         assert_eq!(missing.in_a_line(), said.replace("\nhint: ", " (") + ")");
-        assert_eq!(missing.or("run again with --setup").to_string(), format!("{said} (or run again with --setup)"));
+        assert_eq!(missing.or("use another engine").to_string(), format!("{said} (or use another engine)"));
         assert!(find("sh").is_some_and(|path| path.ends_with("sh")));
     }
 
@@ -153,7 +142,7 @@ mod tests {
         let error = HostProgram { name: "no-such-mkfs", package: "mkfs-tools" }.command().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "this host lacks no-such-mkfs\nhint: sudo apt-get install --no-install-recommends mkfs-tools"
+            format!("this host lacks no-such-mkfs\nhint: {}", install_command(&[error.lacked[0].clone()]))
         );
     }
 }

@@ -25,10 +25,11 @@ pub(super) struct Emulation {
 pub(super) fn emulate(emulator: &Emulator) -> Result<Emulation> {
     let here = tempfile::tempdir().context("cannot make a temporary folder")?;
     let none: Option<&str> = None;
-    mount(Some("binfmt_misc"), here.path(), Some("binfmt_misc"), MsFlags::empty(), none).context(
+    mount(Some("binfmt_misc"), here.path(), Some("binfmt_misc"), MsFlags::empty(), none).with_context(|| {
+        // The namespace's root is not the host's: how to become that is for the person to know.
         "cannot register an emulator in the namespace alone, which needs Linux 6.7 or newer\n\
-         hint: register it for the whole host: sudo apt-get install qemu-user-static binfmt-support",
-    )?;
+         hint: register it for the whole host, as its root: apt-get install qemu-user-static binfmt-support"
+    })?;
     let registered = register(emulator, here.path());
     // The open folder keeps the filesystem when it is unmounted and the root directory changes.
     let filesystem = File::open(here.path())?;

@@ -17,6 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
+use snug_process::privilege::as_root;
 use snug_rootfs::disk::{self, StandIns};
 use snug_rootfs::tar::{self, TarOptions};
 
@@ -89,12 +90,13 @@ fn why_refused(errno: nix::Error) -> String {
     let restricted = fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
     let disabled = fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone");
     let hint = if restricted.is_ok_and(|text| text.trim() == "1") {
-        "AppArmor restricts unprivileged user namespaces here: \
-         sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+        let allow = as_root("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0");
+        format!("AppArmor restricts unprivileged user namespaces here: {allow}")
     } else if disabled.is_ok_and(|text| text.trim() == "0") {
-        "unprivileged user namespaces are switched off: sudo sysctl -w kernel.unprivileged_userns_clone=1"
+        let allow = as_root("sysctl -w kernel.unprivileged_userns_clone=1");
+        format!("unprivileged user namespaces are switched off: {allow}")
     } else {
-        "see user.max_user_namespaces in sysctl, or build as root"
+        "see user.max_user_namespaces in sysctl, or build as root".to_owned()
     };
     format!("cannot make a user namespace: {errno}\nhint: {hint}")
 }

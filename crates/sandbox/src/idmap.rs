@@ -7,6 +7,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Gid, Uid, User};
 use snug_process::child;
+use snug_process::privilege::as_root;
 use snug_process::program::HostProgram;
 
 /// A map of every id to itself, but for the last, which means "no change" to chown(2).
@@ -68,7 +69,8 @@ fn subordinate_ids(file: &str, user: &str) -> Result<(u32, u32)> {
         Some((start, count)) if count >= ENOUGH_IDS => Ok((start, count)),
         _ => bail!(
             "{user} has no {ENOUGH_IDS} subordinate ids in {file}, so the image's users cannot be told apart\n\
-             hint: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+             hint: {}",
+            as_root(&format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"))
         ),
     }
 }

@@ -1,13 +1,18 @@
 //! Options that several verbs have in common, each with one help text.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use snug_rootfs::platform::Platform;
-use snug_spec::model::EngineKind;
+use snug_spec::ImageSet;
+use snug_spec::model::{Base, EngineKind};
 
 use crate::check::boot::AcceleratorChoice;
+use crate::error;
+use crate::host::requirements::Task;
+use crate::host::setup;
 use crate::report::render::{self, Render};
 
 /// `--images`
@@ -60,6 +65,51 @@ impl Format {
     pub fn print(&self, result: &impl Render) -> Result<()> {
         render::print(result, self.json)
     }
+}
+
+/// `--setup`
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Setup {
+    /// Install what this host lacks first (Debian and Ubuntu)
+    #[arg(long)]
+    pub setup: bool,
+}
+
+impl Setup {
+    /// Installs what the host lacks for `tasks`, if that was asked for.
+    pub fn prepare(self, tasks: impl IntoIterator<Item = Task>) -> Result<()> {
+        if !self.setup {
+            return Ok(());
+        }
+        let tasks: BTreeSet<Task> = tasks.into_iter().collect();
+        setup::prepare(&tasks.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Installs, if that was asked for, what planning `names` needs: a plan names the image of a registry by its digest,
+    /// which a program asks for.
+    pub fn prepare_planning<'a>(self, set: &ImageSet, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
+        match names.into_iter().any(|name| stands_on_registry(set, name)) {
+            true => self.prepare([Task::OciBase]),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds to an error that `--setup` installs what is missing, where it was not given and would do so for `tasks`.
+    pub fn hint(self, tasks: impl IntoIterator<Item = Task>, error: anyhow::Error) -> anyhow::Error {
+        let missing = error::missing_packages(&error);
+        let mut required = tasks.into_iter().flat_map(Task::requirements);
+        if self.setup || !required.any(|requirement| missing.contains(&requirement.package)) {
+            return error;
+        }
+        error.context("hint: run again with --setup to install what is missing")
+    }
+}
+
+/// Whether an image is based, directly or by way of others, on an image of a registry.
+fn stands_on_registry(set: &ImageSet, name: &str) -> bool {
+    let chain =
+        set.resolve(name).map(|resolved| resolved.ancestors.into_iter().chain([resolved.spec]).collect::<Vec<_>>());
+    chain.is_ok_and(|specs| specs.iter().any(|spec| matches!(spec.base.value, Base::Oci { .. })))
 }
 
 /// `--accel` and `--kernel`

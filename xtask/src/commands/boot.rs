@@ -11,6 +11,7 @@ use snug_formats::FilesystemKind;
 use snug_process::child;
 use snug_process::program::HostProgram;
 use snug_process::terminal::Settings;
+use snug_rootfs::platform::Platform;
 
 use super::run::Run;
 use super::{arguments, file_names};
@@ -21,6 +22,7 @@ use crate::check::boot::{
     write_initramfs,
 };
 use crate::error::Failure;
+use crate::host::requirements::Task;
 use crate::image::Built;
 use crate::report::progress::{Progress, human_bytes};
 
@@ -46,15 +48,24 @@ pub struct Arguments {
     #[command(flatten)]
     machine: arguments::Machine,
     #[command(flatten)]
+    platform: arguments::OnePlatform,
+    #[command(flatten)]
     results: arguments::Results,
     #[command(flatten)]
     images: arguments::Images,
+    #[command(flatten)]
+    setup: arguments::Setup,
     /// Command to run by SSH instead of a shell
     #[arg(last = true, requires = "ssh", value_name = "COMMAND")]
     command: Vec<String>,
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let setup = arguments.setup;
+    start(arguments).map_err(|error| setup.hint([Task::Boot, Task::DebianBase], error))
+}
+
+fn start(arguments: Arguments) -> Result<ExitCode> {
     let interactive = stdin().is_terminal() && stderr().is_terminal();
     if !interactive && arguments.command.is_empty() {
         bail!(Failure::Usage(
@@ -65,7 +76,17 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let run = Run::with_images(&arguments.images).and_results(&arguments.results);
     let (set, progress) = (run.images()?, run.progress());
-    let built = Built::find(set, &arguments.name, &run.results()?, None)?;
+    let built = Built::find(set, &arguments.name, &run.results()?, arguments.platform.platform)?;
+    if Some(built.target.platform) != Platform::host() {
+        bail!(Failure::Usage(format!(
+            "{} is built for {}, and only images for this machine's own platform are started",
+            arguments.name, built.target.platform
+        )));
+    }
+    if let Some(why) = built.changes(&progress.for_image(&arguments.name)) {
+        progress.note(format!("{0}: {why}\nhint: cargo xtask image {0} writes it again", arguments.name));
+    }
+    arguments.setup.prepare(built.boot_tasks())?;
     let persist = arguments.persist.as_deref().map(|file| persistent(file, &built, &arguments)).transpose()?;
     let spec = set.resolve(&arguments.name)?.boot;
     let BootEnvironment { kernel, accelerator, why } = BootEnvironment::prepare(

@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::arguments;
 use super::run::Run;
-use crate::check::{Check, CheckReport, Depth, Reader, check_image};
+use crate::check::{Check, CheckReport, Depth, Reader, State, check_image};
 use crate::error;
+use crate::host::requirements::Task;
 use crate::image::{Built, Found};
 use crate::report::render::Render;
 
@@ -41,6 +42,8 @@ pub struct Arguments {
     images: arguments::Images,
     #[command(flatten)]
     format: arguments::Format,
+    #[command(flatten)]
+    setup: arguments::Setup,
 }
 
 /// Checks the images one by one. A failing image does not keep the others from being checked.
@@ -58,7 +61,16 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     // What was never built is wrong usage, told before anything is checked.
     let look = |name: &String| Built::look(set, name, &results, platform);
     let found = names.iter().map(look).collect::<Result<Vec<_>>>()?;
+    let whole = found.iter().filter_map(|found| match found {
+        Found::Whole(built) => Some(&**built),
+        Found::Damaged { .. } => None,
+    });
+    let boot = |built: &Built| if arguments.boot { built.boot_tasks() } else { Vec::new() };
+    let tasks: Vec<Task> = whole.flat_map(|built| built.check_tasks().into_iter().chain(boot(built))).collect();
+    arguments.setup.prepare(tasks.clone())?;
     let mut reports = Vec::new();
+    // Why images could not be booted, where that says nothing about them.
+    let mut boot_error = None;
     for (name, found) in names.iter().zip(found) {
         let progress = run.progress().for_image(name);
         let rewrite = format!("hint: cargo xtask image {name} writes it again");
@@ -84,18 +96,33 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         checks.extend(more);
         let mut booted = None;
         if arguments.boot {
-            let (more, how) =
-                built.boot(set, cache, found.as_ref(), (machine.kernel.as_deref(), machine.accel), &progress)?;
-            checks.extend(more);
-            booted = how;
+            let machine = (machine.kernel.as_deref(), machine.accel);
+            match built.boot(set, cache, found.as_ref(), machine, &progress) {
+                Ok((more, how)) => {
+                    checks.extend(more);
+                    booted = how;
+                }
+                Err(error) => {
+                    checks.push(Check::failed("boot", "", error::summary(&error)));
+                    boot_error.get_or_insert(error);
+                }
+            }
         }
         let report = CheckReport::new(name, built.image, built.manifest.filesystem.kind(), checks);
         reports.push(CheckReport { boot: booted, ..report });
     }
     let checked = Checked { images: reports };
     arguments.format.print(&checked)?;
-    let passed = checked.images.iter().all(|report| report.passed);
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(error::CHECK_FAILED) })
+    let Some(boot_error) = boot_error else {
+        let passed = checked.images.iter().all(|report| report.passed);
+        return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(error::CHECK_FAILED) });
+    };
+    let boot_error = arguments.setup.hint(tasks, boot_error);
+    run.progress().note(error::message(&boot_error));
+    // An image that failed a check that was made counts more.
+    let failed = |check: &Check| check.state == State::Failed && !(check.question == "boot" && check.judge.is_empty());
+    let unsound = checked.images.iter().any(|report| report.checks.iter().any(failed));
+    Ok(if unsound { ExitCode::from(error::CHECK_FAILED) } else { error::exit_code(&boot_error) })
 }
 
 /// Everything that was checked, image by image.

@@ -9,13 +9,19 @@ use serde::Serialize;
 use snug_ext4::size::SizePolicy;
 use snug_formats::{Ext4Options, Ext4Writer, Filesystem, FilesystemKind, SquashfsOptions};
 use snug_process::child;
+use snug_process::privilege::Root;
+use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::{BodySource, RootTree};
+use snug_sandbox::emulator::emulator;
+use snug_spec::ImageSet;
 use snug_spec::model::EngineKind;
 
 use super::arguments;
 use super::run::Run;
 use crate::bases::debian;
-use crate::engine::choose;
+use crate::cache::Cache;
+use crate::check::boot;
+use crate::engine::choose::{self, Engines};
 use crate::error;
 use crate::filesystem::erofs::ErofsUtils;
 use crate::filesystem::squashfs::{Program, SquashfsWriter};
@@ -85,31 +91,80 @@ impl Finding {
 /// missing.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images);
-    let (set, cache, providers) = (run.images()?, run.cache()?, run.cached_providers()?);
+    let (set, cache, providers, engines) = (run.images()?, run.cache()?, run.cached_providers()?, run.engines()?);
     let mut probes: Vec<(String, Probe)> = Vec::new();
     for kind in EngineKind::ALL {
         let probe = move || choose::engine(kind, cache).probe().map(|()| "its probe passes".to_owned());
         probes.push((format!("engine {kind}"), Box::new(probe)));
     }
-    let debian = || debian::probe().and_then(|()| version("mmdebstrap", "--version"));
-    probes.push(("base debian".to_owned(), Box::new(debian)));
-    probes.push(("base oci".to_owned(), Box::new(|| proved(Task::OciBase, "skopeo", "--version"))));
-    for (what, filesystem) in filesystems() {
-        probes.push((what, Box::new(move || write_a_sample(&filesystem))));
+    for task in Task::ALL.into_iter().filter(|task| *task != Task::Builtin) {
+        let probe = move || requirements::require(&[task]).map_err(Into::into).and_then(|()| probe(task, cache));
+        probes.push((task.title().to_owned(), Box::new(probe)));
+        match task {
+            Task::Mke2fs => {
+                probes.push(("filesystem ext4 by loop".to_owned(), Box::new(|| write_ext4(Ext4Writer::Loop))))
+            }
+            Task::Squashfs => probes.push(("filesystem squashfs by mksquashfs".to_owned(), Box::new(mksquashfs))),
+            _ => {}
+        }
     }
-    probes.push(("filesystem squashfs by mksquashfs".to_owned(), Box::new(mksquashfs)));
-    probes.push(("check of ext4".to_owned(), Box::new(|| proved(Task::Check, "e2fsck", "-V"))));
-    probes.push(("check --boot".to_owned(), Box::new(boot)));
     let first_image = probes.len();
     for name in set.names() {
-        let providers = &providers;
-        probes.push((format!("image {name}"), Box::new(move || can_be_built(set, name, providers))));
+        let (providers, engines) = (&providers, &engines);
+        probes.push((format!("image {name}"), Box::new(move || can_be_built(set, name, providers, engines))));
     }
     let findings = jobs::run(&probes, AT_ONCE, |(what, probe)| Finding::of(what.as_str(), probe()));
     let ready = findings[first_image..].iter().all(|image| image.can);
 
     arguments.format.print(&Diagnosis { ready, findings })?;
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Does what a task is about, on a host that meets its requirements; returns what does it.
+fn probe(task: Task, cache: &Cache) -> Result<String> {
+    let sample = |kind| write_a_sample(&Filesystem::default_of(kind));
+    match task {
+        // The engines have rows of their own.
+        Task::Builtin => Ok(String::new()),
+        Task::DebianBase => debian::probe().and_then(|()| version("mmdebstrap", "--version")),
+        Task::OciBase => version("skopeo", "--version"),
+        Task::Ext4 => sample(FilesystemKind::Ext4),
+        Task::Mke2fs => write_ext4(Ext4Writer::Mke2fs),
+        Task::Squashfs => sample(FilesystemKind::Squashfs),
+        Task::Erofs => sample(FilesystemKind::Erofs),
+        Task::CheckExt4 => version("e2fsck", "-V"),
+        Task::CheckSquashfs => version("unsquashfs", "-version"),
+        Task::CheckErofs => Ok(check_of_erofs()),
+        Task::Emulation => emulation(),
+        Task::Boot => boot::diagnose(cache),
+        Task::Report => version("zstd", "--version"),
+        Task::Test => Ok("all programs that the tests compare with".to_owned()),
+    }
+}
+
+fn check_of_erofs() -> String {
+    let fsck = match ErofsUtils::must_be_fetched() {
+        true => "fsck.erofs, which the first check fetches from Debian into the cache",
+        false => "fsck.erofs",
+    };
+    match Root::here() {
+        Root::Already => format!("{fsck}; the kernel reads the files"),
+        _ => format!("{fsck}; only the kernel reads the files, which needs root"),
+    }
+}
+
+fn emulation() -> Result<String> {
+    let others = Platform::ALL.into_iter().filter(|platform| Some(*platform) != Platform::host());
+    let mut said = Vec::new();
+    for platform in others {
+        said.push(match emulator(platform)? {
+            None => format!("{platform}: by the host's own registration"),
+            Some(emulator) => {
+                format!("{platform}: {}, registered in the build's namespace alone", emulator.interpreter.display())
+            }
+        });
+    }
+    Ok(said.join("; "))
 }
 
 impl Render for Diagnosis {
@@ -123,11 +178,8 @@ impl Render for Diagnosis {
     }
 }
 
-fn filesystems() -> Vec<(String, Filesystem)> {
-    let own = FilesystemKind::ALL.map(|kind| (format!("filesystem {kind}"), Filesystem::default_of(kind)));
-    let by = |writer: Ext4Writer| Filesystem::Ext4(Ext4Options { writer, ..Ext4Options::default() });
-    let others = [("mke2fs", Ext4Writer::Mke2fs), ("loop", Ext4Writer::Loop)];
-    own.into_iter().chain(others.map(|(name, writer)| (format!("filesystem ext4 by {name}"), by(writer)))).collect()
+fn write_ext4(writer: Ext4Writer) -> Result<String> {
+    write_a_sample(&Filesystem::Ext4(Ext4Options { writer, ..Ext4Options::default() }))
 }
 
 /// Writes an image of an empty tree; returns the program that wrote it.
@@ -170,32 +222,26 @@ fn version(program: &str, argument: &str) -> Result<String> {
     let output = child::output(Command::new(path).arg(argument).env("LC_ALL", "C"))?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
-    Ok(said.lines().next().unwrap_or(program).trim().to_owned())
+    // zstd puts stars around it.
+    Ok(said.lines().next().unwrap_or(program).trim_matches(['*', ' ']).to_owned())
 }
 
-fn proved(task: Task, program: &str, argument: &str) -> Result<String> {
-    requirements::require(&[task])?;
-    version(program, argument)
-}
-
-fn boot() -> Result<String> {
-    let qemu = proved(Task::Boot, "qemu-system-x86_64", "--version")?;
-    let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    let kvm = match kvm {
-        Ok(_) => "/dev/kvm opens".to_owned(),
-        Err(error) => format!("emulated, since /dev/kvm does not open ({})", error.kind()),
-    };
-    Ok(format!("{qemu}, {kvm}"))
-}
-
-fn can_be_built(set: &snug_spec::ImageSet, name: &str, providers: &Providers) -> Result<String> {
-    let target = Target::all(set.get(name)?, &[])?[0];
+/// Says what an image is built from, if all that its build needs is here.
+fn can_be_built(set: &ImageSet, name: &str, providers: &Providers, engines: &Engines) -> Result<String> {
+    let spec = set.get(name)?;
+    engines.choose(None, spec.engine)?;
+    let target = Target::all(spec, &[])?[0];
     let Some(order) = Order::known(set, name, target, providers)? else {
         // Only builds ask registries: such a base needs the program that does.
         requirements::require(&[Task::OciBase])?;
         return Ok("OCI base, not fetched yet".to_owned());
     };
-    requirements::require(&order.tasks())?;
+    // Whether an engine works was asked of the engines.
+    let tasks: Vec<Task> = order.tasks().into_iter().filter(|task| *task != Task::Builtin).collect();
+    requirements::require(&tasks)?;
+    if tasks.contains(&Task::DebianBase) {
+        debian::probe()?;
+    }
     if let Some(filesystem) = &order.filesystem {
         can_be_written(filesystem)?;
     }

@@ -21,6 +21,7 @@ use crate::atomic::{Accepts, Destination, Identity};
 use crate::engine::OnFailure;
 use crate::engine::choose::Choice;
 use crate::error::Failure;
+use crate::host::requirements::Task;
 use crate::image::{Order, Target};
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::render::{self, Render};
@@ -45,9 +46,18 @@ pub struct Arguments {
     engine: arguments::Engine,
     #[command(flatten)]
     format: arguments::Format,
+    #[command(flatten)]
+    setup: arguments::Setup,
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let setup = arguments.setup;
+    // Not known in full before the image is planned: the engine's own, and what bases are made with.
+    let tasks = [Task::Builtin, Task::DebianBase, Task::OciBase, Task::Emulation];
+    export(arguments).map_err(|error| setup.hint(tasks, error))
+}
+
+fn export(arguments: Arguments) -> Result<ExitCode> {
     // Where the tar goes is settled before anything is built.
     let compressor = file_names::tar(&arguments.output, "-o")?.map(Compressor::find).transpose()?;
     let output = Destination::new(&arguments.output, Accepts::STREAMS)?;
@@ -63,7 +73,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     refuse_inputs(&output, set, &arguments.name)?;
     output.probe()?;
     let target = Target::all(set.get(&arguments.name)?, arguments.platform.platform.as_slice())?[0];
+    arguments.setup.prepare_planning(set, [&arguments.name])?;
     let order = Order::new(set, &arguments.name, target, None, &run.providers()?)?;
+    arguments.setup.prepare(order.tree_tasks())?;
     let cache = run.swept_cache()?;
     let Choice { engine, .. } = run.engine(&arguments.engine, &order, &progress)?;
     let assembly = Assembly { cache, engine: &*engine, refresh: &Refresh::default(), on_failure: OnFailure::default() };

@@ -15,7 +15,7 @@ use serde::Serialize;
 use snug_ext4::size::Rule;
 use snug_rootfs::platform::Platform;
 use snug_spec::ImageSet;
-use snug_spec::model::{Base, EngineKind};
+use snug_spec::model::EngineKind;
 
 use self::dry_run::Plans;
 use super::run::Run;
@@ -25,7 +25,6 @@ use crate::engine::choose::Choice;
 use crate::error;
 use crate::error::Failure;
 use crate::host::requirements::Task;
-use crate::host::setup;
 use crate::image::{BuildOutcome, ImageType, Order, Providers, Target};
 use crate::jobs;
 use crate::report::progress::{human_bytes, human_duration};
@@ -73,9 +72,8 @@ pub struct Arguments {
     /// Publish the images without comparing them with their trees first
     #[arg(long)]
     no_check: bool,
-    /// Install what this host lacks first (Debian and Ubuntu)
-    #[arg(long)]
-    setup: bool,
+    #[command(flatten)]
+    setup: arguments::Setup,
 }
 
 /// The result of one image.
@@ -118,9 +116,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images).and_results(&arguments.results).and_refresh(arguments.refresh);
     let set = run.images()?;
     let names = names(&arguments, set)?;
-    // A plan names its base by digest: the program that asks registries is needed before planning.
-    if arguments.setup && !arguments.dry_run && names.iter().any(|name| stands_on_registry(set, name)) {
-        setup::prepare(&[Task::OciBase])?;
+    if !arguments.dry_run {
+        arguments.setup.prepare_planning(set, &names)?;
     }
     let providers = match arguments.dry_run {
         true => Providers { binaries: run.cached_providers()?.binaries, ..run.providers()? },
@@ -144,12 +141,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let failed = orders.iter().find_map(|order| order.as_ref().err());
         return Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code));
     }
-    if arguments.setup {
-        let mut tasks: Vec<Task> = orders.iter().flatten().flat_map(Order::tasks).collect();
-        tasks.sort();
-        tasks.dedup();
-        setup::prepare(&tasks)?;
-    }
+    arguments.setup.prepare(orders.iter().flatten().flat_map(Order::tasks))?;
     let cache = run.swept_cache()?;
     let refresh = Refresh::new(arguments.refresh);
 
@@ -159,6 +151,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let started = Instant::now();
         let order = order.lock().expect("no panic while locked").take().expect("each is taken once");
         let mut choice = None;
+        let tasks = order.as_ref().map_or_else(|_| vec![Task::OciBase], Order::tasks);
         let outcome = order.and_then(|order| {
             for note in &order.notes {
                 progress.note(format!("{name}: {note}"));
@@ -167,9 +160,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             let assembly = Assembly { cache, engine: &**engine, refresh: &refresh, on_failure };
             order.build(&assembly, &output, &progress)
         });
-        let outcome = outcome.map_err(|error| with_setup_hint(error, arguments.setup));
+        let outcome = outcome.map_err(|error| arguments.setup.hint(tasks, error));
         let beyond = outcome.as_ref().is_err_and(error::is_unsupported);
-        let left_out = beyond && arguments.all && !arguments.setup;
+        let left_out = beyond && arguments.all && !arguments.setup.setup;
         match &outcome {
             Err(error) if left_out => {
                 progress.note(format!("cannot build {name} on this host\n{}", error::message(error)))
@@ -182,14 +175,6 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     arguments.format.print(&Results { images: results.iter().map(Fared::row).collect() })?;
     let failed = results.iter().filter(|fared| !fared.left_out).find_map(|fared| fared.outcome.as_ref().err());
     Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code))
-}
-
-/// Adds that `--setup` installs what is missing, where it was not given and the error does not say so.
-fn with_setup_hint(error: anyhow::Error, setup: bool) -> anyhow::Error {
-    if setup || !error::is_missing_program(&error) || error::message(&error).contains("--setup") {
-        return error;
-    }
-    error.context("hint: run again with --setup to install what is missing")
 }
 
 /// The names of the images to build, each once.
@@ -206,13 +191,6 @@ fn names(arguments: &Arguments, set: &ImageSet) -> Result<Vec<String>> {
         }
     }
     Ok(names)
-}
-
-/// Whether an image is based, directly or by way of others, on an image of a registry.
-fn stands_on_registry(set: &ImageSet, name: &str) -> bool {
-    let chain =
-        set.resolve(name).map(|resolved| resolved.ancestors.into_iter().chain([resolved.spec]).collect::<Vec<_>>());
-    chain.is_ok_and(|specs| specs.iter().any(|spec| matches!(spec.base.value, Base::Oci { .. })))
 }
 
 /// The orders of the image `name`, one a platform, each with its title.

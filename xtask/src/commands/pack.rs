@@ -81,6 +81,8 @@ pub struct Arguments {
     no_sync: bool,
     #[command(flatten)]
     format: arguments::Format,
+    #[command(flatten)]
+    setup: arguments::Setup,
 }
 
 /// A size as specs write it.
@@ -117,7 +119,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::start();
     let progress = run.progress();
     // A missing program is reported before the tar is read, and so is a folder that cannot be written to.
-    let writer = filesystem::writer(&filesystem, progress)?;
+    let task = image::task_of(&filesystem);
+    arguments.setup.prepare([task])?;
+    let writer = filesystem::writer(&filesystem, progress).map_err(|error| arguments.setup.hint([task], error))?;
     let mut partial = output.begin()?;
     // The process ends with this verb: freeing every name one by one would only take time.
     let mut tree = ManuallyDrop::new(read(&arguments, output.folder().as_deref(), progress)?);

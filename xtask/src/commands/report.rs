@@ -23,6 +23,7 @@ use crate::check::boot::{BootEnvironment, BootSummary};
 use crate::engine::OnFailure;
 use crate::engine::choose::Choice;
 use crate::error::{self, Failure};
+use crate::host::requirements::{self, Task};
 use crate::image::{BuildOutcome, Built, ImageType, Order, Target};
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::render::{Render, seconds};
@@ -56,6 +57,8 @@ pub struct Arguments {
     images: arguments::Images,
     #[command(flatten)]
     format: arguments::Format,
+    #[command(flatten)]
+    setup: arguments::Setup,
 }
 
 /// What each type costs.
@@ -103,10 +106,18 @@ struct Cost {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images);
     let (set, progress, name) = (run.images()?, run.progress(), &arguments.name);
+    arguments.setup.prepare_planning(set, [name])?;
     // All types are planned before anything is built.
     let providers = run.providers()?;
     let order = |named: &ImageType| Order::new(set, name, Target::host()?, Some(*named), &providers);
     let orders = arguments.types.iter().map(order).collect::<Result<Vec<_>>>()?;
+    let own = if arguments.no_boot { vec![Task::Report] } else { vec![Task::Report, Task::Boot] };
+    // The initramfs of sealed images gets dmsetup, unpacked as a Debian base is.
+    let dmsetup = (!arguments.no_boot).then_some(Task::DebianBase);
+    let tasks: Vec<Task> = orders.iter().flat_map(Order::tasks).chain(own.iter().copied()).chain(dmsetup).collect();
+    arguments.setup.prepare(tasks.iter().copied())?;
+    // Told before anything is built.
+    requirements::require(&own).map_err(|error| arguments.setup.hint(tasks, error.into()))?;
     let Some(first) = orders.first() else { bail!(Failure::Usage("no type was named".to_owned())) };
     let cache = run.swept_cache()?;
     let Choice { engine, .. } = run.engine(&arguments::Engine { kind: None }, first, progress)?;

@@ -10,6 +10,7 @@ mod context;
 mod dockerfile;
 mod names;
 mod output;
+mod pause;
 mod restore;
 
 use std::fs::File;
@@ -90,6 +91,14 @@ impl Container {
         let bytes = stage.bytes();
         stage.finish(&human_bytes(bytes));
         Ok(())
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if !self.cli.is_docker() {
+            pause::end();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What each task requires of the host: the one list that `--setup` installs from and that `doctor` and builds check.
 
+use snug_process::privilege::Root;
 use snug_process::program::{Missing, Requirement};
 
 use super::erofs_utils;
@@ -21,12 +22,18 @@ pub enum Task {
     Squashfs,
     /// erofs, by the host's mkfs.erofs or one that is unpacked into the cache.
     Erofs,
-    /// Comparing images with what they were made from.
-    Check,
+    /// Checking ext4 images.
+    CheckExt4,
+    /// Checking squashfs images.
+    CheckSquashfs,
+    /// Checking erofs images.
+    CheckErofs,
     /// Steps of images for another platform than the host's.
     Emulation,
     /// Booting images in QEMU.
     Boot,
+    /// Comparing types of images by size.
+    Report,
     /// The tests of this workspace, with the programs that they compare the tool with.
     Test,
 }
@@ -37,7 +44,7 @@ const fn package(name: &'static str, any_of: &'static [&'static str], purpose: &
 
 impl Task {
     /// Every task.
-    pub const ALL: [Task; 11] = [
+    pub const ALL: [Task; 14] = [
         Task::Builtin,
         Task::DebianBase,
         Task::OciBase,
@@ -45,9 +52,12 @@ impl Task {
         Task::Mke2fs,
         Task::Squashfs,
         Task::Erofs,
-        Task::Check,
+        Task::CheckExt4,
+        Task::CheckSquashfs,
+        Task::CheckErofs,
         Task::Emulation,
         Task::Boot,
+        Task::Report,
         Task::Test,
     ];
 
@@ -61,9 +71,12 @@ impl Task {
             Task::Mke2fs => "filesystem ext4 by mke2fs",
             Task::Squashfs => "filesystem squashfs",
             Task::Erofs => "filesystem erofs",
-            Task::Check => "check",
+            Task::CheckExt4 => "check of ext4",
+            Task::CheckSquashfs => "check of squashfs",
+            Task::CheckErofs => "check of erofs",
             Task::Emulation => "other platforms",
-            Task::Boot => "check --boot",
+            Task::Boot => "boot",
+            Task::Report => "report",
             Task::Test => "test",
         }
     }
@@ -93,11 +106,11 @@ impl Task {
             Task::Mke2fs => const { &[package("e2fsprogs", &["mke2fs"], "write ext4 by mke2fs")] },
             Task::Squashfs => const { &[package("squashfs-tools-ng", &["tar2sqfs", "mksquashfs"], "write squashfs")] },
             // For unpacking the mkfs.erofs of a newer Debian.
-            Task::Erofs => Task::DebianBase.requirements(),
-            Task::Check => {
+            Task::Erofs | Task::CheckErofs => Task::DebianBase.requirements(),
+            Task::CheckExt4 => const { &[package("e2fsprogs", &["debugfs"], "read ext4 images back")] },
+            Task::CheckSquashfs => {
                 const {
                     &[
-                        package("e2fsprogs", &["debugfs"], "read ext4 images back"),
                         package("squashfs-tools", &["unsquashfs"], "read squashfs images back"),
                         package("squashfs-tools-ng", &["sqfs2tar"], "read attributes of squashfs images back"),
                     ]
@@ -108,15 +121,18 @@ impl Task {
                     &[
                         package("qemu-system-x86", &["qemu-system-x86_64"], "boot images"),
                         package("openssh-client", &["ssh"], "log in to booted images"),
+                        package("xz-utils", &["xz"], "unpack a kernel's modules"),
                     ]
                 }
             }
+            Task::Report => const { &[package("zstd", &["zstd"], "compress images")] },
             Task::Emulation => {
                 const { &[package("qemu-user-static", &["qemu-aarch64-static", "qemu-aarch64"], "run programs for arm64")] }
             }
             Task::Test => {
                 const {
                     &[
+                        package("uidmap", &["newuidmap"], "build without root"),
                         package("squashfs-tools-ng", &["tar2sqfs"], "write squashfs"),
                         package("cryptsetup-bin", &["veritysetup"], "check dm-verity"),
                         package("attr", &["getfattr"], "check extended attributes"),
@@ -146,9 +162,14 @@ impl Task {
         }
     }
 
-    /// Whether the host does without the task's requirements: its own mkfs.erofs is new enough.
+    /// Whether the host does without the task's requirements: root needs nobody to map its ids, and the host's own
+    /// mkfs.erofs may be new enough.
     fn is_met_already(self) -> bool {
-        self == Task::Erofs && erofs_utils::host_version().is_some()
+        match self {
+            Task::Builtin => Root::here() == Root::Already,
+            Task::Erofs | Task::CheckErofs => erofs_utils::host_version().is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -170,7 +191,7 @@ pub fn require(tasks: &[Task]) -> Result<(), Missing> {
         lacking if lacking.is_empty() => Ok(()),
         lacking => {
             let lacked = lacking.into_iter().map(Requirement::lacked).collect();
-            Err(Missing { lacked, alternative: Some("run again with --setup") })
+            Err(Missing { lacked, alternative: None })
         }
     }
 }

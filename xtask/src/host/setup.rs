@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use nix::unistd::Uid;
+use snug_process::privilege::{Root, as_root};
 use snug_process::program::{HostProgram, Requirement};
 use snug_process::{child, interrupt};
 use snug_sandbox::{POLICY_PATH, POLICY_SCRIPT};
@@ -66,7 +66,7 @@ fn install(missing: &[&'static Requirement]) -> Result<()> {
     policy.remove()?;
     for link in enabled_units().difference(&enabled) {
         streams::say(&format!("setup: {} was enabled by its package; disabling it", link.display()));
-        as_root("rm", &["--", &link.to_string_lossy()])?;
+        run_as_root("rm", &["--", &link.to_string_lossy()])?;
     }
     installed
 }
@@ -87,10 +87,10 @@ fn downgrades(packages: &[String]) -> Result<Vec<String>> {
     if older.len() < conflicting.len() || !removals(&together)?.is_empty() {
         bail!(
             "apt would remove {} to install {}, and --setup removes nothing\n\
-             hint: decide which to keep: sudo apt-get install --no-install-recommends {}",
+             hint: decide which to keep: {}",
             conflicting.join(", "),
             packages.join(", "),
-            packages.join(" ")
+            as_root(&format!("apt-get install --no-install-recommends {}", packages.join(" ")))
         );
     }
     if std::env::var_os(MAY_DOWNGRADE).is_none_or(|value| value.is_empty()) {
@@ -103,10 +103,10 @@ fn downgrades(packages: &[String]) -> Result<Vec<String>> {
         bail!(
             "{} is installed in a version that apt's sources do not have, and apt would remove it to install {}; --setup \
              changes no installed package\n\
-             hint: downgrade it, then run this again: sudo apt-get install --allow-downgrades {}",
+             hint: downgrade it, then run this again: {}",
             conflicting.join(", "),
             broken.join(", "),
-            older.join(" ")
+            as_root(&format!("apt-get install --allow-downgrades {}", older.join(" ")))
         );
     }
     streams::say(&format!("setup: {MAY_DOWNGRADE} is set: downgrading to {}", older.join(", ")));
@@ -155,7 +155,7 @@ impl ServicePolicy {
         let mut script = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
         io::Write::write_all(&mut script, POLICY_SCRIPT.as_bytes())?;
         let (from, to) = (script.path().to_string_lossy(), path.to_string_lossy());
-        as_root("install", &["-m", "0755", "-T", &from, &to])?;
+        run_as_root("install", &["-m", "0755", "-T", &from, &to])?;
         Ok(ServicePolicy { installed: Some(installed) })
     }
 
@@ -167,7 +167,7 @@ impl ServicePolicy {
 /// Removes our `policy-rc.d`.
 fn remove_policy(path: &Path) -> Result<()> {
     if fs::read(path).is_ok_and(|text| text == POLICY_SCRIPT.as_bytes()) {
-        as_root("rm", &["--", &path.to_string_lossy()])?;
+        run_as_root("rm", &["--", &path.to_string_lossy()])?;
     }
     Ok(())
 }
@@ -176,33 +176,41 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     // Seconds to wait for another apt, such as a desktop's update service.
     let mut words = vec!["-o", "DPkg::Lock::Timeout=600"];
     words.extend_from_slice(arguments);
-    as_root("apt-get", &words)
+    run_as_root("apt-get", &words)
 }
 
 /// Runs a command as root, by sudo for other users. It is not killed with this tool: a killed dpkg leaves packages half
 /// configured.
-fn as_root(program: &str, arguments: &[&str]) -> Result<()> {
-    let mut command = if Uid::effective().is_root() {
-        Command::new(program)
-    } else {
-        let mut sudo = Command::new("sudo");
-        // Without a terminal, nobody can type a password.
-        if !io::stdin().is_terminal() {
-            sudo.arg("-n");
+fn run_as_root(program: &str, arguments: &[&str]) -> Result<()> {
+    let mut command = match Root::here() {
+        Root::Already => Command::new(program),
+        Root::Sudo => {
+            let mut sudo = Command::new("sudo");
+            // Without a terminal, nobody can type a password.
+            if !io::stdin().is_terminal() {
+                sudo.arg("-n");
+            }
+            sudo.args(["DEBIAN_FRONTEND=noninteractive", program]);
+            sudo
         }
-        sudo.args(["DEBIAN_FRONTEND=noninteractive", program]);
-        sudo
+        Root::OtherAccount => bail!(
+            "{program} needs root, and this host has no sudo\nhint: have root install the packages above, then run \
+             without --setup"
+        ),
     };
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::inherit());
     // Standard output is for results.
     command.stdout(io::stderr());
-    let status = command.status().with_context(|| {
-        format!("cannot run {program}\nhint: without root or sudo, have an administrator install the packages above")
-    })?;
+    let status = command.status().with_context(|| format!("cannot run {program}"))?;
     if !status.success() {
         bail!(
-            "{program} {} failed ({status})\nhint: without root or sudo, have an administrator install these packages",
-            arguments.join(" ")
+            "{program} {} failed ({status}){}",
+            arguments.join(" "),
+            match Root::here() {
+                Root::Already => "",
+                _ =>
+                    "\nhint: where sudo is not allowed, have root install the packages above, then run without --setup",
+            }
         );
     }
     Ok(())

@@ -14,13 +14,17 @@ use crate::cache::Cache;
 use crate::check::boot::{self, AcceleratorChoice, BootEnvironment, BootSummary, BootTest, GuestCommand, dmsetup};
 use crate::check::{Check, CheckInput};
 use crate::error::Failure;
+use crate::host::requirements::Task;
 use crate::manifest::{MANIFEST_FILE, Manifest, ManifestError, manifest_beside, read_contents};
 use crate::plan::{Providers, hash_file};
 use crate::report::progress::Progress;
 
-/// Returns the target of a built image: the named platform, else the first of the spec.
+/// Returns the target of a built image: the named platform, else this machine's where the spec is for it, else the first of
+/// the spec.
 fn target(set: &ImageSet, name: &str, platform: Option<Platform>) -> Result<Target> {
-    Ok(Target::all(set.get(name)?, platform.as_slice())?[0])
+    let targets = Target::all(set.get(name)?, platform.as_slice())?;
+    let own = targets.iter().find(|target| Some(target.platform) == Platform::host());
+    Ok(*own.unwrap_or(&targets[0]))
 }
 
 fn guest_command(check: &Located<BootCheck>) -> GuestCommand {
@@ -95,6 +99,22 @@ impl Built {
     /// Returns what was changed of the image since it was built; `None` if nothing was.
     pub fn changes(&self, progress: &Progress) -> Option<String> {
         self.manifest.changes(&manifest_beside(&self.image), progress)
+    }
+
+    /// Returns the tasks of booting it, whose requirements the host has to meet.
+    pub fn boot_tasks(&self) -> Vec<Task> {
+        // The initramfs of a sealed image gets dmsetup, unpacked as a Debian base is.
+        let sealed = self.manifest.verity.is_some().then_some(Task::DebianBase);
+        [Task::Boot].into_iter().chain(sealed).collect()
+    }
+
+    /// Returns the tasks of checking it without a boot.
+    pub fn check_tasks(&self) -> Vec<Task> {
+        vec![match self.manifest.filesystem.kind() {
+            FilesystemKind::Ext4 => Task::CheckExt4,
+            FilesystemKind::Squashfs => Task::CheckSquashfs,
+            FilesystemKind::Erofs => Task::CheckErofs,
+        }]
     }
 
     /// Whether its root is read-only, however it is mounted.

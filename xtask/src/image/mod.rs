@@ -8,7 +8,7 @@ mod write;
 
 pub use build::BuildOutcome;
 pub use built::{Built, Found};
-pub use order::{ImageState, ImageType, Order, Target};
+pub use order::{ImageState, ImageType, Order, Target, task_of};
 
 pub use crate::plan::Providers;
 pub use write::{Digests, Written, write};

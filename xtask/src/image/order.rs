@@ -225,6 +225,11 @@ impl<'set> Order<'set> {
 
     /// Returns the tasks of building the image, whose requirements the host has to meet.
     pub fn tasks(&self) -> Vec<Task> {
+        self.tree_tasks().into_iter().chain(self.filesystem.as_ref().map(task_of)).collect()
+    }
+
+    /// Returns the tasks of building the image's tree.
+    pub fn tree_tasks(&self) -> Vec<Task> {
         let mut tasks = vec![Task::Builtin];
         if self.chain.iter().any(|plan| matches!(plan.base, PlannedBase::Debian { .. })) {
             tasks.push(Task::DebianBase);
@@ -235,7 +240,6 @@ impl<'set> Order<'set> {
         if Some(self.target.platform) != Platform::host() {
             tasks.push(Task::Emulation);
         }
-        tasks.extend(self.filesystem.as_ref().map(task_of));
         tasks
     }
 }
@@ -252,7 +256,7 @@ pub(super) fn placed(resolved: &Resolved) -> Vec<TreePath> {
 }
 
 /// Returns the task of writing a filesystem.
-fn task_of(filesystem: &Filesystem) -> Task {
+pub fn task_of(filesystem: &Filesystem) -> Task {
     match filesystem {
         Filesystem::Ext4(options) if options.writer == Ext4Writer::Native => Task::Ext4,
         Filesystem::Ext4(_) => Task::Mke2fs,

@@ -39,7 +39,7 @@ impl FromStr for AcceleratorChoice {
     }
 }
 
-const DEVICE: &str = "/dev/kvm";
+pub(super) const DEVICE: &str = "/dev/kvm";
 /// The initramfs's first message, and how a kernel without one ends on an empty disk.
 const MARKER: &str = "initramfs: modules";
 const MARKER_WITHOUT_INITRAMFS: &str = "Kernel panic";
@@ -50,9 +50,9 @@ const DISK_BYTES: u64 = 1 << 20;
 
 /// Result of a probe, as the cache has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Probe {
-    runs: bool,
-    why: String,
+pub(super) struct Probe {
+    pub(super) runs: bool,
+    pub(super) why: String,
 }
 
 /// Returns the accelerator to use, and why.
@@ -68,20 +68,24 @@ pub fn choose_accelerator(
     if let Err(error) = File::options().read(true).write(true).open(DEVICE) {
         return Ok((Accelerator::Tcg, format!("{DEVICE}: {error}")));
     }
-    let place = remembered(kernel, cache)?;
-    let known = fs::read(&place).ok().and_then(|bytes| serde_json::from_slice::<Probe>(&bytes).ok());
-    let probe = match known {
+    let probe = match known_probe(kernel, cache)? {
         Some(probe) => probe,
         None => {
             let stage = progress.stage("probe KVM");
             let probe = probe_kvm(kernel)?;
             stage.finish(&probe.why);
-            keep(&probe, &place)?;
+            keep(&probe, &remembered(kernel, cache)?)?;
             probe
         }
     };
     let accelerator = if probe.runs { Accelerator::Kvm } else { Accelerator::Tcg };
     Ok((accelerator, probe.why))
+}
+
+/// Returns the result that the cache has for this host, QEMU and kernel.
+pub(super) fn known_probe(kernel: &Kernel, cache: &Cache) -> Result<Option<Probe>> {
+    let bytes = fs::read(remembered(kernel, cache)?).ok();
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 /// Returns the cache file of the result for this host, QEMU and kernel.

@@ -59,6 +59,18 @@ impl Kernel {
         Self::open(&folder)
     }
 
+    /// Returns the kernel that [`Kernel::fetch`] would return without fetching; `None` if it would fetch one.
+    pub fn known(cache: &Path) -> Result<Option<Self>> {
+        let kernels = cache.join("kernels");
+        match current_package() {
+            Ok(package) => {
+                let folder = kernels.join(package.folder());
+                folder.exists().then(|| Self::open(&folder)).transpose()
+            }
+            Err(error) => newest(&kernels).map(Some).ok_or(error),
+        }
+    }
+
     /// Opens a folder that [`Kernel::fetch`] has filled.
     pub fn open(folder: &Path) -> Result<Self> {
         let modules_of_versions = folder.join("lib/modules");

@@ -6,6 +6,7 @@
 mod accelerator;
 mod boot_test;
 mod cpio;
+mod diagnosis;
 pub mod dmsetup;
 mod environment;
 mod initramfs;
@@ -23,6 +24,7 @@ use snug_process::program::Missing;
 
 pub use accelerator::{AcceleratorChoice, choose_accelerator};
 pub use boot_test::{BootSummary, BootTest, GuestCommand, OVERLAY_ARGUMENT, empty_disk, remove_logs};
+pub use diagnosis::diagnose;
 pub use dmsetup::Dmsetup;
 pub use environment::BootEnvironment;
 pub use kernel::{Kernel, Parts};

@@ -12,11 +12,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use snug_process::Child;
 use snug_process::child::DeathSignal;
+use snug_process::privilege::as_root;
 use snug_process::program::HostProgram;
 use snug_rootfs::platform::Platform;
 
 use super::names::BuildNames;
 use super::output::{Builder, Watch};
+use super::pause;
 use crate::plan::EngineKind;
 use crate::steps::environment::PASSED;
 use crate::steps::secret::Secret;
@@ -56,6 +58,9 @@ impl Cli {
             false => HostProgram { name: "podman", package: "podman" },
         };
         let mut command = program.command().map_err(|missing| missing.or("use another engine"))?;
+        if !self.is_docker() {
+            pause::adopt();
+        }
         // The classic builder needs no plugin, and every daemon has it.
         command.env("DOCKER_BUILDKIT", "0").stdin(Stdio::null());
         // Left out of the environment of other programs, which write it down. BuildKit and buildah read it.
@@ -111,7 +116,8 @@ impl Cli {
         if rootless && ids(&host["idMappings"]["uidmap"]).min(ids(&host["idMappings"]["gidmap"])) < ENOUGH_IDS {
             bail!(
                 "podman has no {ENOUGH_IDS} subordinate ids here, so the image's users cannot be told apart\n\
-                 hint: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 \"$USER\", then: podman system migrate"
+                 hint: {}, then: podman system migrate",
+                as_root("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 \"$USER\"")
             );
         }
         Ok(())
@@ -131,7 +137,8 @@ impl Cli {
         }
         bail!(
             "docker shows secrets to steps by BuildKit alone, and docker {version} has no buildx here\n\
-             hint: apt-get install docker-buildx (where the distribution has it), --engine builtin, or --engine podman"
+             hint: {} (where the distribution has it), --engine builtin, or --engine podman",
+            as_root("apt-get install docker-buildx")
         )
     }
 
@@ -225,12 +232,15 @@ fn has_own_buildkit(version: &str) -> bool {
 /// Returns the message for a daemon that cannot be reached, with what to do about it.
 fn why_unreachable(said: &str) -> String {
     let hint = if said.contains("permission denied") {
-        "hint: members of the group docker may use the daemon (it makes them as good as root): \
-         sudo usermod --append --groups docker \"$USER\", then log in again"
+        let join = as_root("usermod --append --groups docker \"$USER\"");
+        format!(
+            "members of the group docker may use the daemon (it makes them as good as root): {join}, then log in again"
+        )
     } else {
-        "hint: start it (sudo systemctl start docker), or name another by DOCKER_HOST or docker context use"
+        let start = as_root("systemctl start docker");
+        format!("start it ({start}), or name another by DOCKER_HOST or docker context use")
     };
-    format!("the docker daemon cannot be reached: {said}\n{hint}")
+    format!("the docker daemon cannot be reached: {said}\nhint: {hint}")
 }
 
 fn require_platform(os: Option<&str>, architecture: Option<&str>) -> Result<()> {
