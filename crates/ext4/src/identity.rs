@@ -102,12 +102,11 @@ fn header(out: &mut Vec<u8>, inode: &Inode) {
         Kind::File(body) => {
             out.push(b'f');
             out.extend_from_slice(&body.size.to_le_bytes());
-            let ranges = body.extents.as_slice();
-            out.extend_from_slice(&(ranges.len() as u64).to_le_bytes());
-            for range in ranges {
-                // `source` is a place in the input, not a property of the tree.
-                out.extend_from_slice(&range.offset.to_le_bytes());
-                out.extend_from_slice(&range.length.to_le_bytes());
+            out.extend_from_slice(&(body.runs().count() as u64).to_le_bytes());
+            // The ranges themselves are those of the input, not a property of the tree.
+            for run in body.runs() {
+                out.extend_from_slice(&run.start.to_le_bytes());
+                out.extend_from_slice(&(run.end - run.start).to_le_bytes());
             }
         }
     }

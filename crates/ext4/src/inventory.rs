@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use sha2::{Digest, Sha256};
-use snug_rootfs::tree::{Body, Inode, Kind, RootTree, TreePath};
+use snug_rootfs::tree::{self, Body, Inode, Kind, RootTree, TreePath};
 
 use super::directory::{Directory, Leaf, Name, TooManyNames, arrange, file_type};
 use super::error::Ext4Error;
@@ -63,20 +63,10 @@ impl Node<'_> {
     }
 }
 
-/// Returns the logical blocks of a body that hold data, as (first, length) runs: ranges are rounded outwards to blocks, and
-/// runs that touch are merged.
+/// Returns the logical blocks of a body that hold data, as (first, length) runs.
 pub(crate) fn block_runs(body: &Body) -> impl Iterator<Item = (u64, u64)> {
-    let block = BLOCK as u64;
-    let mut ranges = body.extents.as_slice().iter().peekable();
-    std::iter::from_fn(move || {
-        let first = ranges.next()?;
-        let start = first.offset / block;
-        let mut end = (first.offset + first.length).div_ceil(block);
-        while let Some(range) = ranges.next_if(|range| range.offset / block <= end) {
-            end = end.max((range.offset + range.length).div_ceil(block));
-        }
-        Some((start, end - start))
-    })
+    const { assert!(BLOCK as u64 == tree::BLOCK) };
+    body.runs().map(|run| (run.start / tree::BLOCK, (run.end - run.start).div_ceil(tree::BLOCK)))
 }
 
 /// An extended attribute block, shared by inodes whose attributes are equal.

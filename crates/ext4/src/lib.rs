@@ -82,10 +82,10 @@ const LOST_FOUND_MODE: u16 = 0o700;
 
 /// Receives the progress of a write. `()` ignores it.
 pub trait Meter: Sync {
-    /// Called once, before the first byte: `total` bytes will be written.
+    /// Called once, before the first byte: `total` bytes will be written and hashed.
     fn expect_bytes(&self, total: u64);
 
-    /// `bytes` more have been written. Called from the thread that writes the image file.
+    /// `bytes` more have been written or hashed. Called from the threads that do that.
     fn advance(&self, bytes: u64);
 }
 
@@ -139,7 +139,7 @@ impl NativeExt4 {
     /// An [`Ext4Error`] before the first byte is written, or an I/O error, on which `output` may be left incomplete for the
     /// caller to remove.
     pub fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, meter: &dyn Meter) -> Result<Census> {
-        Ok(self.write_with(tree, policy, output, meter, None)?.0)
+        Ok(self.write_with(tree, policy, output, meter, false)?.0)
     }
 
     /// As [`Self::write`], and also returns the SHA-256 of the image, computed while it is written.
@@ -154,9 +154,8 @@ impl NativeExt4 {
         output: &Path,
         meter: &dyn Meter,
     ) -> Result<(Census, Digest)> {
-        let hash = StreamHash::start().context("start a thread")?;
-        let (census, digest) = self.write_with(tree, policy, output, meter, Some(hash))?;
-        Ok((census, digest.expect("a hash was given")))
+        let (census, digest) = self.write_with(tree, policy, output, meter, true)?;
+        Ok((census, digest.expect("it was asked for")))
     }
 
     fn write_with(
@@ -165,7 +164,7 @@ impl NativeExt4 {
         policy: &SizePolicy,
         output: &Path,
         meter: &dyn Meter,
-        hash: Option<StreamHash>,
+        hashed: bool,
     ) -> Result<(Census, Option<Digest>)> {
         let time = image_time(tree);
         let mut lost_found = Inode::directory(LOST_FOUND_MODE);
@@ -180,8 +179,11 @@ impl NativeExt4 {
             Description { identity, time, label: self.options.label.as_deref().unwrap_or_default().as_bytes() };
         let image = empty_file(output).with_context(|| format!("create {}", output.display()))?;
         image.set_len(plan.decision.bytes).with_context(|| format!("size {}", output.display()))?;
-        meter.expect_bytes(plan.end * crate::size::BLOCK_SIZE);
-        let hash = thread::scope(|scope| {
+        let size = plan.decision.bytes;
+        meter.expect_bytes(plan.end * crate::size::BLOCK_SIZE + if hashed { size } else { 0 });
+        let digest = thread::scope(|scope| {
+            let hash = hashed.then(|| StreamHash::start(scope, size, |bytes| meter.advance(bytes)));
+            let hash = hash.transpose().context("start a thread")?;
             let mut output = {
                 let file = ImageFile { file: &image, meter };
                 Output::start(scope, file, plan.body_ranges(), tree.bodies(), hash).context("start a thread")?
@@ -189,10 +191,9 @@ impl NativeExt4 {
             let composed = ImageWriter::new(&plan, &description, &mut output).run();
             // An error of the writer thread is the cause of one that `run` returns.
             let hash = output.finish()?;
-            composed.map(|()| hash)
+            composed.map(|()| hash.map(StreamHash::finish))
         });
-        let hash = hash.with_context(|| format!("write {}", output.display()))?;
-        let digest = hash.map(|hash| hash.finish(plan.decision.bytes));
+        let digest = digest.with_context(|| format!("write {}", output.display()))?;
         Ok((census::census(&plan), digest))
     }
 }

@@ -59,7 +59,7 @@ impl<'scope> Output<'scope> {
         file: ImageFile<'scope>,
         dense_ranges: Vec<Range<u64>>,
         bodies: &'scope BodySource,
-        hash: Option<StreamHash>,
+        hash: Option<StreamHash<'scope>>,
     ) -> io::Result<Self> {
         Ok(Output {
             bodies,
@@ -159,7 +159,7 @@ impl<'scope> Output<'scope> {
     }
 
     /// Waits until everything that was flushed is written, and returns the digest.
-    pub(crate) fn finish(self) -> io::Result<Option<StreamHash>> {
+    pub(crate) fn finish(self) -> io::Result<Option<StreamHash<'scope>>> {
         self.writer.finish()
     }
 

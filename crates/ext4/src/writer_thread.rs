@@ -9,6 +9,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use snug_rootfs::buffer_pool::{Producer, buffer_pool};
 use snug_rootfs::digest::StreamHash;
+use snug_rootfs::holes::is_zero;
 
 use super::Meter;
 use super::on_disk::BLOCK;
@@ -42,7 +43,7 @@ pub(crate) struct Chunk {
 /// A handle to the thread.
 pub(crate) struct WriterThread<'scope> {
     chunks: Producer<Chunk>,
-    thread: ScopedJoinHandle<'scope, io::Result<Option<StreamHash>>>,
+    thread: ScopedJoinHandle<'scope, io::Result<Option<StreamHash<'scope>>>>,
 }
 
 impl<'scope> WriterThread<'scope> {
@@ -52,7 +53,7 @@ impl<'scope> WriterThread<'scope> {
         scope: &'scope Scope<'scope, '_>,
         image: ImageFile<'scope>,
         dense_ranges: Vec<Range<u64>>,
-        mut hash: Option<StreamHash>,
+        mut hash: Option<StreamHash<'scope>>,
     ) -> io::Result<Self> {
         let (chunks, consumer) = buffer_pool::<Chunk>(QUEUED);
         let mut preallocation = Preallocation::new(image.file, dense_ranges);
@@ -81,7 +82,7 @@ impl<'scope> WriterThread<'scope> {
     }
 
     /// Waits until everything is written, and returns the digest.
-    pub(crate) fn finish(self) -> io::Result<Option<StreamHash>> {
+    pub(crate) fn finish(self) -> io::Result<Option<StreamHash<'scope>>> {
         drop(self.chunks);
         self.thread.join().expect("writing does not panic")
     }
@@ -101,7 +102,7 @@ impl ImageFile<'_> {
                 self.file.write_all_at(&filled[from * BLOCK..(from + data) * BLOCK], offset(from))?;
             }
             from += data;
-            let zeros = blocks[from..].iter().take_while(|block| is_zero(block)).count();
+            let zeros = blocks[from..].iter().take_while(|block| is_zero(*block)).count();
             preallocation.skip(offset(from)..offset(from + zeros))?;
             from += zeros;
         }
@@ -127,11 +128,6 @@ fn data_blocks(blocks: &[[u8; BLOCK]]) -> usize {
     data
 }
 
-fn is_zero(block: &[u8; BLOCK]) -> bool {
-    let (words, _) = block.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
@@ -155,10 +151,10 @@ mod tests {
         let image = ImageFile { file: &file, meter: &() };
         let dense_ranges = Vec::from_iter(Some(length..2 * length));
         thread::scope(|scope| {
-            let hash = Some(StreamHash::start().unwrap());
+            let hash = Some(StreamHash::start(scope, 2 * length, |_| {}).unwrap());
             let mut writer = WriterThread::start(scope, image, dense_ranges, hash).unwrap();
             writer.write(Chunk { start: length, buffer, filled: BLOCKS * BLOCK }).unwrap();
-            writer.finish().unwrap()
+            writer.finish().unwrap().map(StreamHash::finish)
         });
         let bytes = std::fs::read(&path).unwrap();
         assert!(bytes[..BLOCKS * BLOCK].iter().all(|byte| *byte == 0) && bytes[BLOCKS * BLOCK..] == expected);

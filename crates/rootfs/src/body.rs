@@ -3,13 +3,19 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+
+/// Bytes of a block, the unit of holes: what ext4 and the page cache of the kernel allocate at once.
+pub const BLOCK: u64 = 4096;
 
 /// A file's content: its length, and which ranges of it hold data.
 ///
 /// Ranges are sorted, do not touch or overlap, are not empty, and end at `size` at the latest; all between them is a
-/// hole and reads as zeros.
+/// hole and reads as zeros. Archives state ranges of any granularity, the same content in different ways; [`Self::runs`]
+/// are those that count. Readers of archives leave out [blocks of zeros](super::holes), so that the runs are a property of
+/// the content alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Body {
     /// `st_size`, in bytes.
@@ -71,9 +77,30 @@ impl Body {
         Body { size, extents }
     }
 
-    /// Returns the bytes of data, holes not counted.
+    /// Returns the parts of the file, in bytes, whose blocks hold data: ranges are rounded outwards to [`BLOCK`]s, runs that
+    /// touch are merged, and the last one ends with the file at the latest.
+    pub fn runs(&self) -> impl Iterator<Item = Range<u64>> {
+        let mut ranges = self.extents.as_slice().iter().peekable();
+        let end_of = |range: &DataRange| (range.offset + range.length).next_multiple_of(BLOCK).min(self.size);
+        std::iter::from_fn(move || {
+            let first = ranges.next()?;
+            let start = first.offset - first.offset % BLOCK;
+            let mut end = end_of(first);
+            while let Some(range) = ranges.next_if(|range| range.offset - range.offset % BLOCK <= end) {
+                end = end_of(range);
+            }
+            Some(start..end)
+        })
+    }
+
+    /// Returns the bytes of all [`Self::runs`].
     pub fn data_bytes(&self) -> u64 {
-        self.extents.as_slice().iter().map(|range| range.length).sum()
+        self.runs().map(|run| run.end - run.start).sum()
+    }
+
+    /// Returns the bytes outside all [`Self::runs`].
+    pub fn hole_bytes(&self) -> u64 {
+        self.size - self.data_bytes()
     }
 }
 
@@ -136,11 +163,25 @@ impl BodySource {
     pub fn read_to_vec(&self, body: &Body) -> io::Result<Vec<u8>> {
         let too_large = |_| io::Error::from(io::ErrorKind::OutOfMemory);
         let mut bytes = vec![0; usize::try_from(body.size).map_err(too_large)?];
-        for range in body.extents.as_slice() {
-            let (start, length) = (range.offset as usize, range.length as usize);
-            self.read_exact_at(&mut bytes[start..start + length], range.source)?;
-        }
+        self.read_body_at(&mut bytes, body, 0)?;
         Ok(bytes)
+    }
+
+    /// Fills `buffer` from `offset` of a body, holes as zeros. The body must not end before.
+    pub fn read_body_at(&self, buffer: &mut [u8], body: &Body, offset: u64) -> io::Result<()> {
+        let end = offset + buffer.len() as u64;
+        let ranges = body.extents.as_slice();
+        let first = ranges.partition_point(|range| range.offset + range.length <= offset);
+        let mut done = offset;
+        for range in ranges[first..].iter().take_while(|range| range.offset < end) {
+            let (from, until) = (range.offset.max(offset), (range.offset + range.length).min(end));
+            buffer[(done - offset) as usize..(from - offset) as usize].fill(0);
+            let part = &mut buffer[(from - offset) as usize..(until - offset) as usize];
+            self.read_exact_at(part, range.source + (from - range.offset))?;
+            done = until;
+        }
+        buffer[(done - offset) as usize..].fill(0);
+        Ok(())
     }
 
     /// Returns the open file that holds an address, and the offset in it, for copies inside the kernel.
@@ -169,6 +210,36 @@ impl fmt::Debug for BodySource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn body(size: u64, ranges: &[(u64, u64, u64)]) -> Body {
+        let range = |&(offset, length, source)| DataRange { offset, length, source };
+        Body { size, extents: ranges.iter().map(range).collect() }
+    }
+
+    #[test]
+    fn runs_are_whole_blocks_up_to_the_end_of_the_file() {
+        let runs = |body: Body| body.runs().collect::<Vec<_>>();
+        assert_eq!(runs(Body::default()), []);
+        assert_eq!(runs(body(9000, &[])), []);
+        assert_eq!(runs(Body::contiguous(9000, 7)), Vec::from_iter(Some(0..9000)));
+        // Two ranges in one block, one in the next, and one in the last, which is not whole.
+        let sparse = body(30_000, &[(10, 5, 0), (20, 4, 0), (5000, 1, 0), (28_700, 1, 0)]);
+        assert_eq!(runs(sparse.clone()), [0..8192, 28_672..30_000]);
+        assert_eq!((sparse.data_bytes(), sparse.hole_bytes()), (9520, 20_480));
+    }
+
+    #[test]
+    fn parts_of_a_body_are_read_with_their_holes() {
+        let source = BodySource::new(b"abcdef".to_vec());
+        let body = body(12, &[(2, 3, 0), (8, 2, 4)]);
+        let whole = source.read_to_vec(&body).unwrap();
+        assert_eq!(whole, b"\0\0abc\0\0\0ef\0\0");
+        for (start, end) in (0..12).flat_map(|start| (start..=12).map(move |end| (start, end))) {
+            let mut part = vec![9; end - start];
+            source.read_body_at(&mut part, &body, start as u64).unwrap();
+            assert_eq!(part, whole[start..end]);
+        }
+    }
 
     #[test]
     fn bodies_are_read_from_their_file_and_from_memory() {

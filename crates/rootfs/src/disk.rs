@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -17,11 +18,10 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknod, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, Whence, fchownat, linkat, lseek64};
+use nix::unistd::{Gid, Uid, fchownat, linkat};
 
-use super::tree::{
-    Body, BodySource, DataRange, Entry, Extents, Inode, InodeId, Kind, ReadAt, RootTree, Timestamp, TreePath,
-};
+use super::holes;
+use super::tree::{Body, BodySource, DataRange, Entry, Inode, InodeId, Kind, ReadAt, RootTree, Timestamp, TreePath};
 
 /// Bytes copied at once: many for a system call, few enough for the cache.
 const COPY_BUFFER: usize = 1 << 20;
@@ -311,27 +311,14 @@ impl DiskBodies {
         if about.blocks() >= size.div_ceil(512) {
             return Ok(Body::contiguous(size, start));
         }
-        Ok(Body { size, extents: data_ranges(&File::open(path)?, size, start)? })
-    }
-}
-
-/// Finds where a sparse file holds data (`lseek(2)`, SEEK_DATA and SEEK_HOLE).
-fn data_ranges(file: &File, size: u64, source: u64) -> Result<Extents> {
-    let mut ranges: Vec<DataRange> = Vec::new();
-    let mut position = 0;
-    while position < size {
-        let data = match lseek64(file, i64::try_from(position)?, Whence::SeekData) {
-            Ok(data) => u64::try_from(data)?,
-            Err(nix::Error::ENXIO) => break,
-            Err(errno) => return Err(errno.into()),
+        let ranges = holes::data_ranges(&File::open(path)?, size)?.into_iter();
+        let range = |part: Range<u64>| DataRange {
+            offset: part.start,
+            length: part.end - part.start,
+            source: start + part.start,
         };
-        let hole = u64::try_from(lseek64(file, i64::try_from(data)?, Whence::SeekHole)?)?.min(size);
-        if hole > data {
-            ranges.push(DataRange { offset: data, length: hole - data, source: source + data });
-        }
-        position = hole;
+        Ok(Body { size, extents: ranges.map(range).collect() })
     }
-    Ok(ranges.into_iter().collect())
 }
 
 impl ReadAt for DiskBodies {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::digest::{self, BodyDigests, Digest};
+use super::digest::{self, BodyDigests, ContentDigest};
 use super::tree::{Body, Entry, Inode, Kind, RootTree, TreePath};
 
 /// All entries of a root filesystem, in order of their names.
@@ -28,8 +28,8 @@ pub struct Record {
 pub struct Content {
     /// `st_size`, in bytes.
     pub size: u64,
-    /// SHA-256 of the whole content, holes read as zeros; `None` where it was not read.
-    pub digest: Option<Digest>,
+    /// `None` where it was not read.
+    pub digest: Option<ContentDigest>,
 }
 
 /// A file whose content could not be read.
@@ -71,7 +71,7 @@ impl Listing {
     /// read have no digest and are returned apart.
     pub fn read(tree: &RootTree, mut advance: impl FnMut(u64)) -> (Self, Vec<Unreadable>) {
         let mut unreadable = Vec::new();
-        let mut digests: Vec<Option<Digest>> = vec![None; tree.inode_slots()];
+        let mut digests: Vec<Option<ContentDigest>> = vec![None; tree.inode_slots()];
         let mut buffer = digest::body_buffer();
         let listing = Self::with(tree, |entry, body| {
             let known = &mut digests[RootTree::slot(entry.id)];
@@ -87,7 +87,7 @@ impl Listing {
         (listing, unreadable)
     }
 
-    fn with(tree: &RootTree, mut digest: impl FnMut(&Entry, &Body) -> Option<Digest>) -> Self {
+    fn with(tree: &RootTree, mut digest: impl FnMut(&Entry, &Body) -> Option<ContentDigest>) -> Self {
         let record = |entry: Entry| {
             let content = |body: &Body| Content { size: body.size, digest: digest(&entry, body) };
             let record = Record { inode: entry.inode.map_content(content), hard_link_to: entry.hard_link_to.cloned() };
@@ -136,7 +136,8 @@ mod tests {
         assert!(unreadable.is_empty());
         let mut plain = vec![0; 6000];
         (plain[1], plain[5000]) = (b'a', b'b');
-        let file = Kind::File(Content { size: 6000, digest: Some(Sha256::digest(&plain).into()) });
+        let file =
+            Kind::File(Content { size: 6000, digest: Some(ContentDigest::Whole(Sha256::digest(&plain).into())) });
         let second = &listing.records[&TreePath::new("second").unwrap()];
         assert_eq!(listing.records[&first].inode.kind, file);
         assert_eq!((&second.inode.kind, second.hard_link_to.as_ref()), (&file, Some(&first)));

@@ -12,6 +12,9 @@
 //! ```
 //!
 //! Only files of several names have `nlink` and `inode`: names with the same `inode` are one file.
+//!
+//! A file with more than 1 GiB in blocks of zeros has the keyword `sha256data` instead of `sha256digest`, which mtree(5) does
+//! not know: [`ContentDigest::Data`], for which no zeros are hashed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -20,7 +23,7 @@ use anyhow::{Context, Result, bail};
 use base16ct::lower::encode_string as hex;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
-use crate::digest::Digest;
+use crate::digest::{ContentDigest, Digest};
 use crate::listing::{Content, Listing, Record};
 use crate::tree::{Inode, Kind, Timestamp, TreePath};
 
@@ -28,6 +31,10 @@ const SIGNATURE: &str = "#mtree";
 const DEFAULTS: &str = "/set type=file uid=0 gid=0 mode=644";
 const DEFAULT_MODE: u16 = 0o644;
 const XATTR: &str = "xattr.";
+/// Keyword of [`ContentDigest::Whole`].
+const WHOLE: &str = "sha256digest";
+/// Keyword of [`ContentDigest::Data`].
+const DATA: &str = "sha256data";
 
 /// Writes a listing.
 pub fn write(listing: &Listing, out: &mut impl Write) -> io::Result<()> {
@@ -106,7 +113,10 @@ fn put_attributes(line: &mut Vec<u8>, record: &Record, links: Option<(usize, usi
     if let Kind::File(Content { size, digest }) = &inode.kind {
         write!(line, " size={size}")?;
         if let Some(digest) = digest {
-            write!(line, " sha256digest={}", hex(digest))?;
+            match digest {
+                ContentDigest::Whole(digest) => write!(line, " {WHOLE}={}", hex(digest))?,
+                ContentDigest::Data(digest) => write!(line, " {DATA}={}", hex(digest))?,
+            }
         }
     }
     for (name, value) in &inode.xattrs {
@@ -196,7 +206,8 @@ fn parse_line(line: &str) -> Result<(TreePath, Record, Option<u64>)> {
                 let nanoseconds = nanoseconds.parse().with_context(bad)?;
                 inode.mtime = Timestamp { seconds: seconds.parse().with_context(bad)?, nanoseconds };
             }
-            "sha256digest" => digest = Some(parse_digest(value).with_context(bad)?),
+            WHOLE => digest = Some(ContentDigest::Whole(parse_digest(value).with_context(bad)?)),
+            DATA => digest = Some(ContentDigest::Data(parse_digest(value).with_context(bad)?)),
             _ => {
                 let name = key.strip_prefix(XATTR).and_then(unescape).with_context(bad)?;
                 inode.xattrs.insert(name.into(), BASE64_STANDARD.decode(value).ok().with_context(bad)?.into());
@@ -232,12 +243,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn both_kinds_of_digest_are_read_back() {
+        let file = |digest| Record::new(Kind::File(Content { size: 1, digest: Some(digest) }), 0o644);
+        let records = [("data", ContentDigest::Data([7; 32])), ("whole", ContentDigest::Whole([8; 32]))];
+        let records = records.map(|(name, digest)| (TreePath::new(name).unwrap(), file(digest)));
+        let listing = Listing { records: records.into_iter().collect() };
+        let mut text = Vec::new();
+        write(&listing, &mut text).unwrap();
+        assert_eq!(super::parse(std::str::from_utf8(&text).unwrap()).unwrap(), listing);
+    }
+
+    #[test]
     fn a_damaged_list_names_the_line() {
         let parse = |lines: &str| format!("{:#}", parse(&format!("{SIGNATURE}\n{DEFAULTS}\n{lines}")).unwrap_err());
         assert_eq!(
             parse(". type=dir time=0.0\n./a size=x"),
             "line 4: `size=x` cannot be read: invalid digit found in string"
         );
+        assert_eq!(parse("./a sha256data=00"), "line 3: `sha256data=00` cannot be read");
         assert_eq!(parse("./a sha256digest=00"), "line 3: `sha256digest=00` cannot be read");
         assert_eq!(parse("./a type=door"), "line 3: unknown type `door`");
     }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::adjustments::{Adjustment, Adjustments};
-pub use super::body::{Body, BodySource, DataRange, Extents, ReadAt};
+pub use super::body::{BLOCK, Body, BodySource, DataRange, Extents, ReadAt};
 pub use super::inode::{Inode, InodeId, Kind, Timestamp};
 use super::names::Names;
 pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
@@ -210,6 +210,18 @@ impl RootTree {
     /// Returns the inode with this id.
     pub fn inode(&self, id: InodeId) -> &Inode {
         &self.inodes[id.0 as usize]
+    }
+
+    /// Returns every inode with its id, including those without a name any more.
+    pub(crate) fn inodes(&self) -> impl Iterator<Item = (InodeId, &Inode)> {
+        (0..).map(InodeId).zip(&self.inodes)
+    }
+
+    /// Changes where the content of a file is; other types are left alone.
+    pub(crate) fn set_extents(&mut self, id: InodeId, extents: Extents) {
+        if let Kind::File(body) = &mut self.inodes[id.0 as usize].kind {
+            body.extents = extents;
+        }
     }
 
     /// Returns the row of an inode in a table of [`Self::inode_slots`] rows.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use base16ct::lower::encode_string as hex;
 use snug_rootfs::listing::{Content, Listing, Record};
 use snug_rootfs::tree::{Inode, Kind, Timestamp, TreePath};
 
@@ -77,7 +76,7 @@ fn of_kinds(meant: &Kind<Content>, found: &Kind<Content>, unseen: &BTreeSet<Prop
         }
         (Kind::File(meant), Kind::File(found)) => match (meant.digest, found.digest) {
             (Some(meant), Some(found)) if meant != found => {
-                say(format!("its content differs: SHA-256 {} instead of {}", hex(&found), hex(&meant)));
+                say(format!("its content differs: SHA-256 {found} instead of {meant}"));
             }
             // The expected digest is known, and the reader could not read the file.
             (Some(_), None) if sees(Property::Bodies) => say("its content cannot be read".to_owned()),
@@ -122,6 +121,8 @@ fn seconds(time: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use snug_rootfs::digest::ContentDigest;
+
     use super::*;
 
     fn listing(records: &[(&str, Record)]) -> Listing {
@@ -130,7 +131,7 @@ mod tests {
     }
 
     fn file(size: u64, digest: u8) -> Record {
-        Record::new(Kind::File(Content { size, digest: Some([digest; 32]) }), 0o644)
+        Record::new(Kind::File(Content { size, digest: Some(ContentDigest::Whole([digest; 32])) }), 0o644)
     }
 
     #[test]

@@ -25,7 +25,7 @@ use readers::ReadBack;
 use crate::error::Failure;
 use crate::manifest::{CONTENTS_FILE, Manifest};
 use crate::plan::hash_file;
-use crate::report::progress::{Progress, human_bytes};
+use crate::report::progress::{Progress, Stage, human_bytes};
 use snug_formats::FilesystemKind;
 use snug_rootfs::listing::Listing;
 use snug_rootfs::tree::{Kind, TreePath};
@@ -82,7 +82,10 @@ pub fn check_image(
     let mut checks = Vec::new();
     if depth == Depth::Full {
         let stage = progress.stage("hash the image");
-        checks.push(digest(&subject));
+        if let Ok(about) = subject.image.metadata() {
+            stage.expect_bytes(about.len());
+        }
+        checks.push(digest(&subject, &stage));
         stage.finish("");
     }
     if let (Some(verity), Depth::Full) = (&subject.manifest.verity, depth) {
@@ -114,10 +117,10 @@ pub fn check_image(
 }
 
 /// Checks that the file's SHA-256 is that of the manifest.
-fn digest(subject: &CheckInput) -> Check {
+fn digest(subject: &CheckInput, stage: &Stage) -> Check {
     const QUESTION: &str = "digest";
     let started = Instant::now();
-    let check = match hash_file(subject.image) {
+    let check = match hash_file(subject.image, &mut |bytes| stage.advance(bytes)) {
         Ok(sha256) if sha256 == subject.manifest.sha256 => Check::passed(QUESTION, "SHA-256", "matches the manifest"),
         Ok(sha256) => {
             let meant = &subject.manifest.sha256;
@@ -138,7 +141,7 @@ fn tree(
     kind: FilesystemKind,
     depth: Depth,
     reader: Reader,
-    stage: &crate::report::progress::Stage,
+    stage: &Stage,
 ) -> (Check, Option<ReadBack>) {
     const QUESTION: &str = "tree";
     let started = Instant::now();

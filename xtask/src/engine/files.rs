@@ -1,13 +1,13 @@
 //! The files and devices of a plan as a tree, and their attributes, which are applied once more after the steps.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use snug_rootfs::accounts::{Accounts, Owner};
-use snug_rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
+use snug_rootfs::spool::Spool;
+use snug_rootfs::tree::{BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
 
 use crate::plan::{self, DeviceKind, FileSource, PlannedDevice, PlannedFile, SourceContent, SourceEntry};
 
@@ -17,17 +17,19 @@ use crate::plan::{self, DeviceKind, FileSource, PlannedDevice, PlannedFile, Sour
 /// times: they would differ with every clone. Owners that only the image can resolve become root until
 /// [`apply_attributes`].
 pub fn file_tree(files: &[PlannedFile]) -> Result<RootTree> {
-    let mut spool = Spool { file: tempfile::tempfile().context("cannot make a temporary file")?, end: 0 };
+    let spool = tempfile::tempfile().and_then(Spool::new);
+    let mut spool = spool.context("cannot make a temporary file")?;
     let mut found: Vec<(TreePath, Inode)> = Vec::new();
     for file in files {
         for entry in entries(file)? {
             let kind = match &entry.content {
                 Content::Directory => Kind::Directory,
                 Content::Symlink(target) => Kind::Symlink(target.clone()),
-                Content::Text(text) => Kind::File(spool.add(&mut text.as_bytes())?),
+                Content::Text(text) => Kind::File(spool.add_bytes(text.as_bytes())?),
                 Content::File(path) => {
-                    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-                    Kind::File(spool.add(&mut file)?)
+                    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+                    let body = spool.add_file(&file).with_context(|| format!("cannot read {}", path.display()))?;
+                    Kind::File(body)
                 }
             };
             let mut inode = Inode::new(kind, entry.mode);
@@ -39,7 +41,7 @@ pub fn file_tree(files: &[PlannedFile]) -> Result<RootTree> {
             found.push((entry.path, inode));
         }
     }
-    let mut tree = RootTree::new(BodySource::new(spool.file));
+    let mut tree = RootTree::new(BodySource::new(spool.finish()?));
     for (path, inode) in found {
         tree.insert(path, inode)?;
     }
@@ -93,21 +95,6 @@ fn entries(file: &PlannedFile) -> Result<Vec<Entry>> {
 /// Returns the time of the files, in seconds: SOURCE_DATE_EPOCH where it is set, else 0.
 fn build_time() -> i64 {
     Timestamp::source_date_epoch().unwrap_or(0)
-}
-
-/// File bodies, one after the other in a temporary file.
-struct Spool {
-    file: File,
-    end: u64,
-}
-
-impl Spool {
-    fn add(&mut self, from: &mut impl Read) -> Result<Body> {
-        let size = std::io::copy(from, &mut self.file)?;
-        let body = Body::contiguous(size, self.end);
-        self.end += size;
-        Ok(body)
-    }
 }
 
 fn set_xattrs(inode: &mut Inode, file: &PlannedFile) {

@@ -37,7 +37,9 @@ pub trait FilesystemWriter {
     ) -> anyhow::Result<(Census, Digest)> {
         let census = self.write(tree, policy, output, stage)?;
         stage.detail("hashing the image");
-        let digest = digest::of_file(output).with_context(|| format!("read {}", output.display()))?;
+        stage.expect_also(census.size);
+        let digest = digest::of_file(output, &mut |bytes| stage.advance(bytes))
+            .with_context(|| format!("read {}", output.display()))?;
         Ok((census, digest))
     }
 }

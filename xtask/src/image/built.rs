@@ -204,7 +204,11 @@ impl Built {
         let list = self.image.with_file_name(&contents.file);
         let read = || -> Result<Listing> {
             ensure!(list.is_file(), "{} is gone", list.display());
-            ensure!(hash_file(&list)? == contents.sha256, "{} was changed since it was written", list.display());
+            ensure!(
+                hash_file(&list, &mut |_| {})? == contents.sha256,
+                "{} was changed since it was written",
+                list.display()
+            );
             read_contents(&list)
         };
         read().map_err(|error| format!("{error:#}"))

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use snug_ext4::size::SizePolicy;
 use snug_ext4::{Census, Part};
 use snug_rootfs::digest::{self, BodyDigests, Digest};
-use snug_rootfs::tree::RootTree;
+use snug_rootfs::tree::{Entry, Kind, RootTree};
 
 use crate::atomic::Partial;
 use crate::filesystem::FilesystemWriter;
@@ -53,8 +53,11 @@ pub fn write(
 ) -> Result<Written> {
     let stage = progress.stage(format!("write {}", writer.kind()));
     let stop = AtomicBool::new(false);
+    if digests == Digests::All {
+        stage.expect_also(data_bytes(tree));
+    }
     let (written, bodies) = thread::scope(|scope| {
-        let hash = || BodyDigests::of(tree, body_threads(), &stop);
+        let hash = || BodyDigests::of(tree, body_threads(), &stop, &|bytes| stage.advance(bytes));
         let bodies = (digests == Digests::All).then(|| scope.spawn(hash));
         // A seal extends the image, so its digest is taken afterwards.
         let written = match digests == Digests::None || seal {
@@ -81,10 +84,21 @@ pub fn write(
     partial.send_rest();
     if seal && digests != Digests::None {
         let stage = progress.stage("hash the image");
-        sha256 = Some(digest::of_file(partial.path()).context("cannot read the image again")?);
+        stage.expect_bytes(census.size);
+        let hashed = digest::of_file(partial.path(), &mut |bytes| stage.advance(bytes));
+        sha256 = Some(hashed.context("cannot read the image again")?);
         stage.finish("");
     }
     Ok(Written { partial, census, sha256, bodies, verity })
+}
+
+/// Returns the bytes of all files that are not holes.
+fn data_bytes(tree: &RootTree) -> u64 {
+    let bytes = |entry: Entry| match &entry.inode.kind {
+        Kind::File(body) if entry.hard_link_to.is_none() => body.data_bytes(),
+        _ => 0,
+    };
+    tree.entries().map(bytes).sum()
 }
 
 fn seal_image(tree: &RootTree, partial: &Partial, census: &mut Census, progress: &Progress) -> Result<Verity> {

@@ -43,7 +43,7 @@ pub struct Manifest {
     pub fingerprint: String,
     /// SHA-256 of the image file.
     pub sha256: String,
-    /// The list of all entries with their digests.
+    /// The list of all entries with their digests (docs/architecture.md, "Holes", for those of sparse files).
     pub contents: ContentsFile,
     /// The OCI image that this image is based on, with the digest that its tag was resolved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]

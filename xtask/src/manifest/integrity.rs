@@ -41,10 +41,11 @@ impl Manifest {
             return None;
         }
         let stage = progress.stage("compare the image with its digest");
+        stage.expect_bytes(about_image.len());
         let parts =
             [(&image, &self.sha256, "the image file"), (&list, &self.contents.sha256, "the list of its contents")];
         for (path, sha256, what) in parts {
-            match hash_file(path) {
+            match hash_file(path, &mut |bytes| stage.advance(bytes)) {
                 Ok(found) if found == *sha256 => {}
                 Ok(_) => {
                     stage.finish("changed");

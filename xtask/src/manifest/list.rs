@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let tree = sample_tree();
-        let digests = BodyDigests::of(&tree, 1, &AtomicBool::new(false)).unwrap();
+        let digests = BodyDigests::of(&tree, 1, &AtomicBool::new(false), &|_| {}).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join(CONTENTS_FILE);
         let (partial, about) = write_contents(&tree, &digests, &place).unwrap();
@@ -112,7 +112,7 @@ mod tests {
             return;
         }
         let tree = sample_tree();
-        let digests = BodyDigests::of(&tree, 1, &AtomicBool::new(false)).unwrap();
+        let digests = BodyDigests::of(&tree, 1, &AtomicBool::new(false), &|_| {}).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join(CONTENTS_FILE);
         write_contents(&tree, &digests, &place).unwrap().0.publish().unwrap();

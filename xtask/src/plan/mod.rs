@@ -329,7 +329,7 @@ fn plan_base(
             PlannedBase::Debian { suite: suite.clone(), variant, snapshot: snapshot.clone(), fingerprint }
         }
         Base::Tar { path, sha256 } => {
-            let found = hash_file(&path.path)
+            let found = hash_file(&path.path, &mut |_| {})
                 .with_context(|| format!("{}:{}: base tar", spec.document.path.display(), spec.base.line))?;
             if let Some(wanted) = sha256.map(|digest| hex(&digest))
                 && wanted != found
@@ -442,8 +442,8 @@ fn planned_secret(secret: &SecretSpec, place: String) -> PlannedSecret {
     PlannedSecret { place, id: secret.id.clone(), source }
 }
 
-/// Returns the SHA-256 of a file's content, as hex.
-pub fn hash_file(path: &Path) -> Result<String> {
-    let digest = digest::of_file(path).with_context(|| format!("cannot read {}", path.display()))?;
+/// Returns the SHA-256 of a file's content, as hex. `advance` is called with the bytes of each step.
+pub fn hash_file(path: &Path, advance: &mut dyn FnMut(u64)) -> Result<String> {
+    let digest = digest::of_file(path, advance).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(hex(&digest))
 }

@@ -74,7 +74,7 @@ pub(super) fn hash(top: &Path) -> Result<String> {
                 hash.update(b"\n");
             }
             SourceContent::File { executable } => {
-                hash.update(format!("\0file {executable} {}\n", hash_file(&path)?));
+                hash.update(format!("\0file {executable} {}\n", hash_file(&path, &mut |_| {})?));
             }
         }
     }

@@ -78,7 +78,7 @@ impl Progress {
                 Show::Live { line, label: format!("{prefix}{title}"), lines: lines.clone() }
             }
         };
-        let state = State { bytes: 0, total: None, last_said: Instant::now() };
+        let state = State { bytes: 0, total: None, also: 0, last_said: Instant::now() };
         Stage { show, started: Instant::now(), state: Arc::new(Mutex::new(state)), finished: false }
     }
 }
@@ -100,6 +100,8 @@ enum Show {
 struct State {
     bytes: u64,
     total: Option<u64>,
+    /// Bytes beyond `total`.
+    also: u64,
     last_said: Instant,
 }
 
@@ -117,6 +119,11 @@ impl Stage {
     /// Sets the number of bytes that the stage will process.
     pub fn expect_bytes(&self, total: u64) {
         self.state.lock().expect("no panic while locked").total = Some(total);
+    }
+
+    /// Adds bytes of other work that the stage does at the same time to those that it will process.
+    pub fn expect_also(&self, bytes: u64) {
+        self.state.lock().expect("no panic while locked").also += bytes;
     }
 
     /// Adds to the bytes done.
@@ -144,7 +151,7 @@ impl Stage {
             return;
         }
         let amount = match state.total {
-            Some(total) => format!("{} of {}", human_bytes(state.bytes), human_bytes(total)),
+            Some(total) => format!("{} of {}", human_bytes(state.bytes), human_bytes(total + state.also)),
             None => human_bytes(state.bytes),
         };
         self.say(state, &amount);

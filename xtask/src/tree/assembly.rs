@@ -109,7 +109,7 @@ impl Assembly<'_> {
             let path = held.path().to_path_buf();
             File::open(&path)
                 .map_err(anyhow::Error::from)
-                .and_then(|file| Ok((tar::read_file(file, &tar::Limits::default(), &mut |_| {})?, held)))
+                .and_then(|file| Ok((tar::read_as_stated(file, &tar::Limits::default(), &mut |_| {})?, held)))
                 .with_context(|| format!("cannot read the finished tree {}", path.display()))
         };
         let held = self.tree(chain, progress)?;
@@ -220,7 +220,7 @@ impl Assembly<'_> {
 fn tar_base(path: &Path, progress: &Progress) -> Result<Tree> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
-    let tree = tar::read_file(file, &tar::Limits::default(), &mut |_| {}).map_err(|error| match error {
+    let tree = tar::read_as_stated(file, &tar::Limits::default(), &mut |_| {}).map_err(|error| match error {
         TarError::Compressed { format, command, .. } => anyhow!(
             "the base {shown} is {format}-compressed, not a tar\n\
              hint: decompress it and name the result: {command} {shown} > root.tar"

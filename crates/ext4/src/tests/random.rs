@@ -1,9 +1,13 @@
 //! Random trees: clean, and read back the same by every reader at hand.
 
+use std::io::Seek;
+
 use proptest::prelude::*;
+use snug_rootfs::tar::{self, TarOptions};
+use snug_rootfs::tree::{Body, BodySource, Inode, Kind, RootTree};
 use snug_tests::have;
 
-use super::oracle::{Image, reads_back_by_debugfs, reads_back_by_ext4_view, reads_back_by_the_kernel};
+use super::oracle::{Image, reads_back_by_debugfs, reads_back_by_ext4_view, reads_back_by_the_kernel, run};
 use super::trees;
 use crate::Ext4Options;
 use crate::size::{Headroom, SizePolicy};
@@ -49,6 +53,61 @@ proptest! {
             reads_back_by_debugfs(&tree, &image);
         }
         reads_back_by_the_kernel(&tree, &image);
+    }
+}
+
+/// A tree of two files of these blocks of zeros and data.
+fn runs(runs: &[(bool, usize)], end: usize) -> RootTree {
+    let content: Vec<u8> = runs.iter().flat_map(|(data, blocks)| vec![u8::from(*data); blocks * 4096]).collect();
+    let content = [content, vec![0; end]].concat();
+    let size = content.len() as u64;
+    let mut tree = RootTree::new(BodySource::new(content));
+    for name in ["one", "two"] {
+        let file = Inode::new(Kind::File(Body::contiguous(size, 0)), 0o644);
+        tree.insert(trees::at(name), file).expect("a new name");
+    }
+    tree
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// As with `mke2fs -d`, and whichever way a tar comes and states its holes.
+    #[test]
+    fn blocks_of_zeros_are_not_allocated(
+        pieces in proptest::collection::vec((any::<bool>(), 1..40_usize), 1..30), end in 0..5000_usize
+    ) {
+        let written = runs(&pieces, end);
+        let policy = SizePolicy { headroom: Headroom::NONE, ..SizePolicy::default() };
+        let images = [TarOptions::PLAIN, TarOptions::FAITHFUL].into_iter().flat_map(|form| {
+            let mut archive = tempfile::tempfile().unwrap();
+            tar::write(&written, &archive, form, &mut |_| {}).unwrap();
+            archive.rewind().unwrap();
+            let (limits, spool) = (tar::Limits::default(), tempfile::tempfile().unwrap());
+            let piped = tar::read_stream(&mut archive, spool, &limits, &mut |_| {}).unwrap();
+            [piped, tar::read_file(archive, &limits, &mut |_| {}).unwrap()]
+        });
+        let images: Vec<(RootTree, Image)> = images
+            .map(|tree| {
+                let image = Image::write(&tree, &policy, &Ext4Options::default()).unwrap();
+                (tree, image)
+            })
+            .collect();
+        let bytes = std::fs::read(images[0].1.path()).unwrap();
+        for (tree, image) in &images {
+            prop_assert!(std::fs::read(image.path()).unwrap() == bytes);
+            reads_back_by_ext4_view(&written, image);
+            reads_back_by_the_kernel(tree, image);
+        }
+        if have(&["e2fsck", "debugfs"]) {
+            images[0].1.is_clean();
+            let (_, said) = run("debugfs", &["-R", "stat /two"], &images[0].1.path());
+            let count = said.split_once("Blockcount: ").and_then(|(_, rest)| rest.split_whitespace().next());
+            let data: usize = pieces.iter().filter(|(data, _)| *data).map(|(_, blocks)| blocks).sum();
+            // In units of 512 bytes; a block more where the extents do not fit into the inode.
+            let count: usize = count.expect("debugfs counts").parse().unwrap();
+            prop_assert!((data * 8..=data * 8 + 8).contains(&count), "{count} for {data} blocks");
+        }
     }
 }
 

@@ -1,17 +1,19 @@
 //! The source of an archive: a file, where bodies stay where they are, or a pipe, whose bodies are copied to a spool.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use super::error::TarError;
+use crate::holes::Ranges;
+use crate::spool::{self, Spool};
+use crate::tree::{BLOCK, DataRange, Extents};
 
 /// Bytes read at once from a file: enough for several small members, and little to read in vain before a large one is
 /// skipped.
 const FILE_WINDOW: usize = 16 << 10;
-/// Bytes read at once from a pipe and written at once to the spool: the largest size of a pipe (pipe-max-size), so that its
-/// two ends seldom wait for each other.
-const STREAM_BUFFER: usize = 1 << 20;
+/// Bytes read at once from a pipe, so that its two ends seldom wait for each other.
+const STREAM_BUFFER: usize = spool::BUFFER;
 
 /// An archive, read from its start to its end.
 pub(super) trait Input {
@@ -24,8 +26,9 @@ pub(super) trait Input {
     /// Returns up to `length` of the next bytes without consuming them.
     fn peek(&mut self, length: usize) -> Result<&[u8], TarError>;
 
-    /// Consumes the next `length` bytes, which are the data of a body. Returns where to read them.
-    fn keep(&mut self, length: u64) -> Result<Kept, TarError>;
+    /// Consumes the data of a body, which follows without gaps: `ranges` are offset and length of each part of it, in order.
+    /// Returns where to read it.
+    fn keep(&mut self, ranges: &[(u64, u64)]) -> Result<Kept, TarError>;
 
     /// Skips the next `length` bytes. Returns how many of them there were.
     fn skip(&mut self, length: u64) -> Result<u64, TarError>;
@@ -39,8 +42,8 @@ pub(super) trait Input {
 
 /// What became of the data of a body.
 pub(super) enum Kept {
-    /// It can be read at this address.
-    At(u64),
+    /// It can be read from these ranges.
+    At(Extents),
     /// The input ends this many bytes too early.
     Missing(u64),
 }
@@ -117,10 +120,19 @@ impl Input for FileInput {
         Ok(&found[..found.len().min(length)])
     }
 
-    fn keep(&mut self, length: u64) -> Result<Kept, TarError> {
-        let at = self.at;
+    fn keep(&mut self, ranges: &[(u64, u64)]) -> Result<Kept, TarError> {
+        let length = ranges.iter().map(|(_, length)| length).sum();
+        let mut source = self.at;
         let passed = self.skip(length)?;
-        Ok(if passed == length { Kept::At(at) } else { Kept::Missing(length - passed) })
+        if passed < length {
+            return Ok(Kept::Missing(length - passed));
+        }
+        let mut kept = Ranges::default();
+        for &(offset, length) in ranges {
+            kept.push(DataRange { offset, length, source });
+            source += length;
+        }
+        Ok(Kept::At(kept.into_extents()))
     }
 
     fn skip(&mut self, length: u64) -> Result<u64, TarError> {
@@ -172,11 +184,7 @@ impl<'a> StreamInput<'a> {
     }
 
     /// Passes the next `length` bytes to `take` in pieces. Returns how many of them there were.
-    fn each(
-        &mut self,
-        length: u64,
-        mut take: impl FnMut(&mut Spool, &[u8]) -> io::Result<()>,
-    ) -> Result<u64, TarError> {
+    fn each(&mut self, length: u64, mut take: impl FnMut(&[u8])) -> Result<u64, TarError> {
         let mut left = length;
         while left > 0 {
             if self.start == self.end {
@@ -186,13 +194,37 @@ impl<'a> StreamInput<'a> {
                 }
             }
             let count = usize::try_from(left).map_or(self.end - self.start, |left| left.min(self.end - self.start));
-            take(&mut self.spool, &self.buffer[self.start..self.start + count])
-                .map_err(|source| TarError::Spool { source })?;
+            take(&self.buffer[self.start..self.start + count]);
             self.start += count;
             self.at += count as u64;
             left -= count as u64;
         }
         Ok(length - left)
+    }
+
+    /// Appends the next `length` bytes, which are at `offset` of a body, to the spool. Returns how many of them there were.
+    fn spool(&mut self, mut offset: u64, length: u64, kept: &mut Ranges) -> Result<u64, TarError> {
+        let end = offset + length;
+        while offset < end {
+            // Pieces end with a block of the file, so that none is looked at in two halves.
+            let block_left = (BLOCK - offset % BLOCK).min(end - offset) as usize;
+            let found = self.peek(block_left)?.len();
+            if found == 0 {
+                break;
+            }
+            let buffered = ((self.end - self.start) as u64).min(end - offset);
+            let count = match buffered {
+                _ if found < block_left => found as u64,
+                all if offset + all == end => all,
+                some => some - (offset + some) % BLOCK,
+            };
+            let piece = &self.buffer[self.start..self.start + count as usize];
+            self.spool.append(offset, piece, kept).map_err(|source| TarError::Spool { source })?;
+            self.start += count as usize;
+            self.at += count;
+            offset += count;
+        }
+        Ok(length - (end - offset))
     }
 }
 
@@ -203,10 +235,9 @@ impl Input for StreamInput<'_> {
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
         let mut filled = 0;
-        self.each(buffer.len() as u64, |_, piece| {
+        self.each(buffer.len() as u64, |piece| {
             buffer[filled..filled + piece.len()].copy_from_slice(piece);
             filled += piece.len();
-            Ok(())
         })?;
         Ok(filled)
     }
@@ -223,14 +254,21 @@ impl Input for StreamInput<'_> {
         Ok(&found[..found.len().min(length)])
     }
 
-    fn keep(&mut self, length: u64) -> Result<Kept, TarError> {
-        let at = self.spool.length;
-        let passed = self.each(length, Spool::append)?;
-        Ok(if passed == length { Kept::At(at) } else { Kept::Missing(length - passed) })
+    fn keep(&mut self, ranges: &[(u64, u64)]) -> Result<Kept, TarError> {
+        let mut kept = Ranges::default();
+        let mut left: u64 = ranges.iter().map(|(_, length)| length).sum();
+        for &(offset, length) in ranges {
+            let passed = self.spool(offset, length, &mut kept)?;
+            left -= passed;
+            if passed < length {
+                return Ok(Kept::Missing(left));
+            }
+        }
+        Ok(Kept::At(kept.into_extents()))
     }
 
     fn skip(&mut self, length: u64) -> Result<u64, TarError> {
-        self.each(length, |_, _| Ok(()))
+        self.each(length, |_| ())
     }
 
     fn finish(&mut self) -> Result<(), TarError> {
@@ -242,39 +280,5 @@ impl Input for StreamInput<'_> {
         while self.refill().is_ok() && self.start < self.end {
             self.start = self.end;
         }
-    }
-}
-
-/// A file that bodies are appended to, one after the other and without padding.
-struct Spool {
-    file: File,
-    /// Bytes appended, those still pending included.
-    length: u64,
-    pending: Vec<u8>,
-}
-
-impl Spool {
-    fn new(mut file: File) -> io::Result<Self> {
-        let length = file.seek(SeekFrom::End(0))?;
-        Ok(Spool { file, length, pending: Vec::with_capacity(STREAM_BUFFER) })
-    }
-
-    fn append(&mut self, piece: &[u8]) -> io::Result<()> {
-        if self.pending.len() + piece.len() > STREAM_BUFFER {
-            self.flush()?;
-        }
-        if self.pending.is_empty() && piece.len() >= STREAM_BUFFER / 2 {
-            self.file.write_all(piece)?;
-        } else {
-            self.pending.extend_from_slice(piece);
-        }
-        self.length += piece.len() as u64;
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.pending)?;
-        self.pending.clear();
-        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Tar streams to and from a [`RootTree`](super::tree::RootTree).
 //!
-//! A [`Reader`] yields the entries of an archive; [`read_file`] and [`read_stream`] make trees of them. Names are resolved
+//! A [`Reader`] yields the entries of an archive; [`read_file`] and [`read_stream`] make trees of them, the same tree of
+//! the same content, however an archive states its holes. Names are resolved
 //! inside the root, as in the layers of an image: what is taken otherwise than it is written is counted in the tree's
 //! [`adjustments`](crate::tree::RootTree::adjustments), and only what would leave the root is refused. They read what
 //! `docker export`, `podman export`, mmdebstrap, GNU tar, bsdtar and Python write: V7, ustar, GNU
@@ -36,7 +37,7 @@ pub use error::{EntryName, TarError};
 pub use limits::{Budget, Limits};
 pub(crate) use placement::Placement;
 pub use read::{Entry, Reader};
-pub use tree::{read_file, read_stream};
+pub use tree::{read_as_stated, read_file, read_stream};
 pub use write::{TarOptions, write, write_some};
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::limits::{Budget, NAME_COST};
 use super::member::Member;
 use super::sparse::{Map, TextMap};
 use crate::adjustments::{Adjustment, Adjustments};
-use crate::tree::{Body, DataRange, Inode, Kind, PathError, TreePath};
+use crate::tree::{Body, DataRange, Extents, Inode, Kind, PathError, TreePath};
 
 /// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
 const SYMLINK_MAX: usize = 4095;
@@ -257,22 +257,22 @@ impl<'a> Reader<'a> {
                 _ => return Err(bad_map("unknown version")),
             }
         } else {
-            let source = self.keep(member, stored)?;
-            return self.bounded(member, Body::contiguous(stored, source));
+            self.bounded(member, stored)?;
+            return Ok(Body { size: stored, extents: self.keep(member, &[(0, stored)])? });
         };
         self.headers.charge(RANGE_COST * map.ranges.len() as u64)?;
-        let source = self.keep(member, stored)?;
-        let body = map.into_body(size, stored, source).map_err(bad_map)?;
-        self.bounded(member, body)
+        let ranges = map.into_ranges(size, stored).map_err(bad_map)?;
+        self.bounded(member, size)?;
+        Ok(Body { size, extents: self.keep(member, &ranges)? })
     }
 
     /// Refuses a file that is larger than `off_t` can count.
-    fn bounded(&self, member: &Member, body: Body) -> Result<Body, TarError> {
-        if i64::try_from(body.size).is_ok() {
-            return Ok(body);
+    fn bounded(&self, member: &Member, size: u64) -> Result<(), TarError> {
+        if i64::try_from(size).is_ok() {
+            return Ok(());
         }
         let entry = EntryName::new(&member.name);
-        Err(TarError::OutOfRange { entry, field: "size", value: body.size.into() })
+        Err(TarError::OutOfRange { entry, field: "size", value: size.into() })
     }
 
     fn map_block(&mut self, member: &Member) -> Result<[u8; BLOCK], TarError> {
@@ -283,12 +283,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn keep(&mut self, member: &Member, stored: u64) -> Result<u64, TarError> {
+    fn keep(&mut self, member: &Member, ranges: &[(u64, u64)]) -> Result<Extents, TarError> {
+        let stored = ranges.iter().map(|(_, length)| length).sum();
         self.headers.budget.charge_data(stored, &member.name)?;
-        match self.headers.input.keep(stored)? {
-            Kept::At(source) => {
+        match self.headers.input.keep(ranges)? {
+            Kept::At(extents) => {
                 self.headers.input.skip(padding(stored))?;
-                Ok(source)
+                Ok(extents)
             }
             Kept::Missing(missing) => Err(TarError::Truncated { entry: EntryName::new(&member.name), missing }),
         }

@@ -4,7 +4,6 @@
 
 use super::header::{BLOCK, GNU_REALSIZE, GNU_SPARSE, GNU_SPARSE_EXTENDED, Header, number};
 use super::text::decimal;
-use crate::tree::{Body, DataRange};
 
 /// An offset and a length, both fields of twelve bytes.
 const OLD_RANGE: usize = 24;
@@ -69,28 +68,17 @@ impl Map {
         Ok(())
     }
 
-    /// Returns the body of a file of `size` bytes with these ranges, whose `stored` bytes of data are at `source`.
-    pub(super) fn into_body(self, size: u64, stored: u64, source: u64) -> Result<Body, Reason> {
-        let mut extents: Vec<DataRange> = Vec::new();
+    /// Returns the ranges of a file of `size` bytes, of which `stored` bytes of data follow.
+    pub(super) fn into_ranges(self, size: u64, stored: u64) -> Result<Vec<(u64, u64)>, Reason> {
         let (mut taken, mut end) = (0_u64, 0_u64);
-        for (offset, length) in self.ranges {
+        for &(offset, length) in &self.ranges {
             if offset < end {
                 return Err("ranges overlap or are not sorted");
             }
             end = offset.checked_add(length).filter(|&end| end <= size).ok_or("a range ends after the file")?;
-            let at = source.checked_add(taken).ok_or("a range ends after the file")?;
             taken = taken.checked_add(length).filter(|&taken| taken <= stored).ok_or("more data than is stored")?;
-            match extents.last_mut() {
-                _ if length == 0 => {}
-                Some(last) if last.offset + last.length == offset => last.length += length,
-                _ => extents.push(DataRange { offset, length, source: at }),
-            }
         }
-        if taken != stored {
-            Err("less data than is stored")
-        } else {
-            Ok(Body { size, extents: extents.into_iter().collect() })
-        }
+        if taken == stored { Ok(self.ranges) } else { Err("less data than is stored") }
     }
 }
 

@@ -2,20 +2,35 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::thread;
 
 use super::end_marker::EndMarker;
 use super::error::TarError;
 use super::limits::{Budget, Limits};
 use super::placement::Placement;
 use super::read::Reader;
+use crate::holes;
 use crate::tree::{BodySource, RootTree};
 
 /// Bytes of the archive between two reports of progress.
 const PROGRESS_STEP: u64 = 1 << 20;
 
-/// Reads a tar that can be sought in as a tree: only headers are read, and bodies stay where they are. `progress` is
-/// called with the bytes passed since the start.
+/// Threads that look for blocks of zeros: more than a few only wait for the disk.
+const MAX_THREADS: usize = 4;
+
+/// Reads a tar that can be sought in as a tree: bodies stay where they are, and a look at each of their blocks
+/// [finds](holes::find) those of zeros. `progress` is called with the bytes passed since the start, first of headers, then of
+/// bodies.
 pub fn read_file(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<RootTree, TarError> {
+    let mut tree = read_as_stated(file, limits, progress)?;
+    let threads = thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_THREADS));
+    holes::find(&mut tree, threads, progress).map_err(|source| TarError::Read { offset: 0, source })?;
+    Ok(tree)
+}
+
+/// As [`read_file`], with the ranges of data that the archive states: only headers are read. In what
+/// [`write()`](super::write()) makes of a tree without blocks of zeros, there are none either.
+pub fn read_as_stated(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<RootTree, TarError> {
     let bodies = file.try_clone().map_err(|source| TarError::Read { offset: 0, source })?;
     let mut budget = Budget::new(limits);
     build(&mut Reader::from_file(file, EndMarker::Required, &mut budget)?, BodySource::new(bodies), progress)

@@ -1,13 +1,14 @@
 //! Writing a tree as a canonical archive.
 
 use std::io::{self, Write};
+use std::ops::Range;
 
 use super::header::{
     BLOCK, BLOCK_U64, CHECKSUM, DEVMAJOR, DEVMINOR, GID, LINKNAME, MAGIC, MODE, MTIME, NAME, POSIX_MAGIC, PREFIX,
     RECORD_U64, SIZE, TYPEFLAG, UID, padding, put_number, seal,
 };
 use super::pax::{format_time, put_record, put_xattr};
-use crate::tree::{Body, BodySource, DataRange, Entry, Kind, RootTree, Timestamp};
+use crate::tree::{Body, BodySource, Entry, Kind, RootTree, Timestamp};
 
 /// Bytes written at once: what still fits into the cache of a core.
 const BUFFER: usize = 256 << 10;
@@ -193,26 +194,26 @@ impl<W: Write> Writer<'_, W> {
 
     fn body(&mut self, body: &Body, skip_holes: bool) -> io::Result<()> {
         let mut at = 0;
-        for range in body.extents.as_slice() {
+        for run in body.runs() {
             if !skip_holes {
-                self.zeros(range.offset - at)?;
+                self.zeros(run.start - at)?;
             }
-            self.data(range)?;
-            at = range.offset + range.length;
+            at = run.end;
+            self.data(body, run)?;
         }
         if skip_holes { Ok(()) } else { self.zeros(body.size - at) }
     }
 
-    fn data(&mut self, range: &DataRange) -> io::Result<()> {
-        let mut done = 0;
-        while done < range.length {
+    fn data(&mut self, body: &Body, run: Range<u64>) -> io::Result<()> {
+        let mut at = run.start;
+        while at < run.end {
             let start = self.room()?;
             let space = BUFFER - start;
-            let count = usize::try_from(range.length - done).map_or(space, |left| left.min(space));
+            let count = usize::try_from(run.end - at).map_or(space, |left| left.min(space));
             self.buffer.resize(start + count, 0);
-            self.bodies.read_exact_at(&mut self.buffer[start..], range.source + done)?;
+            self.bodies.read_body_at(&mut self.buffer[start..], body, at)?;
             self.written += count as u64;
-            done += count as u64;
+            at += count as u64;
         }
         Ok(())
     }
@@ -285,12 +286,11 @@ fn put_short(field: &mut [u8], text: &[u8]) {
 
 /// The map of GNU sparse 1.0, padded to whole blocks. A hole at the end is marked by an empty range, as GNU tar does.
 fn sparse_map(body: &Body) -> Vec<u8> {
-    let ranges = body.extents.as_slice();
-    let end = ranges.last().map_or(0, |range| range.offset + range.length);
-    let closing = (end < body.size).then_some((body.size, 0));
-    let mut map = format!("{}\n", ranges.len() + usize::from(closing.is_some())).into_bytes();
-    for (offset, length) in ranges.iter().map(|range| (range.offset, range.length)).chain(closing) {
-        map.extend_from_slice(format!("{offset}\n{length}\n").as_bytes());
+    let end = body.runs().last().map_or(0, |run| run.end);
+    let closing = (end < body.size).then_some(body.size..body.size);
+    let mut map = format!("{}\n", body.runs().count() + usize::from(closing.is_some())).into_bytes();
+    for run in body.runs().chain(closing) {
+        map.extend_from_slice(format!("{}\n{}\n", run.start, run.end - run.start).as_bytes());
     }
     map.resize(map.len().next_multiple_of(BLOCK), 0);
     map

@@ -29,6 +29,9 @@ pub(super) struct Listed {
     pub is_directory: bool,
 }
 
+/// The first and the last block of an extent.
+pub(super) type Extent = (u64, u64);
+
 /// Output of debugfs's `stat` for an inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stat {
@@ -43,6 +46,8 @@ pub(super) struct Stat {
     /// Target of a fast symlink, which is in the inode itself.
     pub target: Option<Vec<u8>>,
     pub xattrs: Vec<String>,
+    /// The logical blocks that hold data, ascending; `None` for a file that is not made of extents.
+    pub extents: Option<Vec<Extent>>,
 }
 
 impl<'a> Debugfs<'a> {
@@ -217,6 +222,7 @@ fn parse_stat(said: &[u8]) -> Result<Stat> {
         device: device(&text)?,
         target,
         xattrs: xattr_names(&text),
+        extents: extents(&text)?,
     })
 }
 
@@ -239,6 +245,28 @@ fn device(text: &str) -> Result<Option<(u32, u32)>> {
     let (major, rest) = rest.split_once(':').context("a device number")?;
     let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
     Ok(Some((major.parse().context("a major number")?, minor.parse().context("a minor number")?)))
+}
+
+/// Below `EXTENTS:`, a line of `(FIRST-LAST):BLOCK-BLOCK`, or `(FIRST):BLOCK`, with `[u]` behind the logical blocks of an extent
+/// that reads as zeros, and `(ETB0):BLOCK` for blocks of the extent tree. An older file has `BLOCKS:` instead, an empty one
+/// neither.
+fn extents(text: &str) -> Result<Option<Vec<Extent>>> {
+    if text.contains("\nBLOCKS:\n") {
+        return Ok(None);
+    }
+    let Some((_, list)) = text.split_once("\nEXTENTS:\n") else { return Ok(Some(Vec::new())) };
+    let list = list.lines().next().unwrap_or_default();
+    let mut extents = Vec::new();
+    for item in list.split(", ").filter(|item| !item.is_empty() && !item.starts_with("(ETB")) {
+        let context = || format!("the extent {item:?}");
+        let (logical, _) = item.strip_prefix('(').and_then(|item| item.split_once(')')).with_context(context)?;
+        if logical.ends_with("[u]") {
+            continue;
+        }
+        let (first, last) = logical.split_once('-').unwrap_or((logical, logical));
+        extents.push((first.parse().with_context(context)?, last.parse().with_context(context)?));
+    }
+    Ok(Some(extents))
 }
 
 /// Below `Extended attributes:`, lines of `  NAME (LENGTH) = VALUE`.
@@ -274,6 +302,15 @@ mod tests {
         assert_eq!((stat.mode, stat.uid, stat.gid, stat.device), (0o666, 5, 70000, Some((1, 30))));
         assert_eq!(stat.mtime, Timestamp { seconds: 1 + (1 << 32), nanoseconds: 5 });
         assert_eq!(stat.xattrs, ["user.note", "security.capability"]);
+    }
+
+    #[test]
+    fn extents_are_understood() {
+        let of = |said: &str| extents(&format!("Inode checksum: 0xd41be09b\n{said}")).unwrap();
+        assert_eq!(of("EXTENTS:\n(ETB0):4406, (0-4):4385-4389, (7):9, (8-9[u]):10-11\n"), Some(vec![(0, 4), (7, 7)]));
+        assert_eq!(of("EXTENTS:\n"), Some(Vec::new()));
+        assert_eq!((of(""), of("BLOCKS:\n(0-1):7-8\nTOTAL: 2\n")), (Some(Vec::new()), None));
+        assert!(extents("\nEXTENTS:\nodd").is_err());
     }
 
     #[test]

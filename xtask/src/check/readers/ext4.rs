@@ -5,13 +5,12 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use sha2::{Digest as _, Sha256};
-use snug_rootfs::digest::Digest;
+use snug_rootfs::digest::{ContentDigest, ContentHash};
 use snug_rootfs::listing::{Content, Listing, Record, Unreadable};
-use snug_rootfs::tree::{Inode, Kind, TreePath};
+use snug_rootfs::tree::{BLOCK, Body, DataRange, Inode, Kind, TreePath};
 
 use super::ReadBack;
-use super::debugfs::{Debugfs, Stat};
+use super::debugfs::{Debugfs, Extent, Stat};
 use crate::report::progress::Stage;
 
 /// Inode of the root directory, and of lost+found, which is ext4's own.
@@ -19,11 +18,13 @@ const ROOT: u32 = 2;
 const LOST_AND_FOUND: u32 = 11;
 /// Bodies are read in pieces of this size.
 const BUFFER: usize = 1 << 20;
+/// Bytes of a hole that are read in the time in which a seek passes one block.
+const SEEK_RATIO: u64 = 128;
 
 pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<ReadBack> {
     let debugfs = Debugfs::new(image)?;
-    let names = names(&debugfs)?;
-    let mut inodes: Vec<u32> = names.values().copied().collect();
+    let numbers = names(&debugfs)?;
+    let mut inodes: Vec<u32> = numbers.values().copied().collect();
     inodes.sort_unstable();
     inodes.dedup();
     let stats: HashMap<u32, Stat> = inodes.iter().copied().zip(debugfs.stat(&inodes)?).collect();
@@ -32,7 +33,7 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<ReadBack
 
     let mut listing = Listing::default();
     let mut first_names: HashMap<u32, TreePath> = HashMap::new();
-    for (path, inode) in names {
+    for (path, &inode) in &numbers {
         let stat = &stats[&inode];
         let found = Inode {
             kind: kind(stat, targets.get(&inode)).with_context(|| path.to_string())?,
@@ -44,12 +45,13 @@ pub(super) fn read(image: &Path, bodies: bool, stage: &Stage) -> Result<ReadBack
         };
         let hard_link_to = first_names.get(&inode).filter(|_| !found.is_directory()).cloned();
         first_names.entry(inode).or_insert_with(|| path.clone());
-        listing.records.insert(path, Record { inode: found, hard_link_to });
+        listing.records.insert(path.clone(), Record { inode: found, hard_link_to });
     }
     let mut judge = Debugfs::name()?;
     let mut unreadable = Vec::new();
     if bodies {
-        unreadable = read_bodies(image, &mut listing, stage)?;
+        let extents = |path: &TreePath| numbers.get(path).and_then(|inode| stats[inode].extents.as_deref());
+        unreadable = read_bodies(image, &mut listing, &extents, stage)?;
         judge = format!("ext4-view, {judge}");
     }
     Ok(ReadBack::new(listing, unreadable, judge))
@@ -126,17 +128,22 @@ fn xattrs(debugfs: &Debugfs, stats: &HashMap<u32, Stat>) -> Result<HashMap<u32, 
 }
 
 /// Adds the digests of all files. Returns the files that cannot be read.
-fn read_bodies(image: &Path, listing: &mut Listing, stage: &Stage) -> Result<Vec<Unreadable>> {
+fn read_bodies<'a>(
+    image: &Path,
+    listing: &mut Listing,
+    extents: &dyn Fn(&TreePath) -> Option<&'a [Extent]>,
+    stage: &Stage,
+) -> Result<Vec<Unreadable>> {
     let filesystem = ext4_view::Ext4::load_from_path(image)
         .map_err(|error| anyhow!("ext4-view cannot open {}: {error}", image.display()))?;
     let mut unreadable = Vec::new();
-    let mut digests: HashMap<TreePath, Digest> = HashMap::new();
+    let mut digests: HashMap<TreePath, ContentDigest> = HashMap::new();
     let mut buffer = vec![0; BUFFER];
     for (path, record) in &mut listing.records {
         let Kind::File(Content { size, digest }) = &mut record.inode.kind else { continue };
         *digest = match &record.hard_link_to {
             Some(first) => digests.get(first).copied(),
-            None => match hash(&filesystem, path, &mut buffer) {
+            None => match hash(&filesystem, path, &body(*size, extents(path)), &mut buffer) {
                 Ok(found) => Some(found),
                 Err(error) => {
                     unreadable.push(Unreadable { path: path.clone(), error });
@@ -152,16 +159,42 @@ fn read_bodies(image: &Path, listing: &mut Listing, stage: &Stage) -> Result<Vec
     Ok(unreadable)
 }
 
-fn hash(filesystem: &ext4_view::Ext4, path: &TreePath, buffer: &mut [u8]) -> io::Result<Digest> {
+/// Returns where a file of `size` bytes holds data: in its `extents`, if it has any, and everywhere else.
+fn body(size: u64, extents: Option<&[Extent]>) -> Body {
+    let Some(extents) = extents else { return Body::contiguous(size, 0) };
+    // A file may have blocks behind its end.
+    let range = |&(first, last): &Extent| {
+        let offset = first * BLOCK;
+        DataRange { offset, length: ((last + 1) * BLOCK).min(size).saturating_sub(offset), source: offset }
+    };
+    Body { size, extents: extents.iter().map(range).filter(|range| range.length > 0).collect() }
+}
+
+fn hash(filesystem: &ext4_view::Ext4, path: &TreePath, body: &Body, buffer: &mut [u8]) -> io::Result<ContentDigest> {
     let absolute = [b"/", path.as_bytes()].concat();
     let refused = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
     let absolute = ext4_view::Path::try_from(absolute.as_slice()).map_err(|error| refused(&error))?;
     let mut file = filesystem.open(absolute).map_err(|error| refused(&error))?;
-    let mut hash = Sha256::new();
-    loop {
-        match file.read_bytes(buffer).map_err(|error| refused(&error))? {
-            0 => return Ok(hash.finalize().into()),
-            length => hash.update(&buffer[..length]),
+    let mut hash = ContentHash::with_holes(body.size, body.hole_bytes());
+    for run in body.runs() {
+        // Seeking counts all blocks from the start of the file, so it is worth its while for long holes only.
+        let hole = run.start - file.position();
+        if hole / SEEK_RATIO >= file.position() / BLOCK {
+            file.seek_to(run.start).map_err(|error| refused(&error))?;
+        }
+        while file.position() < run.end {
+            let at = file.position();
+            let wanted = ((run.end - at).min(buffer.len() as u64)) as usize;
+            let piece = &mut buffer[..wanted];
+            let mut filled = 0;
+            while filled < piece.len() {
+                match file.read_bytes(&mut piece[filled..]).map_err(|error| refused(&error))? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    length => filled += length,
+                }
+            }
+            hash.update(at, piece);
         }
     }
+    Ok(hash.finish())
 }

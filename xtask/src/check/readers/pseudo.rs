@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read};
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest as _, Sha256};
-use snug_rootfs::digest::Digest;
+use snug_rootfs::digest::{ContentDigest, ContentHash};
 use snug_rootfs::listing::{Content, Listing, Record};
 use snug_rootfs::tree::{Kind, Timestamp, TreePath};
 
@@ -161,12 +160,12 @@ fn hash(
     input: &mut dyn BufRead,
     places: impl Iterator<Item = Place>,
     advance: &mut dyn FnMut(u64),
-) -> Result<BTreeMap<Place, Digest>> {
-    let mut digests: BTreeMap<Place, Option<Digest>> = places.map(|place| (place, None)).collect();
+) -> Result<BTreeMap<Place, ContentDigest>> {
+    let mut digests: BTreeMap<Place, Option<ContentDigest>> = places.map(|place| (place, None)).collect();
     let mut buffer = vec![0; BUFFER];
     let mut position = 0;
     for ((offset, size), digest) in &mut digests {
-        let mut hash = Sha256::new();
+        let mut hash = ContentHash::new(*size);
         ensure!(*size == 0 || *offset >= position, "the bodies of two files overlap");
         if *size > 0 {
             let gap = io::copy(&mut input.take(*offset - position), &mut io::sink())?;
@@ -176,12 +175,12 @@ fn hash(
         while left > 0 {
             let length = left.min(BUFFER as u64) as usize;
             input.read_exact(&mut buffer[..length]).context("the data ends early")?;
-            hash.update(&buffer[..length]);
+            hash.update(*size - left, &buffer[..length]);
             left -= length as u64;
         }
         position += *size;
         advance(*size);
-        *digest = Some(hash.finalize().into());
+        *digest = Some(hash.finish());
     }
     io::copy(input, &mut io::sink())?;
     Ok(digests.into_iter().filter_map(|(place, digest)| Some((place, digest?))).collect())
@@ -189,6 +188,8 @@ fn hash(
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest as _, Sha256};
+
     use super::*;
 
     #[test]
@@ -205,7 +206,7 @@ mod tests {
         let listing = read(&mut stream, true, |_| {}).unwrap();
         let of = |path: &str| &listing.records[&TreePath::new(path).unwrap()];
         let body = |bytes: &[u8]| {
-            let digest = Some(Sha256::digest(bytes).into());
+            let digest = Some(ContentDigest::Whole(Sha256::digest(bytes).into()));
             Kind::File(Content { size: bytes.len() as u64, digest })
         };
         assert_eq!((&of("a").inode.kind, &of("a").hard_link_to), (&body(b"hi\n"), &None));

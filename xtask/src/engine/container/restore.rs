@@ -1,8 +1,8 @@
 //! Restores, from the base's tree, what docker's and podman's export loses.
 //!
 //! Measured on docker 20.10 and podman 4.3: an export has no entry for the root directory; docker keeps no extended
-//! attribute but `security.capability`, podman also `user.*`; times before 1970 become 1970, holes become zeros; both add
-//! files of their own. What the steps did not change gets the base's values back. Changes that steps make to such an
+//! attribute but `security.capability`, podman also `user.*`; times before 1970 become 1970; both add files of their own.
+//! Holes become zeros, which the reader of the export leaves out again. What the steps did not change gets the base's values back. Changes that steps make to such an
 //! attribute cannot be seen in the export; attributes of `[[file]]` are applied after this.
 //!
 //! One thing cannot be restored, since the export does not tell what a step meant: where it writes to one name of a hard link that the
@@ -12,7 +12,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use snug_rootfs::tree::{Body, BodySource, DataRange, Inode, Kind, RootTree, Timestamp, TreePath};
+use snug_rootfs::tree::{BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
 use snug_sandbox::{POLICY_PATH, POLICY_SCRIPT};
 
 use super::{is_device, text_at, wants_policy};
@@ -102,8 +102,7 @@ fn restore_lost(tree: &mut RootTree, base: &RootTree, engine: EngineKind) -> Res
     for entry in base.entries().filter(|entry| !entry.path.is_root()) {
         let lost: Vec<_> = entry.inode.xattrs.iter().filter(|(name, _)| !is_carried(engine, name)).collect();
         let before_1970 = entry.inode.mtime.seconds < 0;
-        let holes = matches!(&entry.inode.kind, Kind::File(body) if body.data_bytes() < body.size);
-        if lost.is_empty() && !before_1970 && !holes {
+        if lost.is_empty() && !before_1970 {
             continue;
         }
         let Some(there) = tree.get(entry.path) else { continue };
@@ -114,9 +113,6 @@ fn restore_lost(tree: &mut RootTree, base: &RootTree, engine: EngineKind) -> Res
         there.xattrs.extend(lost.into_iter().map(|(name, value)| (name.clone(), value.clone())));
         if before_1970 && there.mtime.seconds == 0 {
             there.mtime = entry.inode.mtime;
-        }
-        if let (true, Kind::File(body), Kind::File(with_holes)) = (holes, &mut there.kind, &entry.inode.kind) {
-            punch_holes(body, with_holes);
         }
     }
     Ok(())
@@ -137,47 +133,28 @@ fn same(ours: &Kind, our_bodies: &BodySource, theirs: &Kind, their_bodies: &Body
         return Ok(false);
     }
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    let mut offset = 0;
-    while offset < ours.size {
-        let length = BUFFER.min(ours.size - offset);
-        read_range(our_bodies, ours, offset, length, &mut left)?;
-        read_range(their_bodies, theirs, offset, length, &mut right)?;
-        if left != right {
-            return Ok(false);
+    // Where neither has data, both are zeros.
+    for run in ours.runs().chain(theirs.runs()) {
+        let mut at = run.start;
+        while at < run.end {
+            let length = usize::try_from(BUFFER.min(run.end - at))?;
+            left.resize(length, 0);
+            right.resize(length, 0);
+            our_bodies.read_body_at(&mut left, ours, at)?;
+            their_bodies.read_body_at(&mut right, theirs, at)?;
+            if left != right {
+                return Ok(false);
+            }
+            at += length as u64;
         }
-        offset += length;
     }
     Ok(true)
 }
 
-/// Reads part of a body, holes as zeros.
-fn read_range(bodies: &BodySource, body: &Body, offset: u64, length: u64, into: &mut Vec<u8>) -> Result<()> {
-    into.clear();
-    into.resize(usize::try_from(length)?, 0);
-    for range in body.extents.as_slice() {
-        let start = range.offset.max(offset);
-        let end = (range.offset + range.length).min(offset + length);
-        if start < end {
-            let part = usize::try_from(start - offset)?..usize::try_from(end - offset)?;
-            bodies.read_exact_at(&mut into[part], range.source + (start - range.offset))?;
-        }
-    }
-    Ok(())
-}
-
-/// Gives `body`, stored in one extent, the holes of a body with the same content.
-fn punch_holes(body: &mut Body, with_holes: &Body) {
-    let [whole] = body.extents.as_slice() else { return };
-    if whole.length != body.size {
-        return;
-    }
-    let source = whole.source;
-    let moved = |range: &DataRange| DataRange { source: source + range.offset, ..*range };
-    body.extents = with_holes.extents.as_slice().iter().map(moved).collect();
-}
-
 #[cfg(test)]
 mod tests {
+    use snug_rootfs::tree::{Body, DataRange};
+
     use super::*;
 
     /// `name`, content, attribute, seconds.
@@ -267,15 +244,23 @@ mod tests {
     }
 
     #[test]
-    fn holes_of_the_base_come_back() {
-        let mut base = RootTree::new(BodySource::new(b"....tail".to_vec()));
-        let extents = Some(DataRange { offset: 4096, length: 4, source: 4 }).into_iter().collect();
-        base.insert(known("sparse"), Inode::new(Kind::File(Body { size: 4100, extents }), 0o600)).unwrap();
+    fn contents_are_the_same_however_their_holes_are_stated() {
+        let extents = Some(DataRange { offset: 1 << 40, length: 4, source: 4 }).into_iter().collect();
+        let sparse = |size| Kind::File(Body { size, extents });
+        let sparse: [Kind; 2] = {
+            let size = (1 << 40) + 4;
+            let one = sparse(size);
+            [one.clone(), one]
+        };
+        let (tail, other) = (BodySource::new(b"....tail".to_vec()), BodySource::new(b"....tale".to_vec()));
+        assert!(same(&sparse[0], &tail, &sparse[1], &tail).unwrap());
+        assert!(!same(&sparse[0], &tail, &sparse[1], &other).unwrap());
+        let hole = Kind::File(Body { size: (1 << 40) + 4, ..Body::default() });
+        assert!(!same(&hole, &tail, &sparse[1], &tail).unwrap() && !same(&sparse[0], &tail, &hole, &tail).unwrap());
         let content = [vec![0; 4096], b"tail".to_vec()].concat();
-        let mut tree = RootTree::new(BodySource::new(content));
-        tree.insert(known("sparse"), Inode::new(Kind::File(Body::contiguous(4100, 0)), 0o600)).unwrap();
-        restore(&mut tree, &base, EngineKind::Podman).unwrap();
-        let Kind::File(body) = &tree.get(&known("sparse")).unwrap().kind else { panic!("a file") };
-        assert_eq!(body.extents.as_slice(), [DataRange { offset: 4096, length: 4, source: 4096 }]);
+        let extents = Some(DataRange { offset: 4096, length: 4, source: 4 }).into_iter().collect();
+        let stated = Kind::File(Body { size: 4100, extents });
+        let plain = Kind::File(Body::contiguous(4100, 0));
+        assert!(same(&plain, &BodySource::new(content), &stated, &tail).unwrap());
     }
 }
