@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use snug::cache::Cache;
 use snug::check::boot::{self, Accelerator, BootRequest, Disk, Guest, Kernel};
+use snug::report::progress::Progress;
 use snug_tests::{have, openclaw_image, succeed, workspace, xtask};
 
 /// What `/init` says on its way, in order.
@@ -28,7 +30,7 @@ fn openclaw_boots_lets_its_key_holder_in_and_switches_off() {
     let Some(image) = openclaw_image() else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (key, public_key) = throw_away_key(folder.path());
-    let kernel = Kernel::fetch(&cache()).expect("a kernel");
+    let kernel = debians_kernel();
     let (report, mut guest) = boot::boot_and_keep(&BootRequest {
         kernel: &kernel,
         disks: &[Disk::discarding_writes(&image)],
@@ -94,7 +96,7 @@ fn a_password_given_at_boot_lets_in_and_another_does_not() {
 
     let (key, public_key) = throw_away_key(folder.path());
     let (_, mut guest) = boot::boot_and_keep(&BootRequest {
-        kernel: &Kernel::fetch(&cache()).expect("a kernel"),
+        kernel: &debians_kernel(),
         disks: &[Disk::discarding_writes(&folder.path().join("alpine-ssh/rootfs.ext4"))],
         arguments: &[boot::authorized_key_argument(&public_key), format!("any.root_password_hash_b64={HASH}")],
         expectations: &["root password: set", "init: ready"],
@@ -129,12 +131,9 @@ fn a_password_given_at_boot_lets_in_and_another_does_not() {
 }
 
 /// Kernels are 90 MB each and change rarely: they are kept where the tool keeps them.
-pub(crate) fn cache() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    cache
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .expect("HOME is set")
-        .join("snug")
+pub(crate) fn debians_kernel() -> Kernel {
+    let kernel = Cache::open().and_then(|cache| Kernel::fetch(&cache, &Progress::hidden()));
+    kernel.expect("a kernel")
 }
 
 fn throw_away_key(folder: &Path) -> (PathBuf, String) {

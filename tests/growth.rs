@@ -80,7 +80,7 @@ fn debians_kernel_mounts_and_grows_the_images() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let kernel = Kernel::fetch(&crate::boot::cache()).expect("a kernel");
+    let kernel = crate::boot::debians_kernel();
     succeed(
         Command::new("bash")
             .args(["-ec", GUEST, "guest"])

@@ -140,7 +140,7 @@ fn a_read_only_root_can_be_written_to_and_a_sealed_one_that_was_changed_does_not
     write_spec(folder, |spec| {
         succeed(Command::new("bash").args(["-ec", BASE]).current_dir(spec));
     });
-    let mut kernel = Kernel::fetch(&crate::boot::cache()).expect("a kernel");
+    let mut kernel = crate::boot::debians_kernel();
     kernel.initramfs.as_mut().expect("Debian's takes one").dmsetup = Some(dmsetup());
 
     // In memory, bounded by the spec; forgotten with the machine.
@@ -194,7 +194,7 @@ fn alpine_takes_an_overlay_under_debians_kernel_and_under_a_microvms_without_an_
     write_spec(folder, |spec| {
         fs::rename(tar_of_alpine(folder), spec.join("base.tar")).expect("a base");
     });
-    let (debians, microvms) = (Kernel::fetch(&crate::boot::cache()).expect("a kernel"), microvm_kernel(folder));
+    let (debians, microvms) = (crate::boot::debians_kernel(), microvm_kernel(folder));
     let [ext4, squashfs, erofs] = ["ext4", "squashfs", "erofs"].map(|kind| build(folder, kind));
     let start = |kernel: &Kernel, built: &Built, overlay: Option<&Path>| {
         let said = start(kernel, built, overlay, folder).unwrap_or_else(|error| panic!("{error}"));

@@ -39,7 +39,7 @@ impl BootEnvironment {
 
 fn debians(sealed: bool, cache: &Cache, progress: &Progress) -> Result<Kernel> {
     let stage = progress.stage("get a kernel");
-    let mut kernel = Kernel::fetch(cache.root())?;
+    let mut kernel = Kernel::fetch(cache, progress)?;
     stage.finish(&kernel.version);
     if let (true, Some(parts)) = (sealed, &mut kernel.initramfs) {
         parts.dmsetup = Some(Dmsetup::fetch(cache, progress)?);

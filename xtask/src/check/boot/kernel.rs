@@ -10,7 +10,9 @@ use snug_process::child;
 use snug_process::program::HostProgram;
 
 use super::dmsetup::Dmsetup;
+use crate::cache::Cache;
 use crate::error::Failure;
+use crate::report::progress::Progress;
 
 const APT_CACHE: HostProgram = HostProgram { name: "apt-cache", package: "apt" };
 const APT_GET: HostProgram = HostProgram { name: "apt-get", package: "apt" };
@@ -43,17 +45,23 @@ pub struct Parts {
 }
 
 impl Kernel {
-    /// Fetches the current kernel of the host's Debian from `cache`/kernels or, the first time, from Debian's archive. If apt
-    /// does not know the current one, takes the newest in the cache.
-    pub fn fetch(cache: &Path) -> Result<Self> {
-        let kernels = cache.join("kernels");
+    /// Fetches the current kernel of the host's Debian from the cache or, the first time, from Debian's archive. If apt does
+    /// not know the current one, takes the newest in the cache.
+    pub fn fetch(cache: &Cache, progress: &Progress) -> Result<Self> {
+        let kernels = cache.kernels();
         let package = match current_package() {
             Ok(package) => package,
             Err(error) => return newest(&kernels).ok_or(error),
         };
         let folder = kernels.join(package.folder());
+        if folder.exists() {
+            return Self::open(&folder);
+        }
+        let waiting = || progress.note(format!("another run fetches {}; waiting", package.name));
+        let _lock = cache.lock("kernels", waiting)?;
+        // Another run may have fetched it while this one waited.
         if !folder.exists() {
-            download(&package, &kernels, &folder)
+            download(cache, &package, &folder)
                 .with_context(|| format!("cannot get the kernel package {}", package.name))?;
         }
         Self::open(&folder)
@@ -145,34 +153,32 @@ fn current_package() -> Result<Package> {
     Ok(Package { name: name.to_owned(), version: version.to_owned() })
 }
 
-/// Unpacks beside the final place and renames, so that an interrupted download leaves nothing half done.
-fn download(package: &Package, kernels: &Path, folder: &Path) -> Result<()> {
-    fs::create_dir_all(kernels).with_context(|| format!("cannot make {}", kernels.display()))?;
-    let unpacked = tempfile::tempdir_in(kernels)?;
-    let debs = tempfile::tempdir_in(kernels)?;
+/// Unpacks in a work folder and renames, so that an interrupted download leaves nothing half done.
+fn download(cache: &Cache, package: &Package, folder: &Path) -> Result<()> {
+    let work = cache.work_folder("kernel")?;
+    let [unpacked, debs] = ["unpacked", "debs"].map(|name| work.path().join(name));
+    for folder in [&unpacked, &debs, &cache.kernels()] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
     // The sandbox user could not write into this folder, and apt verifies what it downloads either way.
     said(
         APT_GET
             .command()?
             .args(["download", "--quiet", "--option", "APT::Sandbox::User=root", &package.name, BUSYBOX_PACKAGE])
-            .current_dir(debs.path()),
+            .current_dir(&debs),
     )?;
-    for deb in fs::read_dir(debs.path())? {
-        said(DPKG_DEB.command()?.arg("--extract").arg(deb?.path()).arg(unpacked.path()))?;
+    for deb in fs::read_dir(&debs)? {
+        said(DPKG_DEB.command()?.arg("--extract").arg(deb?.path()).arg(&unpacked))?;
     }
     // The package leaves depmod to its installation script.
-    let kernel = Kernel::open(unpacked.path())?;
+    let kernel = Kernel::open(&unpacked)?;
     said(
         Command::new(&kernel.parts()?.busybox)
             .args(["depmod", "-b"])
-            .arg(unpacked.path().canonicalize()?)
+            .arg(unpacked.canonicalize()?)
             .arg(&kernel.version),
     )?;
-    match fs::rename(unpacked.path(), folder) {
-        // Another run was faster.
-        Err(_) if folder.exists() => Ok(()),
-        renamed => renamed.with_context(|| format!("cannot rename to {}", folder.display())),
-    }
+    fs::rename(&unpacked, folder).with_context(|| format!("cannot rename to {}", folder.display()))
 }
 
 fn newest(kernels: &Path) -> Option<Kernel> {

@@ -23,6 +23,12 @@ const SILENCE: &str = "hint: it printed nothing at all; an emulated machine on a
                        next time. A kernel of your own needs a console at ttyS0 or, without an initramfs, at hvc0";
 /// The end of the serial console that an error shows, in lines.
 const TAIL_LINES: usize = 40;
+/// Ports to try in turn, where other processes take them.
+const PORTS_TO_TRY: usize = 4;
+/// How long to wait for the first word of QEMU or its guest.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+/// What QEMU says of a port that is taken (net/slirp.c).
+const PORT_TAKEN: &str = "Could not set up host forwarding rule";
 /// Interval between attempts: QEMU's port forwarding accepts connections before the guest listens.
 const BANNER_RETRY: Duration = Duration::from_millis(200);
 const BANNER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -125,8 +131,24 @@ impl Guest {
     /// Starts the machine. It has a network card whose SSH port is forwarded to [`Guest::ssh_address`] and which
     /// reaches nothing else.
     pub fn start(machine: &Machine) -> Result<Self, BootError> {
+        for _ in 1..PORTS_TO_TRY {
+            let mut guest = Self::start_at(machine, free_address().map_err(failed)?)?;
+            if !guest.has_lost_its_port() {
+                return Ok(guest);
+            }
+        }
+        Self::start_at(machine, free_address().map_err(failed)?)
+    }
+
+    /// Whether another process took the port before QEMU did, on which QEMU ends at once.
+    fn has_lost_its_port(&mut self) -> bool {
+        // Whatever else went wrong is for who waits for the machine.
+        let _ = self.read_console(FIRST_WORD, &String::new);
+        self.log.contains(PORT_TAKEN)
+    }
+
+    fn start_at(machine: &Machine, ssh_address: SocketAddr) -> Result<Self, BootError> {
         let log = File::create(machine.log).map_err(failed)?;
-        let ssh_address = free_address().map_err(failed)?;
         let mut command = command(machine, ssh_address)?;
         command
             .args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"])
@@ -356,7 +378,7 @@ fn ask_for_banner(address: SocketAddr) -> io::Result<String> {
     }
 }
 
-/// Returns a free port of the host. If another process takes it before QEMU does, QEMU ends with an error.
+/// Returns a port of the host that is free now; another process may take it before QEMU does.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
