@@ -70,16 +70,23 @@ pub fn choose_accelerator(
     }
     let probe = match known_probe(kernel, cache)? {
         Some(probe) => probe,
-        None => {
-            let stage = progress.stage("probe KVM");
-            let probe = probe_kvm(kernel)?;
-            stage.finish(&probe.why);
-            keep(&probe, &remembered(kernel, cache)?)?;
-            probe
-        }
+        None => probe_once(kernel, cache, progress)?,
     };
     let accelerator = if probe.runs { Accelerator::Kvm } else { Accelerator::Tcg };
     Ok((accelerator, probe.why))
+}
+
+/// Probes, or waits for another run that does: two machines at once are slower, and one would be taken for broken.
+fn probe_once(kernel: &Kernel, cache: &Cache, progress: &Progress) -> Result<Probe> {
+    let _lock = cache.lock("kvm", || progress.note("another run probes KVM; waiting"))?;
+    if let Some(probe) = known_probe(kernel, cache)? {
+        return Ok(probe);
+    }
+    let stage = progress.stage("probe KVM");
+    let probe = probe_kvm(kernel)?;
+    stage.finish(&probe.why);
+    keep(&probe, &remembered(kernel, cache)?)?;
+    Ok(probe)
 }
 
 /// Returns the result that the cache has for this host, QEMU and kernel.
