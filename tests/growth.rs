@@ -137,9 +137,16 @@ fn debians_kernel_mounts_and_grows_the_images() {
         }
         succeed(Command::new("e2fsck").arg("-fn").arg(&disk.path));
         let shown = succeed(Command::new("dumpe2fs").arg("-h").arg(&disk.path)).stdout;
-        let shown = String::from_utf8_lossy(&shown).replace(' ', "");
-        let count = format!("Blockcount:{}", GROWTH * disk.blocks);
-        assert!(shown.lines().any(|line| line == count), "{}: {shown}", disk.name);
+        let shown = String::from_utf8_lossy(&shown);
+        let count = |name: &str| -> u64 {
+            let value = shown.lines().find_map(|line| line.strip_prefix(name)).expect("dumpe2fs says it");
+            value.trim().parse().expect("a number")
+        };
+        // resize2fs leaves out a last group with too few blocks for its metadata.
+        let left_out = if disk.name == "dense" { count("Inode blocks per group:") + 200 } else { 0 };
+        let blocks = count("Block count:");
+        let whole = GROWTH * disk.blocks;
+        assert!((whole - left_out..=whole).contains(&blocks), "{} has {blocks} of {whole} blocks: {shown}", disk.name);
         if let Some(here) = here.as_ref().filter(|_| disk.name != "lazy") {
             assert_eq!(*here, tree_digest(Mounted::read_only(&disk.path).path()), "{}", disk.name);
         }
