@@ -16,6 +16,7 @@ mod documents;
 mod edges;
 mod engines;
 mod faults;
+mod first_process;
 mod growth;
 mod hostile_builds;
 mod hosts;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use base16ct::lower::encode_string as hex;
 use serde::Serialize;
+use snug_formats::FilesystemKind;
 use snug_rootfs::listing::Listing;
 use snug_rootfs::packages;
 use snug_rootfs::tree::{Kind, RootTree};
@@ -22,7 +23,7 @@ use crate::plan::BuildPlan;
 use crate::report::progress::Progress;
 use crate::report::render;
 use crate::tree::Assembly;
-use crate::tree::first_stage;
+use crate::tree::first_stage::{self, Needs};
 
 /// The result of building one image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -135,12 +136,20 @@ impl Order<'_> {
         Ok(BuildOutcome::Built { image, manifest: manifest.into() })
     }
 
-    /// Returns the tree as the image has it: the one in the cache, which is made where it is missing, with the first stage.
-    /// Also returns what holds it in the cache.
+    /// Returns the tree as the image has it: the one in the cache, which is made where it is missing, with the first stage
+    /// where it needs one. Also returns what holds it in the cache. What a machine would miss is told.
     pub fn finished_tree(&self, assembly: &Assembly, progress: &Progress) -> Result<(RootTree, Tree)> {
         let (mut tree, held) = assembly.read(&self.chain, progress)?;
-        first_stage::install(&mut tree, self.spec.overlay)
-            .with_context(|| format!("cannot put the first stage into the tree of {}", self.spec.name))?;
+        // A base is started by no machine.
+        if let Some(filesystem) = &self.filesystem {
+            let read_only = self.verity || filesystem.kind() != FilesystemKind::Ext4;
+            let needs = Needs { platform: self.target.platform, read_only, overlay: self.spec.overlay };
+            let missed = first_stage::install(&mut tree, needs)
+                .with_context(|| format!("cannot finish the tree of {}", self.title()))?;
+            for missed in missed {
+                progress.note(missed);
+            }
+        }
         Ok((tree, held))
     }
 }

@@ -18,6 +18,7 @@ use crate::host::requirements::Task;
 use crate::manifest::{MANIFEST_FILE, Manifest, ManifestError, manifest_beside, read_contents};
 use crate::plan::{Providers, hash_file};
 use crate::report::progress::Progress;
+use crate::tree::first_stage;
 
 /// Returns the target of a built image: the named platform, else this machine's where the spec is for it, else the first of
 /// the spec.
@@ -163,8 +164,9 @@ impl Built {
         }
         // An image that could not be read is tried.
         let has = |path| found.is_none_or(|found| found.has(path));
-        // The first stage of every image executes one of these.
-        if !OWN_INITS.into_iter().any(has) {
+        // The kernel starts the image's own init, or the first stage one of these.
+        let own = has("init") && !has(first_stage::FOLDER);
+        if !own && !OWN_INITS.into_iter().any(has) {
             return Ok((vec![Check::skipped("boot", "the image has no init")], None));
         }
         let machine = BootEnvironment::prepare(kernel, accelerator, self.manifest.verity.is_some(), cache, progress)?;

@@ -57,9 +57,13 @@ fi
 root=$(argument root /dev/vda)
 wait_for "$root"
 
+# As the kernel does it: read-only unless the command line says otherwise, and then too where the disk is.
+mode=ro
+case " $(cat /proc/cmdline) " in *' rw '*) mode=rw ;; esac
 # Without a type, mount tries all that the kernel knows.
 type=$(argument rootfstype '')
-mount ${type:+-t "$type"} -o ro "$root" /root || give_up "cannot mount $root"
+mount ${type:+-t "$type"} -o $mode "$root" /root ||
+    mount ${type:+-t "$type"} -o ro "$root" /root || give_up "cannot mount $root"
 say "$(sed -n 's,^[^ ]* /root \([^ ]*\).*,\1,p' /proc/mounts) on $root"
 
 # The image gets /dev as from a kernel with CONFIG_DEVTMPFS_MOUNT; it mounts the rest itself.

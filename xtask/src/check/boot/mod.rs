@@ -157,6 +157,8 @@ pub fn kernel_arguments(kernel: &Kernel, more: &[String]) -> String {
         "panic=-1".to_owned(),
         "no_timer_check".to_owned(),
         "root=/dev/vda".to_owned(),
+        // An image that can be written to is; one that cannot is mounted read-only all the same.
+        "rw".to_owned(),
         "init=/init".to_owned(),
         format!("ip={GUEST_ADDRESS}::{ROUTER_ADDRESS}:255.255.255.0:::off"),
     ];
@@ -180,11 +182,11 @@ mod tests {
         };
         insta::assert_snapshot!(
             kernel_arguments(&kernel, &[authorized_key_argument("ssh-ed25519 AAAA\n")]),
-            @"console=ttyS0 quiet panic=-1 no_timer_check root=/dev/vda init=/init ip=10.0.2.15::10.0.2.2:255.255.255.0:::off snug.authorized_key_b64=c3NoLWVkMjU1MTkgQUFBQQ=="
+            @"console=ttyS0 quiet panic=-1 no_timer_check root=/dev/vda rw init=/init ip=10.0.2.15::10.0.2.2:255.255.255.0:::off snug.authorized_key_b64=c3NoLWVkMjU1MTkgQUFBQQ=="
         );
         insta::assert_snapshot!(
             kernel_arguments(&Kernel { initramfs: None, ..kernel }, &[]),
-            @"console=hvc0 console=ttyS0 quiet panic=-1 no_timer_check root=/dev/vda init=/init ip=10.0.2.15::10.0.2.2:255.255.255.0:::off reboot=t"
+            @"console=hvc0 console=ttyS0 quiet panic=-1 no_timer_check root=/dev/vda rw init=/init ip=10.0.2.15::10.0.2.2:255.255.255.0:::off reboot=t"
         );
     }
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# /init: the first process of every image that snug builds, and the same in all of them. It makes the root writable, and
-# becomes the image's own init: /usr/lib/snug/init, else what the kernel itself would have started.
+# /init of images that cannot be written to as they are, or that have no /init, and the same in all of them. It makes the root
+# writable, and becomes the image's own init: /usr/lib/snug/init, else what the kernel itself would have started.
 #
 # A root that stays read-only when it is asked to be writable is so by nature: squashfs, erofs, anything under dm-verity.
 # Over such a one comes an overlay, in memory unless the kernel command line says otherwise:

@@ -1,30 +1,148 @@
-//! The first process of every image: a script of the tool's own that makes the root writable, by an overlay where it is
-//! read-only by nature, and becomes the image's own init.
+//! The first process of an image: the image's own init or, where that needs one, a first stage before it: a script of the tool's
+//! own that makes a read-only root writable by an overlay, and becomes the image's own init.
+//!
+//! It goes in only where it is needed and can run, so that an image whose init needs no shell keeps it as it is. What a machine
+//! would not start, or not as it is meant to, is said when the image is built.
 //!
 //! It is put into the finished tree, not into what the steps see: trees are cached, and the script may change without
 //! any of them being built again.
 
-use anyhow::{Context, Result};
+mod program;
+
+use anyhow::{Context, Result, bail};
+use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::image_time;
 use snug_rootfs::tree::{Inode, Kind, RootTree, Timestamp, TreePath};
+
+use program::{NotExecutable, check};
 
 /// The script, for `sh` of Debian and of Alpine.
 pub const SCRIPT: &str = include_str!("init.sh");
 
 /// What the kernel is told to start.
 const ENTRY: &str = "init";
-/// The folder that the script looks into.
-const FOLDER: &str = "usr/lib/snug";
+/// What runs the script.
+const SHELL: &str = "bin/sh";
+/// What the kernel starts if it is told nothing, and the script where the image has no `/init` (`init/main.c`).
+const FALLBACKS: [&str; 3] = ["sbin/init", "etc/init", "bin/init"];
+/// The folder that the script looks into. Only an image with the first stage has it.
+pub const FOLDER: &str = "usr/lib/snug";
 /// The image's own init, and the bytes that an overlay in memory may take.
 const OWN_INIT: &str = "usr/lib/snug/init";
 const OVERLAY_SIZE: &str = "usr/lib/snug/overlay";
 
+/// The programs without which the script lays no overlay, those that it can do without in part, and its `PATH`.
+const NEEDED: [&str; 4] = ["grep", "mkdir", "mount", "pivot_root"];
+const USED: [&str; 9] = ["cat", "chmod", "chown", "sed", "sleep", "stat", "tail", "tr", "umount"];
+const TOOL_FOLDERS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
+
 /// Where the script mounts what it needs. On a read-only root they must be there.
 const MOUNT_POINTS: [(&str, u16); 4] = [("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555)];
 
+/// What an image asks of its first process.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// Whose programs the kernel runs.
+    pub platform: Platform,
+    /// Whether the root cannot be written to, whatever it is mounted with: squashfs, erofs, anything under dm-verity.
+    pub read_only: bool,
+    /// Bytes that an overlay in memory may hold; `Some` where the spec asks for an overlay.
+    pub overlay: Option<u64>,
+}
+
+/// Makes sure that `/init` is what the image needs: the image's own, or the first stage with that behind it. Returns a warning
+/// or note about each thing that a machine would miss. The same tree comes out the same.
+///
+/// # Errors
+///
+/// If the root is read-only, the spec asks for an overlay, and the tree has nothing that could lay one.
+pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
+    let mut missed = Vec::new();
+    let shell = check(tree, SHELL, needs.platform);
+    let has_entry = tree.get(&TreePath::new(ENTRY)?).is_some();
+    // Where the image has no `/init`, it starts what the kernel would have started.
+    let mut staged = !has_entry && shell.is_ok();
+    if needs.read_only || needs.overlay.is_some() {
+        match lacking(tree, &shell, needs.platform) {
+            None => {
+                staged = true;
+                let lacks = missing(tree, &USED, needs.platform);
+                if !lacks.is_empty() {
+                    missed.push(format!(
+                        "warning: the first stage has to do without {lacks}, which the image does not have"
+                    ));
+                }
+            }
+            Some(lack) if needs.read_only && needs.overlay.is_some() => bail!(
+                "the image cannot have the overlay that its spec asks for: {lack}\n\
+                 hint: add what is missing, or leave `overlay` out and let the image's own /init mount what it writes to"
+            ),
+            Some(lack) if needs.read_only => missed.push(format!(
+                "warning: the machine starts with a read-only root, without an overlay: {lack}\n\
+                 hint: add what is missing, or let the image's own /init mount what it writes to"
+            )),
+            Some(lack) => missed.push(format!(
+                "warning: `overlay=` on the kernel command line will have no effect: {lack}\n\
+                 hint: add what is missing, or leave `overlay` out of the spec"
+            )),
+        }
+    }
+    let fallback = FALLBACKS.into_iter().find(|path| check(tree, path, needs.platform).is_ok());
+    let own = check(tree, ENTRY, needs.platform);
+    match (own, staged, fallback) {
+        (Ok(()), ..) | (Err(NotExecutable::Missing), _, Some(_)) => {}
+        // A shell takes a script without its first line.
+        (Err(NotExecutable::UnknownFormat), true, _) => {}
+        (Err(NotExecutable::Missing), true, None) => {
+            missed.push("note: the image has no init: a machine starts a shell".to_owned());
+        }
+        (Err(NotExecutable::Missing), false, None) => missed.push(no_init(&shell)),
+        (Err(why), true, next) => {
+            let instead = next.map_or("a shell".to_owned(), |path| format!("/{path}"));
+            missed.push(format!("warning: /init {why}: a machine starts {instead} instead"));
+        }
+        (Err(why), false, _) => missed.push(format!("warning: /init {why}: a machine cannot start it")),
+    }
+    if staged {
+        put(tree, needs.overlay)?;
+    } else if let (false, Some(fallback)) = (has_entry, fallback) {
+        let time = Timestamp::from_seconds(image_time(tree));
+        let target = format!("/{fallback}").into_bytes().into();
+        tree.insert(TreePath::new(ENTRY)?, Inode { mtime: time, ..Inode::new(Kind::Symlink(target), 0o777) })?;
+    }
+    Ok(missed)
+}
+
+/// Says that nothing in the image can be started.
+fn no_init(shell: &Result<(), NotExecutable>) -> String {
+    let shell = match shell {
+        Err(why) => format!(", and /{SHELL} {why}"),
+        Ok(()) => String::new(),
+    };
+    format!(
+        "warning: the image has no init (/init, /sbin/init, /etc/init or /bin/init){shell}: a machine cannot start it"
+    )
+}
+
+/// Returns what the first stage lacks to lay an overlay.
+fn lacking(tree: &RootTree, shell: &Result<(), NotExecutable>, platform: Platform) -> Option<String> {
+    if let Err(why) = shell {
+        return Some(format!("the first stage is a script for /{SHELL}, which {why}"));
+    }
+    let lacks = missing(tree, &NEEDED, platform);
+    (!lacks.is_empty()).then(|| format!("the first stage needs {lacks}, which the image does not have"))
+}
+
+/// Returns which of the programs the script would not find, as a list for people.
+fn missing(tree: &RootTree, tools: &[&str], platform: Platform) -> String {
+    let has =
+        |tool: &&str| TOOL_FOLDERS.iter().any(|folder| check(tree, &format!("{folder}/{tool}"), platform).is_ok());
+    tools.iter().filter(|tool| !has(tool)).copied().collect::<Vec<_>>().join(", ")
+}
+
 /// Makes the script the tree's `/init`. What was called so before becomes the image's own init; `overlay` bounds the
-/// bytes of an overlay in memory. The same tree comes out the same.
-pub fn install(tree: &mut RootTree, overlay: Option<u64>) -> Result<()> {
+/// bytes of an overlay in memory.
+fn put(tree: &mut RootTree, overlay: Option<u64>) -> Result<()> {
     let time = Timestamp::from_seconds(image_time(tree));
     let entry = TreePath::new(ENTRY)?;
     for (name, mode) in MOUNT_POINTS {
@@ -67,6 +185,7 @@ mod tests {
     use std::fs;
     use std::process::Command;
 
+    use super::program::elf;
     use super::*;
     use snug_rootfs::tree::BodySource;
     use snug_tests::have;
@@ -83,29 +202,57 @@ mod tests {
         }
     }
 
+    const WRITABLE: Needs = Needs { platform: Platform::Amd64, read_only: false, overlay: None };
+    const READ_ONLY: Needs = Needs { read_only: true, ..WRITABLE };
+
+    fn empty() -> RootTree {
+        RootTree::new(BodySource::new(Vec::new()))
+    }
+
+    fn add(tree: &mut RootTree, name: &str, content: &[u8], mode: u16) {
+        let body = tree.add_body(content);
+        let mtime = Timestamp::from_seconds(77);
+        tree.insert(path(name), Inode { mtime, ..Inode::new(Kind::File(body), mode) }).unwrap();
+    }
+
+    fn link(tree: &mut RootTree, name: &str, target: &str) {
+        tree.insert(path(name), Inode::new(Kind::Symlink(target.as_bytes().into()), 0o777)).unwrap();
+    }
+
+    /// A tree with a shell and all that the script calls.
+    fn with_shell() -> RootTree {
+        let mut tree = empty();
+        add(&mut tree, "usr/bin/busybox", &elf(62, None), 0o755);
+        link(&mut tree, "bin", "usr/bin");
+        for tool in NEEDED.iter().chain(&USED).chain(&["sh"]) {
+            link(&mut tree, &format!("usr/bin/{tool}"), "busybox");
+        }
+        tree
+    }
+
+    fn names(tree: &RootTree) -> Vec<String> {
+        tree.entries().map(|entry| entry.path.to_string()).collect()
+    }
+
     #[test]
-    fn the_images_own_init_moves_and_the_script_takes_its_place() {
-        let mut tree = RootTree::new(BodySource::new(Vec::new()));
-        let body = tree.add_body(b"its own");
-        let mut own = Inode::new(Kind::File(body), 0o700);
-        own.mtime = Timestamp::from_seconds(77);
-        tree.insert(path("init"), own).unwrap();
-        install(&mut tree, Some(1 << 20)).unwrap();
+    fn on_a_read_only_root_the_script_takes_the_place_of_the_images_own_init() {
+        let mut tree = with_shell();
+        add(&mut tree, "init", b"#!/bin/sh\nits own", 0o700);
+        let before = names(&tree);
+        let missed = install(&mut tree, Needs { overlay: Some(1 << 20), ..READ_ONLY }).unwrap();
+        assert_eq!(missed, [""; 0]);
         assert_eq!(content(&tree, "init"), SCRIPT);
-        assert_eq!(content(&tree, "usr/lib/snug/init"), "its own");
+        assert_eq!(content(&tree, "usr/lib/snug/init"), "#!/bin/sh\nits own");
         assert_eq!(content(&tree, "usr/lib/snug/overlay"), "1048576\n");
         assert_eq!(tree.get(&path("usr/lib/snug/init")).unwrap().mode, 0o700);
-        let names: Vec<String> = tree.entries().map(|entry| entry.path.to_string()).collect();
+        let new: Vec<String> = names(&tree).into_iter().filter(|name| !before.contains(name)).collect();
         assert_eq!(
-            names,
+            new,
             [
-                "/",
                 "/dev",
-                "/init",
                 "/proc",
                 "/run",
                 "/sys",
-                "/usr",
                 "/usr/lib",
                 "/usr/lib/snug",
                 "/usr/lib/snug/init",
@@ -117,11 +264,160 @@ mod tests {
 
     #[test]
     fn a_link_to_an_init_still_leads_there() {
-        let mut tree = RootTree::new(BodySource::new(Vec::new()));
-        tree.insert(path("init"), Inode::new(Kind::Symlink(b"sbin/init".as_slice().into()), 0o777)).unwrap();
-        install(&mut tree, None).unwrap();
+        let mut tree = with_shell();
+        link(&mut tree, "init", "sbin/init");
+        add(&mut tree, "sbin/init", &elf(62, None), 0o755);
+        install(&mut tree, READ_ONLY).unwrap();
         assert_eq!(content(&tree, "usr/lib/snug/init"), "-> /sbin/init");
         assert!(tree.get(&path("usr/lib/snug/overlay")).is_none());
+    }
+
+    #[test]
+    fn what_needs_no_first_stage_stays_as_it_is() {
+        // With a shell and without, and whatever is wrong with it.
+        for (mut tree, init, missed) in [
+            (with_shell(), &b"#!/bin/sh"[..], &[][..]),
+            (with_shell(), &elf(62, None), &[]),
+            (empty(), &elf(62, None), &[]),
+            (
+                empty(),
+                b"#!/bin/sh",
+                &["warning: /init is started by /bin/sh, which does not exist: a machine cannot start it"],
+            ),
+            (
+                with_shell(),
+                &elf(183, None),
+                &["warning: /init is a program for arm64, and the image is for linux/amd64: a machine cannot start it"],
+            ),
+        ] {
+            add(&mut tree, "init", init, 0o755);
+            let before = names(&tree);
+            assert_eq!(install(&mut tree, WRITABLE).unwrap(), missed);
+            assert_eq!(names(&tree), before);
+            assert_eq!(tree.bodies().read_to_vec(body_of(&tree, "init")).unwrap(), init);
+        }
+    }
+
+    fn body_of<'tree>(tree: &'tree RootTree, name: &str) -> &'tree snug_rootfs::tree::Body {
+        match &tree.get(&path(name)).unwrap().kind {
+            Kind::File(body) => body,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Each tree with what it misses, and with what `/init` is.
+    #[test]
+    fn what_a_machine_would_miss_is_said() {
+        type Change = fn(&mut RootTree);
+        let own: Change = |tree| add(tree, "init", &elf(62, None), 0o755);
+        let trees: [(&str, RootTree, Change); 9] = [
+            ("a static init and no shell", empty(), own),
+            ("a shell of another machine", empty(), |tree| {
+                add(tree, "init", &elf(62, None), 0o755);
+                add(tree, "bin/sh", &elf(183, None), 0o755);
+            }),
+            ("a shell without its loader", empty(), |tree| {
+                add(tree, "init", &elf(62, None), 0o755);
+                add(tree, "bin/sh", &elf(62, Some("/lib64/ld-linux-x86-64.so.2")), 0o755);
+            }),
+            ("a shell, and no mount", with_shell(), |tree| {
+                add(tree, "init", &elf(62, None), 0o755);
+                tree.remove(&path("usr/bin/mount"));
+                tree.remove(&path("usr/bin/mkdir"));
+            }),
+            ("a shell, and no stat", with_shell(), |tree| {
+                add(tree, "init", &elf(62, None), 0o755);
+                tree.remove(&path("usr/bin/stat"));
+            }),
+            ("a dangling init", with_shell(), |tree| link(tree, "init", "sbin/init")),
+            ("an init that is not executable", with_shell(), |tree| {
+                add(tree, "init", b"#!/bin/sh\n", 0o644);
+                add(tree, "sbin/init", &elf(62, None), 0o755);
+            }),
+            ("a shell and no init", with_shell(), |_| ()),
+            ("/sbin/init alone", empty(), |tree| add(tree, "sbin/init", &elf(62, None), 0o755)),
+        ];
+        let mut table = String::new();
+        for (name, tree, change) in trees {
+            for (kind, needs) in [("writable", WRITABLE), ("read-only", READ_ONLY)] {
+                let mut tree = tree.clone();
+                change(&mut tree);
+                let missed = install(&mut tree, needs).unwrap();
+                let entry = match tree.get(&path("init")).map(|inode| &inode.kind) {
+                    Some(Kind::File(_)) if content(&tree, "init") == SCRIPT => "the first stage".to_owned(),
+                    Some(Kind::Symlink(target)) => format!("-> {}", String::from_utf8_lossy(target)),
+                    Some(_) => "its own".to_owned(),
+                    None => "none".to_owned(),
+                };
+                table += &format!("{name}, {kind}: /init is {entry}\n");
+                for line in missed.iter().flat_map(|missed| missed.lines()) {
+                    table += &format!("    {line}\n");
+                }
+            }
+        }
+        table += "nothing at all:\n";
+        table += &format!("    {}\n", install(&mut empty(), WRITABLE).unwrap().join("\n    "));
+        insta::assert_snapshot!(table, @r"
+        a static init and no shell, writable: /init is its own
+        a static init and no shell, read-only: /init is its own
+            warning: the machine starts with a read-only root, without an overlay: the first stage is a script for /bin/sh, which does not exist
+            hint: add what is missing, or let the image's own /init mount what it writes to
+        a shell of another machine, writable: /init is its own
+        a shell of another machine, read-only: /init is its own
+            warning: the machine starts with a read-only root, without an overlay: the first stage is a script for /bin/sh, which is a program for arm64, and the image is for linux/amd64
+            hint: add what is missing, or let the image's own /init mount what it writes to
+        a shell without its loader, writable: /init is its own
+        a shell without its loader, read-only: /init is its own
+            warning: the machine starts with a read-only root, without an overlay: the first stage is a script for /bin/sh, which is started by /lib64/ld-linux-x86-64.so.2, which does not exist
+            hint: add what is missing, or let the image's own /init mount what it writes to
+        a shell, and no mount, writable: /init is its own
+        a shell, and no mount, read-only: /init is its own
+            warning: the machine starts with a read-only root, without an overlay: the first stage needs mkdir, mount, which the image does not have
+            hint: add what is missing, or let the image's own /init mount what it writes to
+        a shell, and no stat, writable: /init is its own
+        a shell, and no stat, read-only: /init is the first stage
+            warning: the first stage has to do without stat, which the image does not have
+        a dangling init, writable: /init is -> sbin/init
+            warning: /init is a symlink that leads nowhere: a machine cannot start it
+        a dangling init, read-only: /init is the first stage
+            warning: /init is a symlink that leads nowhere: a machine starts a shell instead
+        an init that is not executable, writable: /init is its own
+            warning: /init is not executable (mode 0644): a machine cannot start it
+        an init that is not executable, read-only: /init is the first stage
+            warning: /init is not executable (mode 0644): a machine starts /sbin/init instead
+        a shell and no init, writable: /init is the first stage
+            note: the image has no init: a machine starts a shell
+        a shell and no init, read-only: /init is the first stage
+            note: the image has no init: a machine starts a shell
+        /sbin/init alone, writable: /init is -> /sbin/init
+        /sbin/init alone, read-only: /init is -> /sbin/init
+            warning: the machine starts with a read-only root, without an overlay: the first stage is a script for /bin/sh, which does not exist
+            hint: add what is missing, or let the image's own /init mount what it writes to
+        nothing at all:
+            warning: the image has no init (/init, /sbin/init, /etc/init or /bin/init), and /bin/sh does not exist: a machine cannot start it
+        ");
+    }
+
+    #[test]
+    fn an_overlay_that_was_asked_for_and_cannot_be_laid_is_an_error() {
+        let needs = Needs { overlay: Some(1 << 20), ..READ_ONLY };
+        let mut tree = empty();
+        add(&mut tree, "init", &elf(62, None), 0o755);
+        let error = install(&mut tree.clone(), needs).unwrap_err().to_string();
+        let lack = "the first stage is a script for /bin/sh, which does not exist\nhint: ";
+        assert!(error.contains(lack), "{error}");
+        let mut shell = with_shell();
+        shell.remove(&path("usr/bin/pivot_root"));
+        let error = install(&mut shell, needs).unwrap_err().to_string();
+        assert!(error.contains("needs pivot_root, which the image does not have\nhint: "), "{error}");
+        // On a writable root it is for `overlay=` on the kernel command line, and nothing is lost without it.
+        let needs = Needs { read_only: false, ..needs };
+        let missed = install(&mut tree, needs).unwrap();
+        assert!(missed.len() == 1 && missed[0].contains(lack), "{missed:?}");
+        let mut tree = with_shell();
+        add(&mut tree, "init", &elf(62, None), 0o755);
+        assert_eq!(install(&mut tree, needs).unwrap(), [""; 0]);
+        assert_eq!(content(&tree, "init"), SCRIPT);
     }
 
     #[test]
