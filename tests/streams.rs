@@ -107,8 +107,8 @@ fn work_goes_on_where_nobody_hears_of_it() {
 }
 
 /// A build that waits for a signal, and by what it is recognised.
-struct Waiting {
-    process: Child,
+pub(super) struct Waiting {
+    pub(super) process: Child,
     number: String,
 }
 
@@ -162,7 +162,7 @@ fn start(workshop: &Workshop, words: &[&str], prepare: impl FnOnce(&mut Command)
     // The step's argument is this process's own, so that no other test's is taken for it.
     let number = format!("{}", 3_000_000 + std::process::id());
     workshop.spec("slow", &format!("run = [\"sleep {number}\"]"));
-    let mut command = workshop.xtask(&[&["image", "slow"], words].concat());
+    let mut command = workshop.xtask(words);
     command.stdout(Stdio::null());
     prepare(&mut command);
     // SAFETY: signal(2) is safe between fork and exec. Whoever runs the tests may have ignored it.
@@ -184,14 +184,14 @@ fn a_signal_ends_a_build_whatever_its_streams_are() {
     }
     let workshop = Workshop::new();
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
-        let mut running = start(&workshop, &[], |command| {
+        let mut running = start(&workshop, &["image", "slow"], |command| {
             command.stderr(unread());
         });
         running.reach_step();
         running.send(signal);
         running.ends_by(signal, &workshop);
     }
-    let mut running = start(&workshop, &[], |command| {
+    let mut running = start(&workshop, &["image", "slow"], |command| {
         command.stderr(full());
     });
     running.reach_step();
@@ -204,7 +204,7 @@ fn a_signal_ends_a_build_whatever_its_streams_are() {
     while writer.write(&[b'x'; 4096]).is_ok() {}
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).expect("a pipe");
     for signal in [Signal::SIGTERM, Signal::SIGHUP] {
-        let running = start(&workshop, &[], |command| {
+        let running = start(&workshop, &["image", "slow"], |command| {
             command.stderr(writer.try_clone().expect("a pipe"));
         });
         // Its handler is installed when signals are caught: SigCgt of proc_pid_status(5).
@@ -221,7 +221,7 @@ fn a_signal_ends_a_build_whatever_its_streams_are() {
 }
 
 /// Starts the build on a terminal of its own, and returns the other end of that.
-fn on_terminal(workshop: &Workshop, words: &[&str]) -> (Waiting, OwnedFd) {
+pub(super) fn on_terminal(workshop: &Workshop, words: &[&str], set: &dyn Fn(&OwnedFd)) -> (Waiting, OwnedFd) {
     // Closed when it is dropped: no other process inherits it.
     let terminal = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a pseudo-terminal");
     grantpt(&terminal).expect("a pseudo-terminal");
@@ -229,6 +229,8 @@ fn on_terminal(workshop: &Workshop, words: &[&str]) -> (Waiting, OwnedFd) {
     let name = ptsname_r(&terminal).expect("a name");
     let mut slave = File::options();
     let slave = slave.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name).expect("a terminal");
+    let terminal = OwnedFd::from(terminal);
+    set(&terminal);
     let stream = || Stdio::from(slave.try_clone().expect("a stream"));
     let running = start(workshop, words, |command| {
         command.stdin(stream()).stdout(stream()).stderr(stream());
@@ -243,7 +245,7 @@ fn on_terminal(workshop: &Workshop, words: &[&str]) -> (Waiting, OwnedFd) {
             })
         };
     });
-    (running, terminal.into())
+    (running, terminal)
 }
 
 /// Reads what is printed until it contains `text`.
@@ -264,13 +266,13 @@ fn a_closed_terminal_ends_a_build_and_its_shell() {
         return;
     }
     let workshop = Workshop::new();
-    let (mut running, terminal) = on_terminal(&workshop, &[]);
+    let (mut running, terminal) = on_terminal(&workshop, &["image", "slow"], &|_| {});
     running.reach_step();
     drop(terminal);
     running.ends_by(Signal::SIGHUP, &workshop);
 
     // Ctrl-C is typed, and the terminal is stopped (Ctrl-S), so that nothing can be said.
-    let (mut running, terminal) = on_terminal(&workshop, &[]);
+    let (mut running, terminal) = on_terminal(&workshop, &["image", "slow"], &|_| {});
     running.reach_step();
     let mut keys = File::from(terminal.try_clone().expect("a terminal"));
     keys.write_all(b"\x13").expect("a key");
@@ -280,7 +282,7 @@ fn a_closed_terminal_ends_a_build_and_its_shell() {
 
     // The shell of a failed step: the terminal goes while it waits for a key.
     for signal in [Signal::SIGHUP, Signal::SIGTERM] {
-        let (mut running, terminal) = on_terminal(&workshop, &["--shell"]);
+        let (mut running, terminal) = on_terminal(&workshop, &["image", "slow", "--shell"], &|_| {});
         running.reach_step();
         // The step fails when its program is killed.
         running.step().into_iter().for_each(|step| kill(step, Signal::SIGKILL).expect("a step"));
@@ -299,14 +301,14 @@ fn a_hangup_that_nohup_ignores_is_ignored() {
         return;
     }
     let workshop = Workshop::new();
-    let mut running = start(&workshop, &[], |command| {
+    let mut running = start(&workshop, &["image", "slow"], |command| {
         command.stderr(Stdio::null());
     });
     let program = running.process.id();
     running.reach_step();
     running.send(Signal::SIGTERM);
     running.ends_by(Signal::SIGTERM, &workshop);
-    let mut running = start(&workshop, &[], |command| {
+    let mut running = start(&workshop, &["image", "slow"], |command| {
         let mut nohup = Command::new("nohup");
         nohup.arg(command.get_program()).args(command.get_args()).current_dir(snug_tests::workspace());
         nohup.env("XDG_CACHE_HOME", workshop.path("cache")).stdout(Stdio::null()).stderr(Stdio::null());
@@ -327,11 +329,11 @@ fn a_signal_ends_what_waits_for_another_run() {
         return;
     }
     let workshop = Workshop::new();
-    let mut first = start(&workshop, &[], |command| {
+    let mut first = start(&workshop, &["image", "slow"], |command| {
         command.stderr(Stdio::null());
     });
     first.reach_step();
-    let mut second = start(&workshop, &[], |command| {
+    let mut second = start(&workshop, &["image", "slow"], |command| {
         command.stderr(Stdio::piped());
     });
     let mut said = String::new();

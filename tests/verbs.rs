@@ -299,21 +299,27 @@ fn bash_and_fish_complete_the_names_of_images() {
         ask cargo xtask ima
         ask cargo xtask image o
         ask cargo xtask image --filesystem sq
+        ask cargo xtask image --platform = linux/ar
+        ask cargo xtask clean t
         ask cargo bui
     "#;
     let mut command = Command::new("bash");
     command.args(["--norc", "-c", bash, "bash"]).arg(script("bash")).current_dir(checkout.join("below"));
     let said = succeed(command.env_remove("CARGO_TARGET_DIR"));
-    assert_eq!(String::from_utf8_lossy(&said.stdout), "image\none\nsquashfs\nbefore\n");
+    assert_eq!(
+        String::from_utf8_lossy(&said.stdout),
+        "image\none\nsquashfs squashfs+verity\nlinux/arm64\ntools trees\nbefore\n"
+    );
 
     if !have(&["fish", "zsh"]) {
         return;
     }
-    let fish = "source $argv[1]; complete -C 'cargo xtask image o'; complete -C 'cargo xtask image --filesystem sq'";
+    let fish = "source $argv[1]; complete -C 'cargo xtask image o'; complete -C 'cargo xtask boot x --accel k'; \
+                complete -C 'cargo xtask image --platform=linux/ar'";
     let mut command = Command::new("fish");
     command.args(["--no-config", "-c", fish]).arg(script("fish")).current_dir(checkout.join("below"));
     let said = succeed(command.env_remove("CARGO_TARGET_DIR").env("HOME", folder.path()));
-    assert_eq!(String::from_utf8_lossy(&said.stdout), "one\nsquashfs\n");
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "one\nkvm\n--platform=linux/arm64\n");
 
     // zsh completes only at a prompt: its functions are replaced by ones that print what they are given.
     let zsh = r#"
@@ -327,10 +333,11 @@ fn bash_and_fish_complete_the_names_of_images() {
         ask() { words=("$@"); CURRENT=$#; _cargo_xtask }
         ask cargo xtask image o
         ask cargo xtask image --output ''
+        ask cargo xtask bench --only snug-p
         ask cargo bui
     "#;
     let mut command = Command::new("zsh");
     command.args(["-f", "-c", zsh, "zsh"]).arg(script("zsh")).current_dir(checkout.join("below"));
     let said = succeed(command.env_remove("CARGO_TARGET_DIR"));
-    assert_eq!(String::from_utf8_lossy(&said.stdout), "one\nfiles\nbefore\n");
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "one\nfiles\nsnug-pipe\nbefore\n");
 }

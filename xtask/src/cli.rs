@@ -1,21 +1,28 @@
 //! The command line: the verbs with their help, and the exit code.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::signal::Signal;
-use snug_process::interrupt;
+use snug_process::{child, interrupt};
 
 use crate::commands;
 use crate::error;
 use crate::filesystem::mke2fs;
-use crate::report::streams;
+use crate::report::progress::{self, Volume};
+use crate::report::{screen, streams};
 
 /// Right-sized root filesystem images for microVMs
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 struct Cli {
+    /// Say nothing on standard error but warnings and errors
+    #[arg(short, long, global = true, display_order = 100)]
+    quiet: bool,
+    /// Say which commands run, and show all that they print
+    #[arg(short, long, global = true, display_order = 100, conflicts_with = "quiet")]
+    verbose: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -71,7 +78,7 @@ pub fn main() -> ExitCode {
         return mke2fs::loop_main();
     }
     let result = match Cli::try_parse() {
-        Ok(cli) => interrupt::install(streams::say).and_then(|()| run(cli)),
+        Ok(cli) => interrupt::install(screen::say_last).and_then(|()| run(cli)),
         Err(answer) => print(&answer),
     };
     interrupt::hold_if_interrupted();
@@ -80,7 +87,7 @@ pub fn main() -> ExitCode {
         // As SIGPIPE, which Rust's runtime ignores, ends other programs. All is cleared up.
         Err(error) if error::is_output_closed(&error) => interrupt::end_by(Signal::SIGPIPE),
         Err(error) => {
-            streams::say(&error::message(&error));
+            screen::say(&error::message(&error));
             error::exit_code(&error)
         }
     }
@@ -91,13 +98,32 @@ pub fn main() -> ExitCode {
 fn print(answer: &clap::Error) -> Result<ExitCode> {
     let text = answer.render();
     match answer.use_stderr() {
-        true => streams::say(streams::styled(&text.ansi().to_string(), &std::io::stderr()).trim_end()),
+        true => screen::say(streams::styled(&text.ansi().to_string(), &std::io::stderr()).trim_end()),
         false => streams::print(&streams::styled(&text.ansi().to_string(), &std::io::stdout()))?,
     }
     Ok(u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
+/// Says that a program of the host is started. What the sandbox's own process runs is said where its steps are.
+fn show_command(command: &Command) {
+    if command.get_program() != "/proc/self/exe" {
+        let words: Vec<_> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy())
+            .collect();
+        screen::say(&progress::as_typed(&words));
+    }
+}
+
 fn run(cli: Cli) -> Result<ExitCode> {
+    progress::set_volume(match (cli.quiet, cli.verbose) {
+        (true, _) => Volume::Quiet,
+        (false, true) => Volume::Verbose,
+        (false, false) => Volume::Normal,
+    });
+    if cli.verbose {
+        child::on_start(show_command);
+    }
     match cli.verb {
         Verb::Image(arguments) => commands::image::run(arguments),
         Verb::Pack(arguments) => commands::pack::run(arguments),

@@ -30,6 +30,9 @@ pub enum Failure {
     /// An image failed its checks; with the findings.
     #[error("the image is not what it should be\n{0}")]
     Check(String),
+    /// Something on the network does not answer; with what it is, why, and hints. Another host, or this one later, may reach it.
+    #[error("{0}")]
+    Unreachable(String),
     /// Whoever read standard output has ended.
     #[error("nobody reads standard output any more")]
     OutputClosed,
@@ -41,7 +44,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => WRONG_USAGE,
             Failure::Check(_) => CHECK_FAILED,
-            Failure::OutputClosed => FAILED,
+            Failure::Unreachable(_) | Failure::OutputClosed => FAILED,
         }
     }
 }
@@ -105,6 +108,14 @@ pub fn missing_packages(error: &anyhow::Error) -> Vec<&'static str> {
     lacked.flatten().collect()
 }
 
+/// What on the network does not answer, if that is the cause.
+pub fn unreachable(error: &anyhow::Error) -> Option<&str> {
+    Known::all(error).find_map(|known| match known {
+        Known::Failure(Failure::Unreachable(text)) => Some(text.as_str()),
+        _ => None,
+    })
+}
+
 /// Whether the command is to end without a word, since nobody reads its results any more.
 pub fn is_output_closed(error: &anyhow::Error) -> bool {
     Known::all(error).any(|known| matches!(known, Known::Failure(Failure::OutputClosed)))
@@ -125,12 +136,24 @@ pub fn message(error: &anyhow::Error) -> String {
     lines.join("\n")
 }
 
+/// The message of an error for programs: what failed and its causes after colons, its hints on lines of their own.
+pub fn in_full(error: &anyhow::Error) -> String {
+    if let Some(errors) = Known::spec(error) {
+        return errors.to_string();
+    }
+    let Parts { causes, hints } = Parts::of(error);
+    hints.iter().fold(causes.join(": "), |text, hint| format!("{text}\n{HINT}{hint}"))
+}
+
 /// The message of an error in one line, for a table.
 pub fn summary(error: &anyhow::Error) -> String {
-    if Known::spec(error).is_some() {
-        return "the spec has errors".to_owned();
+    if let Some(errors) = Known::spec(error) {
+        return errors.0.first().map_or_else(String::new, |first| first.message().to_owned());
     }
     let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+    if let Some(text) = unreachable(error) {
+        return first_line(text.to_owned());
+    }
     // A missing program is the reason, whatever needed it.
     let missing = Known::all(error).find_map(|known| match known {
         Known::Missing(missing) => Some(missing.to_string()),
@@ -160,10 +183,15 @@ impl Parts {
         for cause in error.chain() {
             let text = cause.to_string();
             let (hints, said): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(HINT));
-            parts.hints.extend(hints.iter().filter_map(|line| line.strip_prefix(HINT)).map(str::to_owned));
-            // A context may add nothing but a hint.
-            if !said.is_empty() {
-                parts.causes.push(said.join("\n"));
+            for hint in hints.iter().filter_map(|line| line.strip_prefix(HINT)) {
+                if !parts.hints.iter().any(|known| known == hint) {
+                    parts.hints.push(hint.to_owned());
+                }
+            }
+            // A context may add nothing but a hint, and some errors tell in their own text what caused them.
+            let said = said.join("\n");
+            if !said.is_empty() && !parts.causes.iter().any(|known| known.contains(&said)) {
+                parts.causes.push(said);
             }
         }
         parts
@@ -189,6 +217,10 @@ mod tests {
         let error = anyhow::anyhow!("no room\nhint: make room").context("cannot write\nhint: look");
         assert_eq!(message(&error), "error: cannot write\n  because: no room\nhint: look\nhint: make room");
         assert_eq!(summary(&error), "cannot write: no room");
+        let error =
+            anyhow::anyhow!("no such file\nhint: look").context("cannot read x: no such file").context("hint: look");
+        assert_eq!(message(&error), "error: cannot read x: no such file\nhint: look");
+        assert_eq!(in_full(&error), "cannot read x: no such file\nhint: look");
         let error = anyhow::anyhow!("no kernel").context("hint: name one");
         assert_eq!(message(&error), "error: no kernel\nhint: name one");
         assert_eq!(summary(&error), "no kernel");

@@ -17,6 +17,11 @@ pub enum Ext4Writer {
     Loop,
 }
 
+impl Ext4Writer {
+    /// The names of all writers.
+    pub const NAMES: [&str; 3] = ["native", "mke2fs", "loop"];
+}
+
 impl FromStr for Ext4Writer {
     type Err = String;
 

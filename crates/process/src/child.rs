@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 use std::{mem, thread};
 
@@ -62,6 +63,14 @@ pub struct Usage {
     pub peak_memory: u64,
 }
 
+/// Is told of every command before it starts.
+static OBSERVER: OnceLock<fn(&Command)> = OnceLock::new();
+
+/// Has `observe` called with every command before it starts; the first such function is kept.
+pub fn on_start(observe: fn(&Command)) {
+    let _ = OBSERVER.set(observe);
+}
+
 /// A program that cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start {program}")]
@@ -83,6 +92,9 @@ impl Child {
     pub fn start_with(command: &mut Command, signal: DeathSignal) -> Result<Self, StartError> {
         // What a signal is ending starts nothing new.
         interrupt::hold_if_interrupted();
+        if let Some(observe) = OBSERVER.get() {
+            observe(command);
+        }
         let name = name_of(command);
         let signal = match signal {
             DeathSignal::Kill => Signal::SIGKILL,

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use unicode_width::UnicodeWidthChar;
+
 use super::model::{Document, Located};
 
 /// Columns of the terminal that a shown line may take; of a longer one, the part around the caret is shown.
@@ -212,25 +214,9 @@ fn is_bidirectional_control(ch: char) -> bool {
     matches!(ch, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Returns the columns of a printable character in a terminal: two for the wide blocks of Unicode's East Asian Width
-/// (UAX #11), none for common combining characters.
+/// Returns the columns of a printable character in a terminal: two for wide ones, none for combining ones (Unicode's UAX #11).
 fn columns_of(ch: char) -> usize {
-    match ch {
-        '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{20d0}'..='\u{20f0}' | '\u{fe00}'..='\u{fe0f}' => 0,
-        '\u{1100}'..='\u{115f}'
-        | '\u{2e80}'..='\u{303e}'
-        | '\u{3041}'..='\u{a4cf}'
-        | '\u{ac00}'..='\u{d7a3}'
-        | '\u{f900}'..='\u{faff}'
-        | '\u{fe30}'..='\u{fe6f}'
-        | '\u{ff01}'..='\u{ff60}'
-        | '\u{ffe0}'..='\u{ffe6}'
-        | '\u{1f300}'..='\u{1f64f}'
-        | '\u{1f680}'..='\u{1f6ff}'
-        | '\u{1f900}'..='\u{1faff}'
-        | '\u{20000}'..='\u{3fffd}' => 2,
-        _ => 1,
-    }
+    ch.width().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub use error::{SpecError, SpecErrors};
 pub use image::{parse_image, read_image};
 pub use inherit::{ImageSet, Resolved};
 pub use model::{Document, ImageSpec, Located};
+pub use names::suite_help;
 
 /// Checks the name of an image. The error says which names are valid.
 pub fn check_image_name(text: &str) -> Result<(), String> {

@@ -4,6 +4,7 @@
 use snug_rootfs::glob::Glob;
 use snug_rootfs::oci::{Reference, ReferenceError};
 
+use super::nearest;
 use super::reader::Problem;
 
 /// Characters that a shell interprets.
@@ -149,6 +150,15 @@ pub(crate) fn suite(text: &str) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(format!("`{}` is not a Debian suite", text), "as \"trixie\""))
+}
+
+/// The suites of Debian's archive, newest first.
+const SUITES: [&str; 9] =
+    ["trixie", "bookworm", "bullseye", "forky", "sid", "stable", "testing", "unstable", "oldstable"];
+
+/// Returns the help for a suite that the archive does not have: the nearest name, else those that it has had for long.
+pub fn suite_help(suite: &str) -> String {
+    nearest::suggestion(suite, "the suites are", SUITES)
 }
 
 /// Checks a timestamp of Debian's snapshot archive.

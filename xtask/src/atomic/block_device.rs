@@ -14,7 +14,7 @@ use snug_process::interrupt;
 
 use crate::error::Failure;
 use crate::report::progress::{Progress, Stage, human_bytes};
-use crate::report::streams;
+use crate::report::screen;
 
 /// Bytes of one write to the device.
 const CHUNK: usize = 1 << 20;
@@ -71,7 +71,7 @@ impl BlockDevice {
         );
         let said = format!("{place}: the device is written in part only");
         let mut interrupted = interrupt::do_on_interrupt(move || {
-            streams::say(&format!("warning: {said}"));
+            screen::say(&format!("warning: {said}"));
         });
         let stage = progress.stage(format!("write to {place}"));
         stage.expect_bytes(length);

@@ -15,6 +15,7 @@ use snug_sandbox::{Action, Job, Program};
 use crate::cache::Cache;
 use crate::host::requirements::{self, Task};
 use crate::report::progress::Progress;
+use crate::steps::StepFailed;
 use crate::steps::environment;
 use crate::steps::watched::{self, Title};
 
@@ -33,6 +34,8 @@ pub struct Bootstrap<'a> {
     pub snapshot: Option<&'a str>,
     /// Packages beyond the variant's.
     pub include: &'a [&'a str],
+    /// Where it is asked for: `path:line` of a spec, or a description.
+    pub place: &'a str,
 }
 
 /// Probes whether a Debian root can be made here. The error says why not and what to do.
@@ -62,6 +65,22 @@ fn require_snapshots() -> Result<()> {
     Ok(())
 }
 
+/// The archive has no such suite.
+#[derive(Debug, thiserror::Error)]
+#[error("the archive of Debian has no suite `{suite}`\n  {said}")]
+pub struct NoSuchSuite {
+    suite: String,
+    /// apt's own words.
+    pub said: String,
+}
+
+/// Returns what apt says of a suite that the archive does not have.
+fn missing_suite(error: &anyhow::Error) -> Option<String> {
+    let failed: &StepFailed = error.downcast_ref()?;
+    let line = failed.last_lines.iter().find(|line| line.contains("does not have a Release file"))?;
+    Some(line.trim_start_matches("E: ").to_owned())
+}
+
 /// Bootstraps the root and hands its tar stream to `consume`, which reads it to its end.
 pub fn run(
     cache: &Cache,
@@ -71,6 +90,8 @@ pub fn run(
 ) -> Result<()> {
     probe()?;
     let work = cache.work_folder("bootstrap")?;
+    // mmdebstrap makes the root there and runs its programs.
+    cache.require_exec()?;
     let scratch = work.path().join("tmp");
     std::fs::create_dir(&scratch)?;
     // Root of the namespace is all that mmdebstrap's root mode needs.
@@ -89,11 +110,15 @@ pub fn run(
     command.extend([what.suite.to_owned(), "-".into()]);
     let program = Program { command, environment: environment::host_tools(), directory: None };
     let content = if what.include.is_empty() { what.variant.to_owned() } else { what.include.join(", ") };
-    let title = Title { text: format!("mmdebstrap {} ({content})", what.suite), place: "the spec's `base`".to_owned() };
+    let title =
+        Title { text: format!("mmdebstrap {} ({content})", what.suite), place: what.place.to_owned(), fetches: true };
     let mut actions = vec![Action::Scratch { folder: scratch }];
     actions.extend(emulator::emulator(what.platform)?.map(Action::Emulate));
     let mut titles: Vec<_> = actions.iter().map(|_| None).collect();
     titles.push(Some(title));
     actions.push(Action::Pipe(program));
-    watched::run(&Job { actions }, &titles, &[], progress, consume).map_err(|error| cache.explain(error))
+    watched::run(&Job { actions }, &titles, &[], progress, consume).map_err(|error| match missing_suite(&error) {
+        Some(said) => NoSuchSuite { suite: what.suite.to_owned(), said }.into(),
+        None => cache.explain(error),
+    })
 }

@@ -122,7 +122,8 @@ fn unpack(cache: &Cache, suite: &str, packages: &[&str], root: &Path, progress: 
     let work = cache.work_folder("tools")?;
     let tar = work.path().join("tools.tar");
     let platform = Platform::host().context("this machine is neither amd64 nor arm64")?;
-    let what = Bootstrap { suite, variant: EXTRACT, platform, snapshot: None, include: packages };
+    let what =
+        Bootstrap { suite, variant: EXTRACT, platform, snapshot: None, include: packages, place: "the tool itself" };
     debian::run(cache, &what, progress, &mut |stream| {
         std::io::copy(stream, &mut File::create(&tar)?).context("cannot write to the cache")?;
         Ok(())

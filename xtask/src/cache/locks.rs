@@ -1,6 +1,7 @@
 //! Locks by which the runs that share a cache leave each other's files alone (flock(2)).
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -40,13 +41,30 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Removes a file unless somebody has locked it. Returns whether it was removed.
+/// Removes a file, or a folder with all that is in it, but no file that somebody has locked. Returns whether all is gone.
 pub fn remove_unless_held(path: &Path) -> Result<bool> {
-    let free = File::open(path).is_ok_and(|file| file.try_lock().is_ok());
-    if free {
-        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    let cannot = || format!("cannot remove {}", path.display());
+    let about = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        about => about.with_context(cannot)?,
+    };
+    if about.is_dir() {
+        let mut all_gone = true;
+        for entry in fs::read_dir(path).with_context(cannot)? {
+            all_gone &= remove_unless_held(&entry.with_context(cannot)?.path())?;
+        }
+        return match fs::remove_dir(path) {
+            // Another run has begun something in it.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+            result => result.with_context(cannot).map(|()| all_gone),
+        };
     }
-    Ok(free)
+    // Only files are locked, and opening a pipe waits for its other end.
+    let held = about.is_file() && File::open(path).is_ok_and(|file| file.try_lock().is_err());
+    if !held {
+        fs::remove_file(path).with_context(cannot)?;
+    }
+    Ok(!held)
 }
 
 /// Whether nobody holds this lock. A lock that is not there is free.

@@ -11,12 +11,11 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use locks::{is_at, open_lock};
 
 use crate::host::disk_space;
-use crate::report::progress::human_bytes;
-use crate::report::streams;
+use crate::report::progress::{self, human_bytes};
 
 pub use locks::remove_unless_held;
 pub use store::{Algorithm, Store};
@@ -71,7 +70,7 @@ impl Cache {
         }
         let in_use = open_lock(&root.join(LOCKS).join("in-use.lock"))?;
         if let Err(TryLockError::WouldBlock) = in_use.try_lock_shared() {
-            streams::say("another run cleans the cache: waiting for it");
+            progress::note("another run cleans the cache: waiting for it");
         }
         in_use.lock_shared().context("cannot lock the cache")?;
         Ok(Cache { root, in_use: Arc::new(in_use) })
@@ -81,6 +80,20 @@ impl Cache {
     pub fn take_alone(&self) -> bool {
         // flock(2): converting a lock gives the old one up first, and takes it again where that fails.
         self.in_use.try_lock().is_ok() || self.in_use.lock_shared().is_err()
+    }
+
+    /// Fails where programs in the cache cannot be run: trees are made there, and their own programs run in them.
+    pub fn require_exec(&self) -> Result<()> {
+        if disk_space::forbids_programs(&self.root) {
+            bail!(
+                "no program can be run in the cache {}: its filesystem is mounted noexec\n\
+                 hint: set XDG_CACHE_HOME to a folder on another filesystem, or allow it: \
+                 mount -o remount,exec {}",
+                self.root.display(),
+                disk_space::mount_point(&self.root).display()
+            );
+        }
+        Ok(())
     }
 
     /// Returns the cache's folder.

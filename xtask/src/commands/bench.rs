@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=99))]
     rounds: u16,
     /// Measure only these, and `cp` [default: all that are installed]
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "CANDIDATE", value_delimiter = ',')]
     only: Vec<String>,
     /// Write the generated tar to this file, or `-` for standard output, and measure nothing
     #[arg(long, value_name = "FILE|-", conflicts_with_all = ["tar", "rounds", "only", "json"])]

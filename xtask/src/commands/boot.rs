@@ -217,7 +217,7 @@ fn by_ssh(
     guest.allow(END_BUDGET);
     match guest.wait_for_end() {
         Ok(_) => stage.finish(""),
-        Err(error) => progress.note(format!("warning: the machine was killed: {error}")),
+        Err(error) => progress.warn(format!("warning: the machine was killed: {error}")),
     }
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))

@@ -77,17 +77,17 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let built = match found {
             Found::Whole(built) => *built,
             Found::Damaged { image, kind, why } => {
-                progress.note(format!("{name}: {why}\n{rewrite}"));
+                progress.warn(format!("{name}: {why}\n{rewrite}"));
                 reports.push(CheckReport::new(name, image, kind, vec![Check::failed("image", "", why)]));
                 continue;
             }
         };
         let mut checks = Vec::new();
         if let Some(note) = built.staleness(set, &run.cached_providers()?) {
-            progress.note(format!("{name}: {note}"));
+            progress.warn(format!("{name}: {note}"));
         }
         if let Some(why) = built.changes(&progress) {
-            progress.note(format!("{name}: {why}\n{rewrite}"));
+            progress.warn(format!("{name}: {why}\n{rewrite}"));
             if depth == Depth::Quick {
                 checks.push(Check::failed("digest", "SHA-256", why));
             }

@@ -11,12 +11,11 @@ use snug_sandbox;
 
 use super::arguments;
 use super::run::Run;
-use crate::atomic::Partial;
 use crate::cache::{self, Cache};
 use crate::error::Failure;
 use crate::report::progress::human_bytes;
 use crate::report::render::Render;
-use crate::report::{streams, table};
+use crate::report::table;
 
 /// The name of the folder of results among the caches.
 const RESULTS: &str = "results";
@@ -49,6 +48,9 @@ pub struct Arguments {
 struct Cleaned {
     /// On disk, of all caches together.
     freed_bytes: u64,
+    /// What would be freed, where nothing is removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_free_bytes: Option<u64>,
     caches: Vec<Row>,
 }
 
@@ -94,8 +96,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut folders = vec![(LEFTOVERS.to_owned(), cache.root().join("work"))];
     folders.extend(cache.categories()?);
     folders.push((RESULTS.to_owned(), run.results()?));
-    if let Some(unknown) = arguments.caches.iter().find(|name| !folders.iter().any(|(known, _)| known == *name)) {
-        let names: Vec<&str> = folders.iter().map(|(name, _)| name.as_str()).collect();
+    // One that nothing has filled yet is as good as emptied.
+    let known = |name: &String| folders.iter().any(|(known, _)| known == name) || !purpose(name).is_empty();
+    if let Some(unknown) = arguments.caches.iter().find(|name| !known(name)) {
+        let names = CACHES.map(|(name, _)| name);
         bail!(Failure::Usage(format!("there is no cache `{unknown}`\nhint: the caches are {}", names.join(", "))));
     }
     let alone = arguments.dry_run || cache.take_alone();
@@ -112,11 +116,17 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let freed_bytes = size_bytes.saturating_sub(size(cache, &name, &folder)?);
         rows.push(Row { holds: purpose(&name), cache: name, size_bytes, freed_bytes, state, folder });
     }
-    let cleaned = Cleaned { freed_bytes: rows.iter().map(|row| row.freed_bytes).sum(), caches: rows };
+    let doomed = rows.iter().filter(|row| row.state == State::WouldBeRemoved).map(|row| row.size_bytes);
+    let would_free_bytes = arguments.dry_run.then(|| doomed.sum());
+    let freed_bytes = rows.iter().map(|row| row.freed_bytes).sum();
+    let cleaned = Cleaned { freed_bytes, would_free_bytes, caches: rows };
     arguments.format.print(&cleaned)?;
-    streams::say(&format!("freed {}", human_bytes(cleaned.freed_bytes)));
+    run.progress().note(match would_free_bytes {
+        Some(bytes) => format!("would free {}", human_bytes(bytes)),
+        None => format!("freed {}", human_bytes(cleaned.freed_bytes)),
+    });
     if cleaned.caches.iter().any(|row| row.state == State::Kept && row.size_bytes > 0) {
-        streams::say(
+        run.progress().note(
             "hint: name caches to empty them, or give --all; all but results and kept are filled again when they are needed",
         );
     }
@@ -140,18 +150,20 @@ fn size(cache: &Cache, name: &str, folder: &Path) -> Result<u64> {
     })
 }
 
+/// The caches, and what each is for.
+pub const CACHES: [(&str, &str); 7] = [
+    (LEFTOVERS, "work of runs that were killed"),
+    ("downloads", "packages, and images of registries"),
+    (KEPT, "trees of failed steps, left by --keep"),
+    ("kernels", "kernels to boot images with"),
+    ("tools", "programs of other Debian suites"),
+    ("trees", "finished trees of bases and images"),
+    (RESULTS, "finished images"),
+];
+
 /// What a cache is for.
 fn purpose(name: &str) -> &'static str {
-    match name {
-        LEFTOVERS => "work of runs that were killed",
-        KEPT => "trees of failed steps, left by --keep",
-        "trees" => "finished trees of bases and images",
-        "downloads" => "packages, and images of registries",
-        "kernels" => "kernels to boot images with",
-        "tools" => "programs of other Debian suites",
-        RESULTS => "finished images",
-        _ => "",
-    }
+    CACHES.iter().find(|(known, _)| *known == name).map_or("", |(_, purpose)| purpose)
 }
 
 /// Empties one cache. Returns whether all of it is gone: what another run uses is kept.
@@ -167,12 +179,7 @@ fn empty(cache: &Cache, name: &str, folder: &Path, alone: bool) -> Result<bool> 
         }
         RESULTS => {
             for image in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
-                Partial::sweep(&image, "")?;
-                for path in entries(&image)? {
-                    all_gone &= cache::remove_unless_held(&path)?;
-                }
-                // Fails where an image is being written.
-                let _ = fs::remove_dir(&image);
+                all_gone &= cache::remove_unless_held(&image)?;
             }
         }
         _ if !alone => return Ok(entries(folder)?.is_empty()),

@@ -10,10 +10,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Arg, Args, Command, ValueEnum};
-use snug_formats::FilesystemKind;
+use snug_formats::{Ext4Writer, FilesystemKind};
+use snug_rootfs::platform::Platform;
 use snug_spec::ImageSet;
 use snug_spec::model::EngineKind;
 
+use super::clean;
+use crate::bench::candidates;
+use crate::check::Reader;
+use crate::check::boot::AcceleratorChoice;
 use crate::report::streams;
 use crate::workspace::Workspace;
 
@@ -55,13 +60,32 @@ pub struct Question {
 
 /// Prints the completions of the last word, one a line, each with a tab and its description where it has one.
 pub fn answer(tool: &Command, question: Question) -> Result<ExitCode> {
-    let words: Vec<String> = question.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words = as_given(question.words.iter().map(|word| word.to_string_lossy().into_owned()));
     let line = |(word, about): Candidate| match about.is_empty() {
         true => format!("{word}\n"),
         false => format!("{word}\t{about}\n"),
     };
     streams::print(&candidates(tool, &words, &images).into_iter().map(line).collect::<String>())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The words as they reach the tool: bash makes three of `--option=value`.
+fn as_given(words: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut given: Vec<String> = Vec::new();
+    let mut equals = false;
+    for word in words {
+        // What follows completes the word behind the sign, as it does behind a space.
+        if word == "=" && !equals && given.last().is_some_and(|before| before.starts_with("--")) {
+            equals = true;
+        } else {
+            equals = false;
+            given.push(word);
+        }
+    }
+    if equals {
+        given.push(String::new());
+    }
+    given
 }
 
 /// The names in the folder that `--images` names, or the workspace's own. A broken folder has none.
@@ -77,6 +101,20 @@ fn images(words: &[String]) -> Vec<Candidate> {
 /// All completions of the last of `words`, in the order of the help. `images` returns the names of the images.
 fn candidates(tool: &Command, words: &[String], images: &dyn Fn(&[String]) -> Vec<Candidate>) -> Vec<Candidate> {
     let Some((last, before)) = words.split_last() else { return Vec::new() };
+    // `--option=va` is completed as `--option va`, and a list by its last value.
+    if let Some((name, value)) = last.split_once('=').filter(|(name, _)| name.starts_with("--")) {
+        let apart = [before, &[name.to_owned(), value.to_owned()]].concat();
+        return prefixed(&format!("{name}="), candidates(tool, &apart, images));
+    }
+    let asked = before.split_first().and_then(|(verb, rest)| option(tool.find_subcommand(verb)?, rest.last()?));
+    if let Some((values, value)) = last.rsplit_once(',')
+        && asked.is_some_and(|option| option.get_value_delimiter() == Some(','))
+    {
+        let one = [before, &[value.to_owned()]].concat();
+        let mut others = candidates(tool, &one, images);
+        others.retain(|(word, _)| !values.split(',').any(|given| given == word));
+        return prefixed(&format!("{values},"), others);
+    }
     let mut found = match before.split_first().map(|(verb, rest)| (tool.find_subcommand(verb), rest)) {
         None => verbs(tool),
         Some((None, _)) => Vec::new(),
@@ -85,7 +123,7 @@ fn candidates(tool: &Command, words: &[String], images: &dyn Fn(&[String]) -> Ve
                 rest.last().and_then(|word| option(verb, word)).filter(|option| option.get_action().takes_values());
             match asks {
                 Some(option) => values(option, words, images),
-                None if last.starts_with('-') => options(verb, rest),
+                None if last.starts_with('-') => options(verb, rest).into_iter().chain(options(tool, rest)).collect(),
                 None => {
                     let given = positionals_given(verb, rest);
                     let wanted: Vec<_> = verb.get_positionals().collect();
@@ -100,6 +138,12 @@ fn candidates(tool: &Command, words: &[String], images: &dyn Fn(&[String]) -> Ve
         word == FILES || (word.starts_with(last.as_str()) && !before[1.min(before.len())..].contains(word))
     });
     found
+}
+
+fn prefixed(prefix: &str, found: Vec<Candidate>) -> Vec<Candidate> {
+    let prefix =
+        |(word, about): Candidate| if word == FILES { (word, about) } else { (format!("{prefix}{word}"), about) };
+    found.into_iter().map(prefix).collect()
 }
 
 fn verbs(tool: &Command) -> Vec<Candidate> {
@@ -144,9 +188,19 @@ fn values(arg: &Arg, words: &[String], images: &dyn Fn(&[String]) -> Vec<Candida
         return possible.iter().map(|value| (value.get_name().to_owned(), first_line(value.get_help()))).collect();
     }
     let plain = |word: &str| (word.to_owned(), String::new());
-    match arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str()) {
+    match arg.get_value_names().and_then(|names| names.first()).map(|name| name.trim_end_matches(",…")) {
         Some("NAME") => images(words),
-        Some("TYPE") => FilesystemKind::ALL.iter().map(|kind| plain(kind.as_str())).collect(),
+        Some("TYPE") => {
+            let kinds = FilesystemKind::ALL.map(FilesystemKind::as_str);
+            let sealed = kinds.map(|kind| (format!("{kind}+verity"), "sealed with dm-verity".to_owned()));
+            kinds.map(plain).into_iter().chain(sealed).collect()
+        }
+        Some("PLATFORM") => Platform::ALL.iter().map(|platform| plain(platform.as_str())).collect(),
+        Some("ACCELERATOR") => AcceleratorChoice::NAMES.map(plain).into(),
+        Some("READER") => Reader::NAMES.map(plain).into(),
+        Some("WRITER") => Ext4Writer::NAMES.map(plain).into(),
+        Some("CANDIDATE") => candidates::Candidate::ALL.iter().map(|candidate| plain(candidate.name())).collect(),
+        Some("CACHE") => clean::CACHES.map(|(name, purpose)| (name.to_owned(), purpose.to_owned())).into(),
         Some("ENGINE") => EngineKind::ALL.iter().map(|kind| plain(kind.as_str())).collect(),
         Some(name) if ["DIR", "FILE", "TAR", "PATH"].iter().any(|kind| name.contains(kind)) => vec![plain(FILES)],
         _ => Vec::new(),
@@ -176,9 +230,26 @@ mod tests {
         assert_eq!(complete(&["image", "openclaw", ""]), ["node-24"]);
         assert_eq!(complete(&["image", "--output", "/somewhere", "op"]), ["openclaw"]);
         assert_eq!(complete(&["image", "--dry"]), ["--dry-run"]);
-        assert_eq!(complete(&["image", "--filesystem", "sq"]), ["squashfs"]);
+        assert_eq!(complete(&["image", "--filesystem", "sq"]), ["squashfs", "squashfs+verity"]);
+        assert_eq!(complete(&["image", "--qu"]), ["--quiet"]);
         assert_eq!(complete(&["image", "--output", ""]), [FILES]);
         assert_eq!(complete(&["completions", ""]), ["bash", "zsh", "fish"]);
+        assert_eq!(complete(&["clean", "t"]), ["tools", "trees"]);
+        assert_eq!(complete(&["clean", "trees", "t"]), ["tools"]);
+        assert_eq!(complete(&["image", "--platform", ""]), ["linux/amd64", "linux/arm64"]);
+        assert_eq!(complete(&["image", "--platform", "linux/amd64,"]), ["linux/amd64,linux/arm64"]);
+        assert_eq!(complete(&["image", "--platform=linux/ar"]), ["--platform=linux/arm64"]);
+        assert_eq!(complete(&["export", "x", "--platform", "linux/ar"]), ["linux/arm64"]);
+        assert_eq!(complete(&["boot", "x", "--accel", ""]), ["auto", "kvm", "tcg"]);
+        assert_eq!(complete(&["check", "--reader", "k"]), ["kernel"]);
+        assert_eq!(complete(&["bench", "--only", "mke2"]), ["mke2fs"]);
+        assert_eq!(
+            complete(&["report", "x", "--filesystem", "erofs,squ"]),
+            ["erofs,squashfs", "erofs,squashfs+verity"]
+        );
+        let as_bash = |words: &[&str]| as_given(words.iter().map(|word| (*word).to_owned()));
+        assert_eq!(as_bash(&["image", "--platform", "=", "l"]), ["image", "--platform", "l"]);
+        assert_eq!(as_bash(&["image", "--platform", "="]), ["image", "--platform", ""]);
         assert_eq!(complete(&["new", ""]), [""; 0]);
         assert_eq!(complete(&["new", "x", "--from", "node"]), ["node-24"]);
         assert_eq!(complete(&["no-such-verb", ""]), [""; 0]);

@@ -2,11 +2,12 @@
 
 mod dry_run;
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -29,7 +30,7 @@ use crate::image::{BuildOutcome, ImageType, Order, Providers, Target};
 use crate::jobs;
 use crate::report::progress::{human_bytes, human_duration};
 use crate::report::render::{Render, seconds};
-use crate::report::{streams, table};
+use crate::report::table;
 use crate::tree::{Assembly, Refresh};
 
 #[derive(Debug, Args)]
@@ -94,8 +95,8 @@ fn count(text: &str) -> Result<NonZeroUsize, String> {
 
 /// Builds the images. A failing image does not keep the others from being built.
 ///
-/// With `--all`, an image that this host cannot build (a program is missing, or it is for another platform) is named with
-/// the reason and fails nothing, unless `--setup` was to install what is missing.
+/// With `--all`, an image that this host cannot build (a program is missing, it is for another platform, or the registry or
+/// archive that it comes from does not answer) is named with the reason and fails nothing, unless `--setup` was to install what is missing.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let on_failure = match (arguments.keep, arguments.shell) {
         (_, true) if !(io::stdin().is_terminal() && io::stdout().is_terminal()) => bail!(Failure::Usage(
@@ -134,17 +135,21 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let engines = run.engines()?;
     if arguments.dry_run {
         let plans = Plans::new(&names, &orders, engines, &arguments.engine, &output)?;
-        for error in orders.iter().filter_map(|order| order.as_ref().err()) {
-            streams::say(&error::message(error));
+        let mut said = BTreeMap::new();
+        for (name, error) in names.iter().zip(&orders).filter_map(|(name, order)| Some((name, order.as_ref().err()?))) {
+            let left_out = arguments.all && !arguments.setup.setup && is_beyond(error);
+            run.progress().warn(complaint(name, error, left_out, &mut said));
         }
         arguments.format.print(&plans)?;
-        let failed = orders.iter().find_map(|order| order.as_ref().err());
+        let fails = |error: &&anyhow::Error| !(arguments.all && !arguments.setup.setup && is_beyond(error));
+        let failed = orders.iter().filter_map(|order| order.as_ref().err()).find(fails);
         return Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code));
     }
     arguments.setup.prepare(orders.iter().flatten().flat_map(Order::tasks))?;
     let cache = run.swept_cache()?;
     let refresh = Refresh::new(arguments.refresh);
 
+    let said = Mutex::new(BTreeMap::new());
     let pairs: Vec<_> = names.iter().zip(orders).map(|(name, order)| (name, Mutex::new(Some(order)))).collect();
     let results = jobs::run(&pairs, arguments.jobs, |(name, order)| {
         let progress = run.progress().for_image(name);
@@ -161,20 +166,42 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             order.build(&assembly, &output, &progress)
         });
         let outcome = outcome.map_err(|error| arguments.setup.hint(tasks, error));
-        let beyond = outcome.as_ref().is_err_and(error::is_unsupported);
-        let left_out = beyond && arguments.all && !arguments.setup.setup;
-        match &outcome {
-            Err(error) if left_out => {
-                progress.note(format!("cannot build {name} on this host\n{}", error::message(error)))
-            }
-            Err(error) => progress.note(error::message(error)),
-            Ok(_) => {}
+        let left_out = arguments.all && !arguments.setup.setup && outcome.as_ref().is_err_and(is_beyond);
+        if let Err(error) = &outcome {
+            progress.warn(complaint(name, error, left_out, &mut lock(&said)));
         }
         Fared { name, outcome, choice, time: started.elapsed(), left_out }
     });
     arguments.format.print(&Results { images: results.iter().map(Fared::row).collect() })?;
     let failed = results.iter().filter(|fared| !fared.left_out).find_map(|fared| fared.outcome.as_ref().err());
     Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code))
+}
+
+/// Whether this host has no way to build an image: what is missing here, or does not answer, is no fault of the image.
+fn is_beyond(error: &anyhow::Error) -> bool {
+    error::is_unsupported(error) || error::unreachable(error).is_some()
+}
+
+/// What is said of an image that was not built. What several images lack is said in full for the first; `said` has what was
+/// said, and of which image.
+fn complaint(name: &str, error: &anyhow::Error, left_out: bool, said: &mut BTreeMap<String, String>) -> String {
+    let known = error::unreachable(error).and_then(|cause| match said.get(cause) {
+        Some(first) => Some(first.clone()),
+        None => {
+            said.insert(cause.to_owned(), name.to_owned());
+            None
+        }
+    });
+    match (known, left_out) {
+        (Some(first), true) => format!("cannot build {name} on this host, for the same reason as {first}"),
+        (Some(first), false) => format!("error: {name} failed for the same reason as {first}"),
+        (None, true) => format!("cannot build {name} on this host\n{}", error::message(error)),
+        (None, false) => error::message(error),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// The names of the images to build, each once.
@@ -219,7 +246,7 @@ impl<'a> Fared<'a> {
             Ok(outcome) => Became::Done(outcome),
             Err(error) => Became::Not {
                 state: if self.left_out { FailedState::CannotBuild } else { FailedState::Failed },
-                error: format!("{error:#}"),
+                error: error::in_full(error),
                 summary: error::summary(error),
             },
         };

@@ -59,7 +59,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let shown = spec.strip_prefix(std::env::current_dir()?).unwrap_or(&spec).display();
     streams::print(&format!("{shown}\n"))?;
     let elsewhere = arguments.images.folder.map(|images| format!(" --images {}", images.display())).unwrap_or_default();
-    streams::say(&format!("hint: edit it, then: cargo xtask image {name}{elsewhere}"));
+    run.progress().note(format!("hint: edit it, then: cargo xtask image {name}{elsewhere}"));
     Ok(ExitCode::SUCCESS)
 }
 

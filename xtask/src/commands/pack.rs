@@ -28,6 +28,7 @@ use crate::filesystem;
 use crate::filesystem::verity::Verity;
 use crate::image::{self, Digests, ImageType};
 use crate::manifest::write_list;
+use crate::report::amounts::entries;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::render::{self, Render};
 use crate::report::table;
@@ -268,9 +269,9 @@ fn read(arguments: &Arguments, folder: Option<&Path>, progress: &Progress) -> Re
              image as a spec's base = {{ oci = \"…\" }}"
         )));
     }
-    stage.finish(&format!("{} entries", tree.len()));
+    stage.finish(&entries(tree.len()));
     for adjusted in tree.adjustments().iter() {
-        progress.note(format!("warning: {adjusted}"));
+        progress.warn(format!("warning: {adjusted}"));
     }
     Ok(tree)
 }

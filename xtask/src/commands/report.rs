@@ -138,11 +138,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let progress = progress.for_image(&format!("{name} as {named}"));
         let outcome = report.cost(order, listing.has("usr/sbin/sshd"), &progress);
         if let Err(error) = &outcome {
-            progress.note(error::message(error));
+            progress.warn(error::message(error));
         }
         let found = match outcome {
             Ok(cost) => Found::Cost(cost.into()),
-            Err(error) => Found::Failure { error: format!("{error:#}") },
+            Err(error) => Found::Failure { error: error::in_full(&error) },
         };
         rows.push(Row { named: named.to_string(), found });
     }

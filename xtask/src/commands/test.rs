@@ -10,7 +10,7 @@ use super::run::Run;
 use crate::filesystem::erofs::ErofsUtils;
 use crate::host::requirements::Task;
 use crate::host::setup;
-use crate::report::streams;
+use crate::report::screen;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -37,7 +37,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut run = |words: &[&str], tail: &[String], environment: &[(&str, &str)]| -> Result<()> {
         let words: Vec<&str> = words.iter().copied().chain(tail.iter().map(String::as_str)).collect();
         let shown = format!("cargo {}", words.join(" "));
-        streams::say(&format!("test: {shown}"));
+        screen::say(&format!("test: {shown}"));
         let mut command = Command::new(&cargo);
         command.args(words).current_dir(root);
         command.env("SNUG_XTASK", std::env::current_exe()?).envs(environment.iter().copied());
@@ -57,7 +57,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             if is_installed(&cargo, check) {
                 run(words, &[], &[])?;
             } else {
-                streams::say(&format!("test: SKIPPED cargo {check}, which is not installed"));
+                screen::say(&format!("test: SKIPPED cargo {check}, which is not installed"));
             }
         }
         // Uses the dependencies as clippy has checked them, so that only the workspace's own crates are read again.
@@ -67,7 +67,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     run(&["test", "--workspace", "--profile", "xtask"], &arguments.rest, &[])?;
     // Repeated at the end, since the first failure may have scrolled away.
     for shown in &failed {
-        streams::say(&format!("test: FAILED {shown}"));
+        screen::say(&format!("test: FAILED {shown}"));
     }
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

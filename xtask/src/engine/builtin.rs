@@ -51,6 +51,7 @@ impl Engine for Builtin {
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()> {
+        self.cache.require_exec()?;
         let work = self.cache.work_folder(&plan.name)?;
         let secrets = secrets::read(&plan.secrets)?;
         let terminal = (on_failure == OnFailure::Shell).then(Terminal::open).transpose()?;
@@ -59,11 +60,11 @@ impl Engine for Builtin {
         let result = watched::run_with(&job, &titles, &secrets, terminal, progress, consume)
             .map_err(|error| self.cache.explain(error));
         if let Some(error) = downloads.and_then(|downloads| downloads.keep().err()) {
-            progress.note(format!("warning: {error:#}"));
+            progress.warn(format!("warning: {error:#}"));
         }
         if result.is_err() && on_failure == OnFailure::Keep {
             let kept = self.cache.keep(work, &plan.name)?;
-            progress.note(format!("the tree as it failed, until `cargo xtask clean`: {}", kept.join("root").display()));
+            progress.warn(format!("the tree as it failed, until `cargo xtask clean`: {}", kept.join("root").display()));
         }
         result
     }
@@ -81,8 +82,11 @@ fn job(
     let ca_bundle = environment::ca_bundle();
     let trust = ca_bundle.is_some();
     let mut actions = vec![Action::Materialise { tar: base.to_path_buf(), root: root.clone() }];
-    let mut titles =
-        vec![Some(Title { text: format!("unpack {}", plan.base.describe()), place: plan.base_place.clone() })];
+    let mut titles = vec![Some(Title {
+        text: format!("unpack {}", plan.base.describe()),
+        place: plan.base_place.to_string(),
+        fetches: false,
+    })];
     if let Some(emulator) = emulator::emulator(plan.platform)? {
         actions.push(Action::Emulate(emulator));
         titles.push(None);
@@ -126,10 +130,10 @@ fn job(
             }),
             StepAction::Files(files) => Action::Place { tar: write_files(files, work, index)? },
         });
-        titles.push(Some(Title { text: step.describe(), place: step.place.clone() }));
+        titles.push(Some(Title { text: step.describe(), place: step.place.clone(), fetches: step.action.fetches() }));
     }
     actions.push(Action::Export);
-    titles.push(Some(Title { text: "collect the tree".into(), place: plan.name.clone() }));
+    titles.push(Some(Title { text: "collect the tree".into(), place: plan.name.clone(), fetches: false }));
     Ok((Job { actions }, titles))
 }
 

@@ -140,7 +140,7 @@ impl Engine for Container {
         self.refuse(plan)?;
         let secrets = secrets::read(&plan.secrets)?;
         if !self.cli.is_docker() && Uid::effective().is_root() {
-            progress.note(
+            progress.warn(
                 "warning: podman run by root shows build steps the devices of this machine\n\
                  hint: for a spec that you do not trust, run it without root or take another engine",
             );
@@ -157,10 +157,10 @@ impl Engine for Container {
             cleanup.keep();
             let kept = self.cache.keep(work, &plan.name)?;
             let folder = kept.join(folder.file_name().unwrap_or_default());
-            progress.note(format!("the build context as it failed, until `cargo xtask clean`: {}", folder.display()));
+            progress.warn(format!("the build context as it failed, until `cargo xtask clean`: {}", folder.display()));
             // BuildKit keeps no container of a step that failed.
             if builder == Builder::Classic {
-                progress.note(format!("what {} holds of it, until its next build: {}", self.cli, cleanup.query()));
+                progress.warn(format!("what {} holds of it, until its next build: {}", self.cli, cleanup.query()));
             }
             return built;
         }

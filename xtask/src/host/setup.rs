@@ -16,7 +16,7 @@ use snug_process::{child, interrupt};
 use snug_sandbox::{POLICY_PATH, POLICY_SCRIPT};
 
 use super::requirements::{self, Task};
-use crate::report::streams;
+use crate::report::{progress, screen};
 
 const APT_GET: HostProgram = HostProgram { name: "apt-get", package: "apt" };
 const APT_CACHE: HostProgram = HostProgram { name: "apt-cache", package: "apt" };
@@ -31,12 +31,12 @@ const UNITS: &str = "/etc/systemd/system";
 pub fn prepare(tasks: &[Task]) -> Result<()> {
     let missing = requirements::lacking(tasks);
     if missing.is_empty() {
-        streams::say("setup: nothing to install");
+        progress::note("setup: nothing to install");
         return Ok(());
     }
-    streams::say("setup: installing");
+    screen::say("setup: installing");
     for requirement in &missing {
-        streams::say(&format!("  {:<24} to {}", requirement.package, requirement.purpose));
+        screen::say(&format!("  {:<24} to {}", requirement.package, requirement.purpose));
     }
     if !Path::new("/usr/bin/apt-get").exists() {
         bail!(
@@ -65,7 +65,7 @@ fn install(missing: &[&'static Requirement]) -> Result<()> {
     let installed = apt_get(&words);
     policy.remove()?;
     for link in enabled_units().difference(&enabled) {
-        streams::say(&format!("setup: {} was enabled by its package; disabling it", link.display()));
+        screen::say(&format!("setup: {} was enabled by its package; disabling it", link.display()));
         run_as_root("rm", &["--", &link.to_string_lossy()])?;
     }
     installed
@@ -109,7 +109,7 @@ fn downgrades(packages: &[String]) -> Result<Vec<String>> {
             as_root(&format!("apt-get install --allow-downgrades {}", older.join(" ")))
         );
     }
-    streams::say(&format!("setup: {MAY_DOWNGRADE} is set: downgrading to {}", older.join(", ")));
+    screen::say(&format!("setup: {MAY_DOWNGRADE} is set: downgrading to {}", older.join(", ")));
     Ok(older)
 }
 

@@ -75,7 +75,7 @@ pub fn write(
     let bodies = bodies.transpose().context("cannot read the files for their digests")?;
     stage.finish(&human_bytes(census.size));
     for omitted in &census.omitted {
-        progress.note(format!("warning: {omitted}"));
+        progress.warn(format!("warning: {omitted}"));
     }
     let verity = match seal {
         true => Some(seal_image(tree, &partial, &mut census, progress)?),

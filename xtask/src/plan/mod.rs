@@ -6,9 +6,12 @@ mod inputs;
 mod sources;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use base16ct::lower::encode_string as hex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -17,15 +20,18 @@ use snug_rootfs::digest;
 use snug_rootfs::glob::Glob;
 use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::TreePath;
-use snug_spec::model::{self, Base, DeviceSpec, FileSpec, ImageSpec, Located, SecretSpec};
+use snug_spec::model::{self, Base, DeviceSpec, Document, FileSpec, ImageSpec, Located, SecretSpec};
+use snug_spec::{SpecError, SpecErrors};
 
 use self::inputs::TreeInputs;
 use crate::bases::cargo::{Binaries, Program};
 use crate::bases::oci::{Resolution, Resolver};
+use crate::report::amounts::count;
 
 pub use self::inputs::Inputs;
 pub use self::sources::{SourceContent, SourceEntry, entries};
 pub use snug_spec::model::EngineKind;
+pub use snug_spec::suite_help;
 
 /// The mode of an `/init`.
 const INIT_MODE: u16 = 0o755;
@@ -46,8 +52,8 @@ pub struct BuildPlan {
     /// The platform of the tree's programs.
     pub platform: Platform,
     pub base: PlannedBase,
-    /// `path:line` of the spec that names the base.
-    pub base_place: String,
+    /// Where the spec names the base.
+    pub base_place: Place,
     /// The package manager for system packages.
     pub system: PackageManager,
     pub steps: Vec<Step>,
@@ -228,6 +234,13 @@ impl PackageManager {
     }
 }
 
+impl StepAction {
+    /// Whether all that it does is to fetch and install packages.
+    pub fn fetches(&self) -> bool {
+        matches!(self, StepAction::Install { .. })
+    }
+}
+
 impl Step {
     /// Returns the step in one line.
     pub fn describe(&self) -> String {
@@ -236,7 +249,7 @@ impl Step {
                 format!("{}: {}", manager.as_str(), in_short(&packages.join(" ")))
             }
             StepAction::Files(files) if files.len() == 1 => format!("file {}", files[0].to),
-            StepAction::Files(files) => format!("{} files", files.len()),
+            StepAction::Files(files) => count(files.len(), "file"),
             StepAction::Shell(command) => {
                 format!("run: {}", in_short(command.trim().lines().next().unwrap_or_default()))
             }
@@ -284,7 +297,7 @@ pub fn plan(
     let mut plan = BuildPlan {
         name: spec.name.clone(),
         platform,
-        base_place: places.of(&spec.base),
+        base_place: Place::of(spec, &spec.base),
         system,
         steps: plan_steps(spec, system, &files),
         environment: spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
@@ -302,6 +315,41 @@ pub fn plan(
     let (fingerprint, summary) = (inputs.fingerprint()?, inputs.summary()?);
     (plan.fingerprint, plan.inputs) = (fingerprint, summary);
     Ok(plan)
+}
+
+/// A place in a spec, shown as `path:line`, at which an error can be shown.
+#[derive(Debug, Clone)]
+pub struct Place {
+    line: String,
+    source: Option<(Arc<Document>, Range<usize>)>,
+}
+
+impl Place {
+    fn of<T>(spec: &ImageSpec, located: &Located<T>) -> Self {
+        let line = Places(&spec.document.path).of(located);
+        Place { line, source: Some((spec.document.clone(), located.span.clone())) }
+    }
+
+    /// Returns an error of the spec with its place, the line of the text, and what would be right.
+    pub fn error(&self, message: String, helps: impl IntoIterator<Item = String>) -> SpecErrors {
+        let error = match &self.source {
+            Some((document, span)) => SpecError::new(document, span.clone(), message),
+            None => SpecError::whole(Path::new(&self.line), message),
+        };
+        SpecErrors(vec![helps.into_iter().fold(error, SpecError::help)])
+    }
+}
+
+impl From<&str> for Place {
+    fn from(line: &str) -> Self {
+        Place { line: line.to_owned(), source: None }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
 }
 
 /// Places in a spec, as errors name them.
@@ -329,17 +377,17 @@ fn plan_base(
             PlannedBase::Debian { suite: suite.clone(), variant, snapshot: snapshot.clone(), fingerprint }
         }
         Base::Tar { path, sha256 } => {
-            let found = hash_file(&path.path, &mut |_| {})
-                .with_context(|| format!("{}:{}: base tar", spec.document.path.display(), spec.base.line))?;
+            let place = Place::of(spec, &spec.base);
+            let found = digest::of_file(&path.path, &mut |_| {}).map(|digest| hex(&digest)).map_err(|error| {
+                let help = "a path in a spec is relative to the folder of the spec";
+                place.error(format!("cannot read the base tar {}: {error}", path.path.display()), [help.to_owned()])
+            })?;
             if let Some(wanted) = sha256.map(|digest| hex(&digest))
                 && wanted != found
             {
-                bail!(
-                    "{}:{}: the base tar {} is not the one that the spec pins\n  pinned: {wanted}\n  found:  {found}",
-                    spec.document.path.display(),
-                    spec.base.line,
-                    path.path.display()
-                );
+                let message = format!("the base tar {} is not the one that the spec pins", path.path.display());
+                let digests = [format!("pinned: {wanted}"), format!("found:  {found}")];
+                return Err(place.error(message, digests).into());
             }
             PlannedBase::Tar { path: path.path.clone(), sha256: found }
         }

@@ -1,6 +1,8 @@
 //! What people and programs are shown: progress, results as text or JSON, plain tables.
 
+pub mod amounts;
 pub mod progress;
 pub mod render;
+pub mod screen;
 pub mod streams;
 pub mod table;

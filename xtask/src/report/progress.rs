@@ -1,100 +1,159 @@
 //! Live progress on standard error: a moving line per stage on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use snug_ext4::Meter;
 
-use super::streams;
+use super::screen::{Moving, REPAINT};
+use super::{screen, streams};
 
-pub use snug_ext4::size::human_bytes;
+pub use super::amounts::{human_bytes, human_duration};
 
 /// Off a terminal, a stage reports that it still runs at this interval.
 const PLAIN_HEARTBEAT: Duration = Duration::from_secs(10);
-/// Interval at which a moving line is repainted.
-const REPAINT: Duration = Duration::from_millis(100);
+
+/// How much is said on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Volume {
+    /// Warnings and errors.
+    Quiet,
+    /// What is done, as well.
+    Normal,
+    /// The commands that run and what they print, as well.
+    Verbose,
+}
+
+/// The command line's.
+static VOLUME: OnceLock<Volume> = OnceLock::new();
+
+/// Sets how much is said, once, before anything is.
+pub fn set_volume(volume: Volume) {
+    let _ = VOLUME.set(volume);
+}
+
+/// How much is said.
+pub fn volume() -> Volume {
+    VOLUME.get().copied().unwrap_or(Volume::Normal)
+}
+
+/// Says something that is neither warning nor error, unless that is not wanted.
+pub fn note(text: &str) {
+    if volume() > Volume::Quiet {
+        screen::say(text);
+    }
+}
 
 /// Where stages are shown. Clones share the same screen.
 #[derive(Clone)]
-pub struct Progress(Screen);
+pub struct Progress {
+    kind: Kind,
+    prefix: String,
+}
 
-#[derive(Clone)]
-enum Screen {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
     Hidden,
-    Plain { prefix: String },
-    Live { lines: MultiProgress, prefix: String },
+    /// Warnings and errors.
+    Quiet,
+    /// A line when a stage begins, one when it ends, and one now and then.
+    Plain,
+    /// As plain, with every line that the programs print.
+    Verbose,
+    /// A moving line on a terminal.
+    Live,
 }
 
 impl Progress {
     /// Live on a terminal, plain lines elsewhere.
     pub fn on_stderr() -> Self {
-        if std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb") {
-            Progress(Screen::Live { lines: MultiProgress::new(), prefix: String::new() })
-        } else {
-            Progress(Screen::Plain { prefix: String::new() })
-        }
+        let moves = || std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let kind = match volume() {
+            Volume::Quiet => Kind::Quiet,
+            Volume::Verbose => Kind::Verbose,
+            Volume::Normal if moves() => Kind::Live,
+            Volume::Normal => Kind::Plain,
+        };
+        Progress { kind, prefix: String::new() }
     }
 
     /// Shows nothing, for tests and callers with a display of their own.
     pub fn hidden() -> Self {
-        Progress(Screen::Hidden)
+        Progress { kind: Kind::Hidden, prefix: String::new() }
     }
 
     /// The same screen, with every stage marked as `name`'s.
     pub fn for_image(&self, name: &str) -> Self {
-        let marked = format!("{name}: ");
-        Progress(match &self.0 {
-            Screen::Hidden => Screen::Hidden,
-            Screen::Plain { .. } => Screen::Plain { prefix: marked },
-            Screen::Live { lines, .. } => Screen::Live { lines: lines.clone(), prefix: marked },
-        })
+        Progress { kind: self.kind, prefix: format!("{name}: ") }
     }
 
-    /// Prints a line, above any moving ones.
+    /// Says what is done, and why. Warnings and errors have [a method](Self::warn) of their own.
     pub fn note(&self, text: impl AsRef<str>) {
-        match &self.0 {
-            Screen::Hidden => {}
-            Screen::Plain { .. } => print_line(text.as_ref()),
-            Screen::Live { lines, .. } => lines.suspend(|| print_line(text.as_ref())),
+        if !matches!(self.kind, Kind::Hidden | Kind::Quiet) {
+            screen::say(text.as_ref());
+        }
+    }
+
+    /// Says what the user should look at, also where little is to be said.
+    pub fn warn(&self, text: impl AsRef<str>) {
+        if self.kind != Kind::Hidden {
+            screen::say(text.as_ref());
+        }
+    }
+
+    /// Says which command runs where that is wanted.
+    pub fn command(&self, words: &[impl AsRef<str>]) {
+        if self.kind == Kind::Verbose {
+            screen::say(&format!("{}{}", self.prefix, as_typed(words)));
         }
     }
 
     /// Starts a stage, which ends with [`Stage::finish`]. A stage that is dropped before that is shown as failed.
     pub fn stage(&self, title: impl Into<String>) -> Stage {
-        let title = title.into();
-        let show = match &self.0 {
-            Screen::Hidden => Show::Hidden,
-            Screen::Plain { prefix } => {
-                print_line(&format!("{prefix}{title} …"));
-                Show::Plain { label: format!("{prefix}{title}") }
+        let label = streams::plain(&format!("{}{}", self.prefix, title.into()));
+        let moving = match self.kind {
+            Kind::Hidden | Kind::Quiet => None,
+            Kind::Plain | Kind::Verbose => {
+                screen::say(&format!("{label} …"));
+                None
             }
-            Screen::Live { lines, prefix } => {
-                let line = lines.add(ProgressBar::new_spinner());
-                line.set_style(style("{spinner:.cyan} {prefix} {elapsed:.dim} {wide_msg:.dim}"));
-                line.set_prefix(format!("{prefix}{title}"));
-                line.enable_steady_tick(REPAINT);
-                Show::Live { line, label: format!("{prefix}{title}"), lines: lines.clone() }
-            }
+            Kind::Live => Some(Moving::begin(&label)),
         };
         let state = State { bytes: 0, total: None, also: 0, last_said: Instant::now() };
-        Stage { show, started: Instant::now(), state: Arc::new(Mutex::new(state)), finished: false }
+        let prefix = self.prefix.clone();
+        Stage {
+            kind: self.kind,
+            prefix,
+            label,
+            moving,
+            started: Instant::now(),
+            state: Mutex::new(state),
+            finished: false,
+        }
     }
+}
+
+/// A command as a shell would take it.
+pub fn as_typed(words: &[impl AsRef<str>]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%^".contains(c);
+    let quoted = |word: &str| match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    let words: Vec<String> = words.iter().map(|word| quoted(word.as_ref())).collect();
+    format!("$ {}", words.join(" "))
 }
 
 /// One running piece of work on the screen.
 pub struct Stage {
-    show: Show,
+    kind: Kind,
+    prefix: String,
+    label: String,
+    moving: Option<Moving>,
     started: Instant,
-    state: Arc<Mutex<State>>,
+    state: Mutex<State>,
     finished: bool,
-}
-
-enum Show {
-    Hidden,
-    Plain { label: String },
-    Live { line: ProgressBar, label: String, lines: MultiProgress },
 }
 
 struct State {
@@ -142,10 +201,10 @@ impl Stage {
 
     /// Shows the bytes done, no more often than a person can read: this is called for every write.
     fn say_bytes(&self, state: &mut State) {
-        let pace = match &self.show {
-            Show::Hidden => return,
-            Show::Plain { .. } => PLAIN_HEARTBEAT,
-            Show::Live { .. } => REPAINT,
+        let pace = match self.kind {
+            Kind::Hidden | Kind::Quiet => return,
+            Kind::Plain | Kind::Verbose => PLAIN_HEARTBEAT,
+            Kind::Live => REPAINT,
         };
         if state.last_said.elapsed() < pace {
             return;
@@ -164,22 +223,21 @@ impl Stage {
 
     /// Shows what the stage is doing, such as the last line of a program's output.
     pub fn detail(&self, text: &str) {
-        self.say(&mut self.state.lock().expect("no panic while locked"), text);
+        if self.kind == Kind::Verbose {
+            screen::say(&format!("{}| {}", self.prefix, streams::plain(text)));
+        } else {
+            self.say(&mut self.state.lock().expect("no panic while locked"), text);
+        }
     }
 
     fn say(&self, state: &mut State, text: &str) {
-        match &self.show {
-            Show::Hidden => {}
-            Show::Plain { label } => {
-                if state.last_said.elapsed() >= PLAIN_HEARTBEAT {
-                    state.last_said = Instant::now();
-                    print_line(&format!("{label} … {} {text}", human_duration(self.started.elapsed())));
-                }
-            }
-            Show::Live { line, .. } => {
-                state.last_said = Instant::now();
-                line.set_message(text.to_owned());
-            }
+        if let Some(moving) = &self.moving {
+            state.last_said = Instant::now();
+            moving.detail(text);
+        } else if matches!(self.kind, Kind::Plain | Kind::Verbose) && state.last_said.elapsed() >= PLAIN_HEARTBEAT {
+            state.last_said = Instant::now();
+            let time = human_duration(self.started.elapsed());
+            screen::say(&format!("{} … {time} {}", self.label, streams::plain(text)));
         }
     }
 
@@ -197,13 +255,11 @@ impl Stage {
     fn close(&self, mark: &str, summary: &str) {
         let time = human_duration(self.started.elapsed());
         let gap = if summary.is_empty() { "" } else { ", " };
-        match &self.show {
-            Show::Hidden => {}
-            Show::Plain { label } => print_line(&format!("{mark} {label}: {time}{gap}{summary}")),
-            Show::Live { line, label, lines } => {
-                line.finish_and_clear();
-                lines.suspend(|| print_line(&format!("{mark} {label}: {time}{gap}{summary}")));
-            }
+        let text = format!("{mark} {}: {time}{gap}{summary}", self.label);
+        match &self.moving {
+            Some(moving) => moving.end(&text),
+            None if matches!(self.kind, Kind::Plain | Kind::Verbose) => screen::say(&text),
+            None => {}
         }
     }
 }
@@ -216,32 +272,12 @@ impl Drop for Stage {
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the templates are constants")
-}
-
-fn print_line(text: &str) {
-    streams::say(text);
-}
-
-/// `0.4 s`, `17.5 s`, `2 min 05 s`
-pub fn human_duration(time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    if seconds < 100.0 {
-        format!("{seconds:.1} s")
-    } else {
-        let whole = time.as_secs();
-        format!("{} min {:02} s", whole / 60, whole % 60)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn amounts_read_well() {
-        assert_eq!(human_duration(Duration::from_millis(17_480)), "17.5 s");
-        assert_eq!(human_duration(Duration::from_secs(125)), "2 min 05 s");
+    fn commands_are_shown_as_they_are_typed() {
+        assert_eq!(as_typed(&["sh", "-c", "echo \"it's\"", "", "a=b"]), r#"$ sh -c 'echo "it'\''s"' '' a=b"#);
     }
 }

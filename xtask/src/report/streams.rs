@@ -1,5 +1,6 @@
 //! Standard output, which is for results, and standard error, which is for people. Both may fail at any time: a reader ends,
-//! a disk is full, a terminal is closed. What is printed goes through here, and a failed write is never a panic.
+//! a disk is full, a terminal is closed. What is printed goes through here or, for
+//! people, through [`screen`](super::screen), and a failed write is never a panic.
 //!
 //! A result that cannot be written is an error; where its reader has ended it is [`Failure::OutputClosed`], which ends the
 //! command as SIGPIPE ends other programs. What is said to people is lost without a word: the work goes on.
@@ -52,11 +53,6 @@ fn write_result(stream: BorrowedFd, bytes: &[u8]) -> io::Result<usize> {
 /// Writes a result to standard output.
 pub fn print(text: &str) -> Result<()> {
     Output.write_all(text.as_bytes()).context("cannot write to standard output")
-}
-
-/// Writes text and the end of its line to standard error.
-pub fn say(text: &str) {
-    write_error(format!("{text}\n").as_bytes());
 }
 
 /// Returns text with its colours for a terminal that shows them, and without for all others (NO_COLOR, no-color.org).
@@ -115,6 +111,10 @@ pub fn plain(text: &str) -> String {
                 _ => {}
             },
             '\t' => plain.push(' '),
+            // A progress bar overwrites its line: the last state is what counts.
+            '\r' if !matches!(rest.peek(), None | Some('\n')) => {
+                plain.truncate(plain.rfind('\n').map_or(0, |end| end + 1));
+            }
             '\n' => plain.push(next),
             c if c.is_control() => {}
             c => plain.push(c),
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn escape_sequences_go_and_text_stays() {
-        let text = "\u{1b}[1;31mred\u{1b}[0m\tand\u{1b}]0;title\u{7} \u{1b}]8;;x\u{1b}\\plain\u{1b}(B\r\u{8}\nend \u{1b}[2K\u{1b}7…";
+        let text = "\u{1b}[1;31mred\u{1b}[0m\tand\u{1b}]0;title\u{7} \u{1b}]8;;x\u{1b}\\plain\u{1b}(B\u{8}\r\n 1 %\r99 %\rend \u{1b}[2K\u{1b}7…";
         assert_eq!(plain(text), "red and plain\nend …");
         assert_eq!(plain("\u{1b}"), "");
     }

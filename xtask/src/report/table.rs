@@ -1,15 +1,21 @@
 //! Plain tables for people: columns as wide as their widest cell.
 
+use unicode_width::UnicodeWidthStr;
+
 /// Formats rows under a heading, columns two spaces apart, without trailing spaces.
 pub fn columns<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
-    let mut widths = heading.map(|cell| cell.chars().count());
+    let mut widths = heading.map(UnicodeWidthStr::width);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.width());
         }
     }
     let line = |cells: [&str; N]| {
-        let padded: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| (*cell).to_owned() + &" ".repeat(width - cell.width()))
+            .collect();
         padded.join("  ").trim_end().to_owned() + "\n"
     };
     let mut text = line(heading);
@@ -25,11 +31,11 @@ mod tests {
 
     #[test]
     fn columns_fit_their_widest_cell() {
-        let rows = [["a".to_owned(), "1 MiB".to_owned()], ["long name".to_owned(), String::new()]];
+        let rows = [["a".to_owned(), "1 MiB".to_owned()], ["長い名前x".to_owned(), String::new()]];
         insta::assert_snapshot!(columns(["image", "size"], &rows), @r"
         image      size
         a          1 MiB
-        long name
+        長い名前x
         ");
     }
 }

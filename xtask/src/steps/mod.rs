@@ -7,8 +7,13 @@ pub mod watched;
 
 use std::collections::VecDeque;
 
+use crate::error::Failure;
+use crate::report::streams;
+
 /// How many lines at the end of a failing step's output are shown.
 pub const LAST_LINES: usize = 40;
+/// How many lines that say what went wrong are kept from before those.
+const FIRST_REASONS: usize = 10;
 
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,20 +25,56 @@ pub struct StepFailed {
     pub place: String,
     /// Exit status, if a command ran.
     pub status: Option<i32>,
-    /// The end of its output.
+    /// What it says went wrong, and the end of its output.
     pub last_lines: Vec<String>,
+    /// Whether all that it does is to fetch and install packages.
+    pub fetches: bool,
+}
+
+impl StepFailed {
+    /// Returns the error: where packages are fetched and the network fails, nothing is wrong with them or the spec.
+    pub fn into_error(self) -> anyhow::Error {
+        match self.fetches && has_network_trouble(&self.last_lines) {
+            true => Failure::Unreachable(self.to_string()).into(),
+            false => self.into(),
+        }
+    }
 }
 
 fn status_text(status: Option<i32>) -> String {
     status.map(|status| format!(" with exit status {status}")).unwrap_or_default()
 }
 
+/// How the lines begin that say what went wrong: those of apt and mmdebstrap, dpkg, npm, pip, cargo and others.
+const WHY: [&str; 10] =
+    ["E: ", "Err:", "W: ", "dpkg: error", "npm ERR!", "npm error", "ERROR:", "error:", "Error:", "fatal:"];
+
+/// Whether a line says what went wrong.
+fn says_why(line: &str) -> bool {
+    WHY.iter().any(|start| line.starts_with(start))
+}
+
+/// The lines that say what went wrong come first: apt's follow hundreds that name what it fetches.
 fn output_text(lines: &[String]) -> String {
     if lines.is_empty() {
         return "\n  it printed nothing".to_owned();
     }
-    let shown: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
-    format!("\n  its last {} lines:{shown}", lines.len())
+    let mut continued = false;
+    let (why, others): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| {
+        // An indented line belongs to the one before it.
+        continued = says_why(line) || continued && line.starts_with("  ");
+        continued
+    });
+    let shown = |title: &str, lines: &[&String]| -> String {
+        let lines: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
+        if lines.is_empty() { lines } else { format!("\n  {title}:{lines}") }
+    };
+    let last = match others.len() {
+        1 => "its last line".to_owned(),
+        count => format!("its last {count} lines"),
+    };
+    let last = if why.is_empty() { last } else { last.replace("last", "other") };
+    shown("it says", &why) + &shown(&last, &others)
 }
 
 /// What apt, npm, pip, curl and the C library print when the network fails.
@@ -64,35 +105,92 @@ const NETWORK_TROUBLE: [&str; 24] = [
     "ENETUNREACH",
 ];
 
+fn has_network_trouble(lines: &[String]) -> bool {
+    lines.iter().any(|line| NETWORK_TROUBLE.iter().any(|words| line.contains(words)))
+}
+
 fn network_text(lines: &[String]) -> &'static str {
-    let trouble = |line: &String| NETWORK_TROUBLE.iter().any(|words| line.contains(words));
-    if lines.iter().any(trouble) {
+    if has_network_trouble(lines) {
         "\nhint: the network did not answer, or the proxy that http_proxy and https_proxy name: try again when it does"
     } else {
         ""
     }
 }
 
-/// The last [`LAST_LINES`] lines of an output.
+/// The last [`LAST_LINES`] lines of an output, and before them the first that say what went wrong.
 #[derive(Debug, Default)]
-pub struct Tail(VecDeque<String>);
+pub struct Tail {
+    why: Vec<String>,
+    last: VecDeque<String>,
+}
 
 impl Tail {
     /// Adds a line.
     pub fn push(&mut self, line: &str) {
-        if self.0.len() == LAST_LINES {
-            self.0.pop_front();
+        if self.last.len() == LAST_LINES
+            && let Some(line) = self.last.pop_front()
+            && says_why(&line)
+            && self.why.len() < FIRST_REASONS
+        {
+            self.why.push(line);
         }
-        self.0.push_back(line.to_owned());
+        self.last.push_back(streams::plain(line));
     }
 
     /// Returns the lines and forgets them.
     pub fn take(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.0).into()
+        let Tail { why, last } = std::mem::take(self);
+        why.into_iter().chain(last).collect()
     }
 
     /// Returns the lines.
     pub fn lines(&self) -> Vec<String> {
-        self.0.iter().cloned().collect()
+        self.why.iter().chain(&self.last).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error;
+
+    fn failed(lines: &[&str], fetches: bool) -> StepFailed {
+        let mut tail = Tail::default();
+        lines.iter().for_each(|line| tail.push(line));
+        let (what, place) = ("install curl".to_owned(), "images/x/image.toml:2".to_owned());
+        StepFailed { what, place, status: Some(100), last_lines: tail.take(), fetches }
+    }
+
+    #[test]
+    fn what_went_wrong_comes_before_what_was_fetched() {
+        let said = failed(&["only \u{1b}[31mthis\u{1b}[0m"], true).to_string();
+        assert_eq!(
+            said,
+            "install curl failed with exit status 100\n  asked for at images/x/image.toml:2\n  its last line:\n  | only this"
+        );
+        let noise = ["Get:9 http://deb.debian.org/debian trixie/main amd64 a amd64 1 [1 kB]"; 100];
+        let lines = [
+            &["Err:1 http://deb.debian.org/debian trixie/main amd64 curl", "  404  Not Found"],
+            &noise[..],
+            &["E: Unable to fetch"],
+        ]
+        .concat();
+        let said = failed(&lines, true).to_string();
+        let (why, others) = said.split_once("  its other 39 lines:\n").expect("both");
+        assert!(
+            why.ends_with(
+                "it says:\n  | Err:1 http://deb.debian.org/debian trixie/main amd64 curl\n  | E: Unable to fetch\n"
+            ),
+            "{said}"
+        );
+        assert!(others.lines().all(|line| line.starts_with("  | Get:9 ")), "{said}");
+    }
+
+    #[test]
+    fn an_archive_out_of_reach_is_told_from_a_package_that_is_none() {
+        let lines = ["E: Failed to fetch http://x/InRelease  Could not connect to 127.0.0.1:9"];
+        assert!(error::unreachable(&failed(&lines, true).into_error()).is_some());
+        assert!(error::unreachable(&failed(&lines, false).into_error()).is_none());
+        assert!(error::unreachable(&failed(&["E: Unable to locate package x"], true).into_error()).is_none());
     }
 }

@@ -5,7 +5,7 @@ use std::process::ChildStdout;
 use std::sync::Mutex;
 
 use anyhow::Result;
-use snug_sandbox::{Event, Job, ShellEnd, Terminal};
+use snug_sandbox::{Action, Event, Job, ShellEnd, Terminal};
 
 use super::secret::{self, Secret};
 use super::{StepFailed, Tail};
@@ -18,6 +18,8 @@ pub struct Title {
     pub text: String,
     /// `path:line` of the spec, or a description of the place.
     pub place: String,
+    /// Whether all that it does is to fetch and install packages.
+    pub fetches: bool,
 }
 
 /// Does a job, with its standard output for `consume`. Actions without a title are not shown; secrets are masked.
@@ -49,6 +51,10 @@ pub fn run_with(
         Event::Started { action } => {
             *lock(&tail) = Tail::default();
             stage = titles.get(*action).and_then(Option::as_ref).map(|title| progress.stage(title.text.as_str()));
+            if let Some(Action::Run(program) | Action::Pipe(program)) = job.actions.get(*action) {
+                let words: Vec<_> = program.command.iter().map(|word| secret::mask(word, secrets)).collect();
+                progress.command(&words);
+            }
         }
         Event::Line { text, .. } => {
             let text = secret::mask(text, secrets);
@@ -74,10 +80,10 @@ pub fn run_with(
             let Some(title) = title else { return };
             let failed = failure.insert(failed(title, *status, message, secrets, &lock(&tail)));
             if let Some(terminal) = terminal.take() {
-                progress.note(error::message(&failed.clone().into()));
-                progress.note("a shell in the tree as the step left it: `exit` ends the shell and removes the tree");
+                progress.warn(error::message(&failed.clone().into()));
+                progress.warn("a shell in the tree as the step left it: `exit` ends the shell and removes the tree");
                 if let Err(error) = terminal.attach() {
-                    progress.note(error::message(&error));
+                    progress.warn(error::message(&error));
                 }
             }
         }
@@ -85,7 +91,7 @@ pub fn run_with(
     };
     let result = snug_sandbox::run_with(job, shell, observe, |mut stdout: ChildStdout| consume(&mut stdout));
     // The step's failure says more than what the sandbox makes of it.
-    result.map_err(|error| failure.map_or(error, anyhow::Error::from))
+    result.map_err(|error| failure.map_or(error, StepFailed::into_error))
 }
 
 fn failed(title: &Title, status: Option<i32>, message: &str, secrets: &[Secret], tail: &Tail) -> StepFailed {
@@ -93,7 +99,7 @@ fn failed(title: &Title, status: Option<i32>, message: &str, secrets: &[Secret],
     if status.is_none() {
         last_lines.push(secret::mask(message, secrets).into_owned());
     }
-    StepFailed { what: title.text.clone(), place: title.place.clone(), status, last_lines }
+    StepFailed { what: title.text.clone(), place: title.place.clone(), status, last_lines, fetches: title.fetches }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -16,13 +16,25 @@ use snug_rootfs::tar::{self, TarError, TarOptions};
 use snug_rootfs::tree::{RootTree, Timestamp};
 
 use crate::atomic::Partial;
-use crate::bases::debian::{self, Bootstrap};
+use crate::bases::debian::{self, Bootstrap, NoSuchSuite};
 use crate::bases::oci::{self, Resolution};
 use crate::cache::{Cache, Tree};
 use crate::engine::{Engine, OnFailure, apply_attributes, secrets};
 use crate::error::Failure;
-use crate::plan::{BuildPlan, PlannedBase};
+use crate::plan::{self, BuildPlan, Place, PlannedBase};
+use crate::report::amounts::entries;
 use crate::report::progress::Progress;
+
+/// Shows the place in the spec where the archive has no such suite.
+fn at_suite(error: anyhow::Error, suite: &str, place: &Place) -> anyhow::Error {
+    match error.downcast_ref::<NoSuchSuite>() {
+        Some(missing) => {
+            let message = format!("the archive of Debian has no suite `{suite}`");
+            place.error(message, [format!("apt says: {}", missing.said), plan::suite_help(suite)]).into()
+        }
+        None => error,
+    }
+}
 
 /// Where and how trees are made.
 pub struct Assembly<'a> {
@@ -95,8 +107,15 @@ impl Assembly<'_> {
             PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
             PlannedBase::Debian { suite, variant, snapshot, fingerprint } => {
                 let platform = last.platform;
-                let what = Bootstrap { suite, variant, platform, snapshot: snapshot.as_deref(), include: &[] };
-                self.debian(&what, fingerprint, progress)?
+                let what = Bootstrap {
+                    suite,
+                    variant,
+                    platform,
+                    snapshot: snapshot.as_deref(),
+                    include: &[],
+                    place: &last.base_place.to_string(),
+                };
+                self.debian(&what, fingerprint, progress).map_err(|error| at_suite(error, suite, &last.base_place))?
             }
         };
         self.make(&subject, &wanted, progress, || self.build(last, base.path(), &wanted, progress))
@@ -117,7 +136,7 @@ impl Assembly<'_> {
         match read(held) {
             Err(error) if self.refresh.distrust(&path) => {
                 let name = chain.last().map_or("", |plan| &plan.name);
-                progress.note(format!("{name}: {error:#}; it is made again"));
+                progress.warn(format!("{name}: {error:#}; it is made again"));
                 read(self.tree(chain, progress)?)
             }
             result => result,
@@ -194,7 +213,7 @@ impl Assembly<'_> {
         finish(&mut tree, plan, progress)?;
         secrets::refuse_in(&tree, &secrets::read(&plan.secrets)?)?;
         self.store(&tree, wanted)?;
-        stage.finish(&format!("{} entries", tree.len()));
+        stage.finish(&entries(tree.len()));
         Ok(())
     }
 
@@ -240,7 +259,7 @@ fn tar_base(path: &Path, progress: &Progress) -> Result<Tree> {
 /// Tells what of a base was taken otherwise than its archive has it.
 fn warn(tree: &RootTree, base: &str, progress: &Progress) {
     for adjusted in tree.adjustments().iter() {
-        progress.note(format!("warning: {base}: {adjusted}"));
+        progress.warn(format!("warning: {base}: {adjusted}"));
     }
 }
 
@@ -255,7 +274,7 @@ fn finish(tree: &mut RootTree, plan: &BuildPlan, progress: &Progress) -> Result<
     let globs: Vec<_> = plan.exclude.iter().map(|exclude| exclude.glob.clone()).collect();
     for (exclude, count) in plan.exclude.iter().zip(glob::exclude(tree, &globs)) {
         if count == 0 {
-            progress.note(format!("warning: {}: `{}` excludes nothing", exclude.place, exclude.glob.as_str()));
+            progress.warn(format!("warning: {}: `{}` excludes nothing", exclude.place, exclude.glob.as_str()));
         }
     }
     let clamp_mtime = Timestamp::source_date_epoch();

@@ -28,6 +28,8 @@ use snug_rootfs::tree::RootTree;
 
 use crate::atomic::Partial;
 use crate::cache::Cache;
+use crate::error::{self as errors, Failure};
+use crate::report::amounts::{self, entries};
 use crate::report::progress::{Progress, human_bytes};
 
 pub use error::OciError;
@@ -103,18 +105,25 @@ pub struct Resolver {
     asking: Asking,
     progress: Progress,
     known: Mutex<BTreeMap<(Reference, Platform), Resolution>>,
+    /// What was said of registries that do not answer, which are asked once a run.
+    silent: Mutex<BTreeMap<String, String>>,
 }
 
 impl Resolver {
     /// Makes a resolver that asks registries for references that no earlier run has resolved; with `refresh`, for every tag.
     pub fn new(refresh: bool, progress: Progress) -> Self {
         let asking = if refresh { Asking::Anew } else { Asking::IfUnknown };
-        Resolver { asking, progress, known: Mutex::default() }
+        Resolver { asking, progress, known: Mutex::default(), silent: Mutex::default() }
     }
 
     /// Makes a resolver of what earlier runs resolved, which asks no registry.
     pub fn from_cache() -> Self {
-        Resolver { asking: Asking::Never, progress: Progress::hidden(), known: Mutex::default() }
+        Resolver {
+            asking: Asking::Never,
+            progress: Progress::hidden(),
+            known: Mutex::default(),
+            silent: Mutex::default(),
+        }
     }
 
     /// Returns the manifest that `reference` names on `platform`: as this run or an earlier one resolved it, or else by asking
@@ -148,8 +157,16 @@ impl Resolver {
         if self.asking == Asking::Never {
             return Err(OciError::Unresolved(reference.to_string()).into());
         }
+        let mut silent = self.silent.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(said) = silent.get(reference.registry()) {
+            return Err(Failure::Unreachable(said.clone()).into());
+        }
         let stage = self.progress.stage(format!("resolve {reference}"));
-        let resolution = ask(reference, platform)?;
+        let resolution = ask(reference, platform).inspect_err(|error| {
+            if let Some(said) = errors::unreachable(error) {
+                silent.insert(reference.registry().to_owned(), said.to_owned());
+            }
+        })?;
         write_record(&record, &resolution)?;
         stage.finish(&resolution.manifest.to_string());
         Ok(resolution)
@@ -270,7 +287,7 @@ impl Image {
     /// before anything is read out of it, and the copy in the cache is removed.
     pub fn tree(&self, spool: File, progress: &Progress) -> Result<RootTree> {
         let count = self.manifest.layers.len();
-        let stage = progress.stage(format!("merge {count} layers of {}", self.reference));
+        let stage = progress.stage(format!("merge {} of {}", amounts::count(count, "layer"), self.reference));
         stage.expect_bytes(self.manifest.layers.iter().map(|layer| layer.size).sum());
         let mut layers = Layers::new(spool, &LIMITS)?;
         for (at, (layer, expected)) in self.manifest.layers.iter().zip(self.config.diff_ids()).enumerate() {
@@ -297,7 +314,7 @@ impl Image {
             stage.advance(layer.size);
         }
         let tree = layers.finish();
-        stage.finish(&format!("{} entries", tree.len()));
+        stage.finish(&entries(tree.len()));
         Ok(tree)
     }
 }

@@ -18,6 +18,7 @@ use snug_rootfs::oci::{Digest, Reference};
 use super::error::OciError;
 use super::manifest::MAX_DOCUMENT;
 use super::source;
+use crate::error::Failure;
 use crate::host::requirements::{self, Task};
 use crate::report::progress::Stage;
 
@@ -92,7 +93,11 @@ fn run(command: &mut Command, reference: &Reference, tick: &mut dyn FnMut()) -> 
     let said = said.join().expect("reading does not panic").context("cannot read what skopeo says")?;
     let complaints = complaints.join().expect("reading does not panic").unwrap_or_default();
     if !status.success() {
-        return Err(translate(&String::from_utf8_lossy(&complaints), reference).into());
+        let error = translate(&String::from_utf8_lossy(&complaints), reference);
+        return Err(match &error {
+            OciError::Unreachable { .. } => Failure::Unreachable(error.to_string()).into(),
+            _ => error.into(),
+        });
     }
     Ok(said)
 }
@@ -156,6 +161,11 @@ fn translate(complaints: &str, reference: &Reference) -> OciError {
         "timed out",
         "deadline exceeded",
         "server misbehaving",
+        "Temporary failure in name resolution",
+        "connection reset",
+        "host is down",
+        "proxyconnect",
+        ": EOF",
     ]) {
         return OciError::Unreachable { registry, said };
     }

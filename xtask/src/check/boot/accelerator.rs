@@ -26,6 +26,11 @@ pub enum AcceleratorChoice {
     Only(Accelerator),
 }
 
+impl AcceleratorChoice {
+    /// The names of all values.
+    pub const NAMES: [&str; 3] = ["auto", "kvm", "tcg"];
+}
+
 impl FromStr for AcceleratorChoice {
     type Err = String;
 

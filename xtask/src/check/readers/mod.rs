@@ -31,6 +31,11 @@ pub enum Reader {
     Tools,
 }
 
+impl Reader {
+    /// The names of all values.
+    pub const NAMES: [&str; 3] = ["auto", "kernel", "tools"];
+}
+
 impl FromStr for Reader {
     type Err = String;
 

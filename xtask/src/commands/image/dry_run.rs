@@ -11,6 +11,7 @@ use snug_spec::model::EngineKind;
 use crate::bases::oci::Resolution;
 use crate::commands::arguments;
 use crate::engine::choose::{Choice, Engines};
+use crate::error;
 use crate::image::Order;
 use crate::plan::{BuildPlan, Step};
 use crate::report::render::Render;
@@ -102,7 +103,7 @@ impl Plans {
         for (name, order) in names.iter().zip(orders) {
             let planned = match order {
                 Ok(order) => Planned::Build(Box::new(build(order, engines, wanted, results)?)),
-                Err(error) => Planned::Failure { error: format!("{error:#}") },
+                Err(error) => Planned::Failure { error: error::in_full(error) },
             };
             images.push(Plan { name: name.clone(), planned });
         }
@@ -124,7 +125,7 @@ fn build(order: &Order, engines: &Engines, wanted: &arguments::Engine, results: 
     let trees = order.chain.iter().map(tree).collect();
     let engine = match &choice {
         Ok(Choice { engine, reason }) => PlannedEngine::Chosen { name: engine.kind(), reason: reason.clone() },
-        Err(error) => PlannedEngine::Missing { error: format!("{error:#}") },
+        Err(error) => PlannedEngine::Missing { error: error::in_full(error) },
     };
     Ok(Build {
         image: order.image(results),

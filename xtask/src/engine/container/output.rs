@@ -129,7 +129,8 @@ impl<'a> Watch<'a> {
         if status.is_none() {
             last_lines.extend(verdict.lines().map(ToOwned::to_owned));
         }
-        StepFailed { what: step.describe(), place: step.place.clone(), status, last_lines }.into()
+        let fetches = step.action.fetches();
+        StepFailed { what: step.describe(), place: step.place.clone(), status, last_lines, fetches }.into_error()
     }
 }
 

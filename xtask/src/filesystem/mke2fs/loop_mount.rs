@@ -25,7 +25,7 @@ use snug_rootfs::tree::RootTree;
 use super::{Content, MKE2FS, RESIZE2FS, Run, Settings, check, version};
 use crate::filesystem::FilesystemWriter;
 use crate::report::progress::Stage;
-use crate::report::streams;
+use crate::report::screen;
 
 /// The hidden verb with which the tool starts itself to mount an image and unpack its standard input there.
 pub const VERB: &str = "__loop";
@@ -99,7 +99,7 @@ pub fn inside_main() -> ExitCode {
         None => Err(anyhow::anyhow!("this verb is for the tool's own use")),
     };
     if let Err(error) = filled {
-        streams::say(&format!("{error:#}"));
+        screen::say(&format!("{error:#}"));
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
