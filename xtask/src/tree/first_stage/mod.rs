@@ -59,10 +59,20 @@ pub struct Needs {
 pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
     let mut missed = Vec::new();
     let shell = check(tree, SHELL, needs.platform);
-    let has_entry = tree.get(&TreePath::new(ENTRY)?).is_some();
+    let entry = tree.get(&TreePath::new(ENTRY)?);
+    let (has_entry, is_directory) = (entry.is_some(), entry.is_some_and(Inode::is_directory));
+    let own = check(tree, ENTRY, needs.platform);
+    let fallback = FALLBACKS.into_iter().find(|path| check(tree, path, needs.platform).is_ok());
+    if let (false, None, Err(why)) = (has_entry, fallback, &shell) {
+        return Ok(vec![format!(
+            "warning: the image has no init (/init, /sbin/init, /etc/init or /bin/init), and /{SHELL} {why}: a machine \
+             cannot start it"
+        )]);
+    }
     // Where the image has no `/init`, it starts what the kernel would have started.
     let mut staged = !has_entry && shell.is_ok();
-    if needs.read_only || needs.overlay.is_some() {
+    // A directory cannot be started, nor moved aside as a file is.
+    if (needs.read_only || needs.overlay.is_some()) && !is_directory {
         match lacking(tree, &shell, needs.platform) {
             None => {
                 staged = true;
@@ -87,16 +97,13 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
             )),
         }
     }
-    let fallback = FALLBACKS.into_iter().find(|path| check(tree, path, needs.platform).is_ok());
-    let own = check(tree, ENTRY, needs.platform);
     match (own, staged, fallback) {
         (Ok(()), ..) | (Err(NotExecutable::Missing), _, Some(_)) => {}
         // A shell takes a script without its first line.
         (Err(NotExecutable::UnknownFormat), true, _) => {}
-        (Err(NotExecutable::Missing), true, None) => {
+        (Err(NotExecutable::Missing), _, None) => {
             missed.push("note: the image has no init: a machine starts a shell".to_owned());
         }
-        (Err(NotExecutable::Missing), false, None) => missed.push(no_init(&shell)),
         (Err(why), true, next) => {
             let instead = next.map_or("a shell".to_owned(), |path| format!("/{path}"));
             missed.push(format!("warning: /init {why}: a machine starts {instead} instead"));
@@ -111,17 +118,6 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
         tree.insert(TreePath::new(ENTRY)?, Inode { mtime: time, ..Inode::new(Kind::Symlink(target), 0o777) })?;
     }
     Ok(missed)
-}
-
-/// Says that nothing in the image can be started.
-fn no_init(shell: &Result<(), NotExecutable>) -> String {
-    let shell = match shell {
-        Err(why) => format!(", and /{SHELL} {why}"),
-        Ok(()) => String::new(),
-    };
-    format!(
-        "warning: the image has no init (/init, /sbin/init, /etc/init or /bin/init){shell}: a machine cannot start it"
-    )
 }
 
 /// Returns what the first stage lacks to lay an overlay.
@@ -355,8 +351,14 @@ mod tests {
                 }
             }
         }
-        table += "nothing at all:\n";
-        table += &format!("    {}\n", install(&mut empty(), WRITABLE).unwrap().join("\n    "));
+        for needs in [WRITABLE, READ_ONLY] {
+            table += "nothing at all:\n";
+            table += &format!("    {}\n", install(&mut empty(), needs).unwrap().join("\n    "));
+        }
+        table += "a directory:\n";
+        let mut tree = with_shell();
+        tree.insert(path("init"), Inode::directory(0o755)).unwrap();
+        table += &format!("    {}\n", install(&mut tree, READ_ONLY).unwrap().join("\n    "));
         insta::assert_snapshot!(table, @r"
         a static init and no shell, writable: /init is its own
         a static init and no shell, read-only: /init is its own
@@ -395,6 +397,10 @@ mod tests {
             hint: add what is missing, or let the image's own /init mount what it writes to
         nothing at all:
             warning: the image has no init (/init, /sbin/init, /etc/init or /bin/init), and /bin/sh does not exist: a machine cannot start it
+        nothing at all:
+            warning: the image has no init (/init, /sbin/init, /etc/init or /bin/init), and /bin/sh does not exist: a machine cannot start it
+        a directory:
+            warning: /init is a directory: a machine cannot start it
         ");
     }
 
