@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use snug_tests::{Workshop, have, succeed};
+use snug_tests::{Workshop, have, is_root, succeed};
 
 /// Returns the state that `list` reports, with its reason.
 fn listed(workshop: &Workshop, name: &str) -> (String, String) {
@@ -341,9 +341,19 @@ const POISON: &str = "e1bd750c5735ddf4c2f41f2d66e8184b40bbd998ffe1d9a6f1e231b607
 
 #[test]
 fn what_a_base_leaves_among_the_downloads_reaches_no_other() {
-    if !have(&["busybox", "newuidmap", "debugfs"]) {
+    if !is_root() || !have(&["busybox", "newuidmap", "debugfs", "unshare", "setpriv"]) {
         return;
     }
+    leave_among_the_downloads(|workshop, name| (workshop.xtask(&["image", name]), workshop.image(name)));
+    leave_among_the_downloads(|workshop, name| {
+        let image = workshop.path("home/out").join(name).join("rootfs.ext4");
+        (workshop.xtask_as_user(&["image", name], 65536), image)
+    });
+}
+
+/// `command` returns the command that builds an image of the workshop, and where the image is then.
+#[track_caller]
+fn leave_among_the_downloads(command: impl Fn(&Workshop, &str) -> (Command, PathBuf)) {
     let workshop = Workshop::new();
     let file = format!("[[file]]\nto = \"/bin/npm\"\nmode = \"0755\"\ncontent = '''\n{LEAVER}'''\n");
     for base in ["base-of-one", "base-of-two"] {
@@ -352,11 +362,11 @@ fn what_a_base_leaves_among_the_downloads_reaches_no_other() {
     let build = |name: &str, rest: &str| {
         let base = format!("base = {{ image = \"base-of-{name}\" }}\nfilesystem = \"ext4\"\n");
         workshop.write_spec(name, &format!("{base}packages = {{ npm = [\"any\"] }}\n{rest}"));
-        let output = workshop.build(name);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (mut build, image) = command(&workshop, name);
+        succeed(&mut build);
         ["seen", "planted"].map(|file| {
             let mut cat = Command::new("debugfs");
-            let output = succeed(cat.args(["-R", &format!("cat /{file}")]).arg(workshop.image(name)));
+            let output = succeed(cat.args(["-R", &format!("cat /{file}")]).arg(&image));
             let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
             lines.sort();
             lines

@@ -21,7 +21,7 @@ pub(super) fn install_command(manager: PackageManager, packages: &[String]) -> V
             apk_script()
         ),
         PackageManager::Npm => "npm install --global --no-fund --no-audit --no-update-notifier -- \"$@\"\n".to_owned(),
-        PackageManager::Pip => PIP_SCRIPT.to_owned(),
+        PackageManager::Pip => PIP_SCRIPT.replace("@APT@", &apt_script()),
     };
     let mut command: Vec<String> = ["/bin/sh", "-e", "-c", &script, "install"].map(Into::into).into();
     command.extend_from_slice(packages);
@@ -45,7 +45,7 @@ while read -r address name length digest; do
     digest=${digest#SHA256:}
     [ -f "$store/$digest" ] || continue
     if echo "$digest  $store/$digest" | sha256sum --status --check -; then
-        ln -s "$store/$digest" "$cache/$name"
+        ln -sf "$store/$digest" "$cache/$name"
     else
         echo "$name in the cache is not what the archive has: it is fetched anew"
     fi
@@ -66,6 +66,9 @@ fn apk_script() -> String {
 /// The Pythons of Debian and Alpine refuse pip's packages unless told twice, and pip itself is a tool of the build: where
 /// the image has none, it is there for this step only.
 const PIP_SCRIPT: &str = r#"
+by_apt() {
+@APT@
+}
 if ! command -v python3 >/dev/null; then
     echo "pip packages need python3 in the image: add it to the system packages" >&2
     exit 1
@@ -78,8 +81,7 @@ elif command -v apk >/dev/null; then
     borrowed=apk
 else
     apt-mark showmanual python3 | grep -q . || apt-mark manual python3 >/dev/null
-    apt-get -q -o Dpkg::Use-Pty=0 update
-    apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends python3-pip
+    by_apt python3-pip
     borrowed=apt
 fi
 install() { python3 -m pip install --break-system-packages --root-user-action=ignore "$@"; }
