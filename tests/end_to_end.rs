@@ -18,6 +18,7 @@ mod engines;
 mod faults;
 mod first_process;
 mod growth;
+mod holes;
 mod hostile_builds;
 mod hosts;
 mod images;
