@@ -22,8 +22,8 @@ use snug_rootfs::tree::image_time;
 use crate::bases::unpacked::Tools;
 use crate::cache::Cache;
 use crate::filesystem::FilesystemWriter;
-use crate::host::erofs_utils::{MKFS, host_version, version};
-use crate::report::progress::{Progress, Stage};
+use crate::host::erofs_utils::{MKFS, dedupe_damages, host_version, version};
+use crate::report::progress::{Progress, Stage, human_bytes};
 
 const DUMP: &str = "dump.erofs";
 /// The Debian release whose erofs-utils are used if the host's are too old.
@@ -111,11 +111,24 @@ impl FilesystemWriter for ErofsWriter {
             Ok(())
         };
         child::feed(&mut command, &[], feed)?;
+        self.refuse_damaged(fs::metadata(output)?.len())?;
         self.census(output)
     }
 }
 
 impl ErofsWriter {
+    /// Refuses what this version of mkfs.erofs damages without a word. How large an image is, is known once it is compressed.
+    fn refuse_damaged(&self, image_bytes: u64) -> Result<()> {
+        ensure!(
+            !(self.options.dedupe && dedupe_damages(&self.utils.version, image_bytes)),
+            "erofs dedupe of mkfs.erofs {} damages images over 4 GiB, and this one takes {}: 1.8.10 is the first that does \
+             not\nhint: leave dedupe out, or install erofs-utils 1.8.10 or newer",
+            self.utils.version,
+            human_bytes(image_bytes)
+        );
+        Ok(())
+    }
+
     fn census(&self, image: &Path) -> Result<Census> {
         let size = fs::metadata(image)?.len();
         let said = child::run(self.utils.command(DUMP)?.arg("-S").arg(image), &[])?;
@@ -258,6 +271,22 @@ mod tests {
             compare(&sample_tree(), &place, Lost::default());
             drop(mounted);
         }
+    }
+
+    #[test]
+    fn an_image_that_deduplication_damages_is_refused() {
+        let said = |version: &str, dedupe: bool, bytes: u64| {
+            let utils = ErofsUtils { tools: None, version: version.to_owned() };
+            let writer = ErofsWriter::new(&ErofsOptions { dedupe, ..ErofsOptions::default() }, utils).unwrap();
+            writer.refuse_damaged(bytes).err().map(|error| error.to_string())
+        };
+        insta::assert_snapshot!(said("1.8.6", true, 5 << 30).unwrap(), @r"
+        erofs dedupe of mkfs.erofs 1.8.6 damages images over 4 GiB, and this one takes 5.00 GiB: 1.8.10 is the first that does not
+        hint: leave dedupe out, or install erofs-utils 1.8.10 or newer
+        ");
+        assert_eq!(said("1.8.6", true, 4 << 30), None);
+        assert_eq!(said("1.8.6", false, 5 << 30), None);
+        assert_eq!(said("1.8.10", true, 5 << 30), None);
     }
 
     fn kernel_reads_erofs() -> bool {
