@@ -277,6 +277,8 @@ fn an_export_is_streamed_or_compressed_as_its_name_says() {
     }
     let json = workshop.xtask(&["export", "small", "-o", "-", "--json"]).output().expect("xtask runs");
     assert_refused(&json, &["--json and the tar"]);
+    let json = workshop.xtask(&["export", "small", "-o", "x.ext4"]).output().expect("xtask runs");
+    assert_refused(&json, &["cargo xtask pack - -o x.ext4"]);
     // What is written into the results goes where a link there leads.
     workshop.build("small");
     let (image, kept) = (workshop.image("small"), workshop.path("kept.ext4"));
@@ -286,6 +288,23 @@ fn an_export_is_streamed_or_compressed_as_its_name_says() {
     let output = workshop.build("small");
     assert!(output.status.success(), "{}", said(&output));
     assert!(image.is_symlink() && is_ext4(&kept));
+    // The disk of a machine is no other file either.
+    let before = fs::read(&kept).expect("an image");
+    let again = workshop.path("again.ext4");
+    fs::hard_link(&kept, &again).expect("a link");
+    for (file, why) in [
+        (&image, "is the image small itself"),
+        (&again, "is the image small itself"),
+        (&workshop.path("disk.qcow2"), "its name promises a qcow2 disk"),
+        (&workshop.path("missing/disk.ext4"), "does not exist"),
+        (&workshop.path("images"), "is a folder, not a file"),
+        (&PathBuf::from("/dev/null"), "is a character device"),
+    ] {
+        let mut command = workshop.xtask(&["boot", "small", "--ssh"]);
+        let output = command.arg("--persist").arg(file).args(["--", "true"]).output().expect("xtask runs");
+        assert_refused(&output, &[why]);
+    }
+    assert!(fs::read(&kept).expect("an image") == before);
 }
 
 /// A loop device on a file, by a node in a folder of ours.

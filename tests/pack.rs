@@ -247,3 +247,48 @@ write("later.tar", ("b", tarfile.LNKTYPE, "a", b""), file("a"))
         assert!(said.contains(expected) && said.contains("hint: "), "{said}");
     }
 }
+
+/// The hints are followed as they stand: every command in them is one that works.
+#[test]
+fn what_is_no_tar_is_named_with_the_command_that_makes_one() {
+    if !have(&["gzip", "zstd", "xz", "bzip2", "bsdtar", "cpio"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| folder.path().join(name);
+    let script = "mkdir -p root/etc; echo hello > root/etc/hosts; tar -cf 'a b.tar' -C root .; \
+                  gzip -k 'a b.tar'; zstd -q 'a b.tar'; xz -k 'a b.tar'; bzip2 -k 'a b.tar'; \
+                  (cd root; find . | cpio --quiet -o -H newc) > a.cpio";
+    succeed(Command::new("bash").args(["-ec", script]).current_dir(folder.path()));
+    let image = at("image.ext4");
+    succeed(xtask().arg("pack").arg(at("a b.tar")).arg("-o").arg(&image));
+    let expected = fs::read(&image).expect("an image");
+    for (name, format) in [
+        ("a b.tar.gz", "is gzip-compressed, not a tar"),
+        ("a b.tar.zst", "is zstd-compressed, not a tar"),
+        ("a b.tar.xz", "is xz-compressed, not a tar"),
+        ("a b.tar.bz2", "is bzip2-compressed, not a tar"),
+        ("root", "is a folder, not a tar"),
+    ] {
+        let output = pack(&at(name), &at("hinted.ext4"), &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(format), "{said}");
+        let hint = said.lines().find_map(|line| line.strip_prefix("hint: ")).expect("a hint");
+        let program = xtask().get_program().to_string_lossy().into_owned();
+        let followed = format!("set -o pipefail; {}", hint.replace("cargo xtask", &program));
+        succeed(Command::new("bash").args(["-c", &followed]).current_dir(snug_tests::workspace()));
+        // A folder has other times.
+        assert!(name == "root" || fs::read(at("hinted.ext4")).expect("an image") == expected, "{hint}");
+        fs::remove_file(at("hinted.ext4")).expect("an image");
+    }
+    for (name, what) in [("a.cpio", "a cpio archive"), ("image.ext4", "an ext2, ext3 or ext4 image")] {
+        let output = pack(&at(name), &at("hinted.ext4"), &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&format!("the input is {what}, not a tar\nhint: ")), "{said}");
+        assert!(!at("hinted.ext4").exists());
+    }
+    // A member may be named as other files begin.
+    let script = "cd root; echo x > BZhello; tar -cf ../named.tar BZhello";
+    succeed(Command::new("bash").args(["-ec", script]).current_dir(folder.path()));
+    succeed(xtask().arg("pack").arg(at("named.tar")).arg("-o").arg(&image));
+}

@@ -6,7 +6,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use base16ct::lower::encode_string as hex;
 use clap::Args;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -16,13 +16,13 @@ use snug_ext4::size::{Headroom, SizePolicy};
 use snug_formats::{Ext4Options, Ext4Writer, Filesystem, FilesystemKind};
 use snug_rootfs::container_archive::ContainerArchive;
 use snug_rootfs::normalise::{Normalise, normalise};
-use snug_rootfs::tar;
+use snug_rootfs::tar::{self, TarError};
 use snug_rootfs::tree::{RootTree, Timestamp};
 use snug_spec::values;
 
 use super::run::Run;
 use super::{arguments, file_names};
-use crate::atomic::{Accepts, Destination, Identity};
+use crate::atomic::{Accepts, Destination, Identity, for_shell};
 use crate::error::Failure;
 use crate::filesystem;
 use crate::filesystem::verity::Verity;
@@ -253,6 +253,13 @@ fn read(arguments: &Arguments, folder: Option<&Path>, progress: &Progress) -> Re
         tar::read_stream(stdin().lock(), spool, &limits, &mut meter)
     } else {
         let file = File::open(&arguments.tar).with_context(|| format!("cannot open {shown}"))?;
+        if file.metadata()?.is_dir() {
+            bail!(Failure::Usage(format!(
+                "{shown} is a folder, not a tar\nhint: tar -C {} --xattrs -c . | cargo xtask pack - -o {}",
+                for_shell(&arguments.tar),
+                for_shell(&arguments.output)
+            )));
+        }
         // A named pipe or a process substitution is a stream like any other.
         if file.metadata()?.is_file() {
             tar::read_file(file, &limits, &mut meter)
@@ -261,7 +268,14 @@ fn read(arguments: &Arguments, folder: Option<&Path>, progress: &Progress) -> Re
             tar::read_stream(file, spool, &limits, &mut meter)
         }
     };
-    let tree = tree.with_context(|| format!("cannot read {shown}"))?;
+    let tree = tree.map_err(|error| match error {
+        TarError::Compressed { format, command, .. } if !piped => anyhow!(
+            "{shown} is {format}-compressed, not a tar\nhint: {command} {} | cargo xtask pack - -o {}",
+            for_shell(&arguments.tar),
+            for_shell(&arguments.output)
+        ),
+        error => anyhow::Error::new(error).context(format!("cannot read {shown}")),
+    })?;
     if let Some(archive) = ContainerArchive::of(&tree) {
         bail!(Failure::Usage(format!(
             "{shown} cannot be packed: {archive}\n\

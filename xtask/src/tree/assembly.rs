@@ -15,7 +15,7 @@ use snug_rootfs::platform::Platform;
 use snug_rootfs::tar::{self, TarError, TarOptions};
 use snug_rootfs::tree::{RootTree, Timestamp};
 
-use crate::atomic::Partial;
+use crate::atomic::{Partial, for_shell};
 use crate::bases::debian::{self, Bootstrap, NoSuchSuite};
 use crate::bases::oci::{self, Resolution};
 use crate::cache::{Cache, Tree};
@@ -242,7 +242,8 @@ fn tar_base(path: &Path, progress: &Progress) -> Result<Tree> {
     let tree = tar::read_as_stated(file, &tar::Limits::default(), &mut |_| {}).map_err(|error| match error {
         TarError::Compressed { format, command, .. } => anyhow!(
             "the base {shown} is {format}-compressed, not a tar\n\
-             hint: decompress it and name the result: {command} {shown} > root.tar"
+             hint: decompress it and name the result: {command} {} > root.tar",
+            for_shell(path)
         ),
         error => anyhow::Error::new(error).context(format!("cannot read the base {shown}")),
     })?;

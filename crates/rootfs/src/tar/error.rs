@@ -25,8 +25,19 @@ pub enum TarError {
         /// A file name for the hint.
         sample: &'static str,
     },
+    /// The input is something else.
+    #[error("the input is {format}, not a tar\nhint: {hint}")]
+    Foreign {
+        /// What it is, as in "a cpio archive".
+        format: &'static str,
+        /// What to do instead.
+        hint: &'static str,
+    },
     /// The input does not begin with a header.
-    #[error("the input is not a tar archive: its first block has no valid header checksum")]
+    #[error(
+        "the input is not a tar archive: its first block has no valid header checksum\n\
+         hint: `file` tells what it is; tar -C ROOT -c . makes a tar of a folder"
+    )]
     NotTar,
     /// A header after the first has a wrong checksum.
     #[error(

@@ -9,17 +9,8 @@ use super::header::{BLOCK, BLOCK_U64, Header, NAME, padding};
 use super::input::Input;
 use super::limits::Budget;
 use super::member::{Member, header_name, stored_size};
+use super::mistaken::{self, LOOKED_AT};
 use super::pax::Records;
-
-/// First bytes of files that are often mistaken for a tar: the format, and the command and file name for the hint.
-const COMPRESSED: [(&[u8], &str, &str, &str); 6] = [
-    (b"\x1f\x8b", "gzip", "gzip -dc", "x.tar.gz"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc", "x.tar.zst"),
-    (b"\xfd7zXZ\0", "xz", "xz -dc", "x.tar.xz"),
-    (b"BZh", "bzip2", "bzip2 -dc", "x.tar.bz2"),
-    (b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", "x.tar.lz4"),
-    (b"PK\x03\x04", "zip", "bsdtar -cf - --format pax @-", "< x.zip"),
-];
 
 /// Reads headers one after the other. The data of a member must be read before the next header.
 pub(super) struct Headers<'a> {
@@ -95,18 +86,19 @@ impl<'a> Headers<'a> {
 
     /// Returns a helpful error for input that is no tar at all.
     fn recognise(&mut self) -> Result<(), TarError> {
-        let start = self.input.peek(BLOCK)?;
+        let start = self.input.peek(LOOKED_AT)?;
         if start.is_empty() {
             return if self.end_marker == EndMarker::Optional { Ok(()) } else { Err(TarError::Empty) };
         }
-        for (magic, format, command, sample) in COMPRESSED {
-            if start.starts_with(magic) {
-                return Err(TarError::Compressed { format, command, sample });
-            }
+        let first = start.get(..BLOCK).and_then(|block| block.try_into().ok()).map(Header);
+        // Before the magic numbers, which are names that a file may have.
+        if first.as_ref().is_some_and(Header::checksum_fits) {
+            return Ok(());
         }
-        match start.try_into().map(Header) {
-            Ok(header) if header.is_zero() || header.checksum_fits() => Ok(()),
-            _ => Err(TarError::NotTar),
+        match mistaken::compressed(start).or_else(|| mistaken::foreign(start)) {
+            Some(error) => Err(error),
+            None if first.is_some_and(|header| header.is_zero()) => Ok(()),
+            None => Err(TarError::NotTar),
         }
     }
 

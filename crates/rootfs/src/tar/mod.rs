@@ -24,6 +24,7 @@ mod headers;
 mod input;
 mod limits;
 mod member;
+mod mistaken;
 mod pax;
 mod placement;
 mod read;
