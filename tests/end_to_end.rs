@@ -33,6 +33,7 @@ mod overlay;
 mod pack;
 mod pins;
 mod platforms;
+mod printed_boot;
 mod progress;
 mod proxy;
 mod registry;

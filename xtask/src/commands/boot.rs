@@ -1,4 +1,6 @@
-//! `boot`: starts an image as a virtual machine and attaches its console, or an SSH session.
+//! `boot`: starts an image as a virtual machine and attaches its console, or an SSH session; or prints the command that does.
+
+mod print;
 
 use std::io::{IsTerminal, stderr, stdin};
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ const OVERLAY_BYTES: u64 = 1 << 30;
 const END_BUDGET: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Args)]
+#[command(mut_arg("json", |json| json.requires("print")))]
 pub struct Arguments {
     /// Image to start, as it was built last
     #[arg(value_name = "NAME")]
@@ -42,6 +45,11 @@ pub struct Arguments {
     /// Log in by SSH with a throw-away key instead of showing the console
     #[arg(long)]
     ssh: bool,
+    /// Print the command that starts the machine, for a shell, and start nothing
+    #[arg(long, conflicts_with_all = ["ssh", "command"])]
+    print: bool,
+    #[command(flatten)]
+    printed: print::Options,
     /// Keep what the machine writes in FILE: a copy of the image, or the overlay of a read-only one, made at its first use
     #[arg(long, value_name = "FILE")]
     persist: Option<PathBuf>,
@@ -67,7 +75,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 
 fn start(arguments: Arguments) -> Result<ExitCode> {
     let interactive = stdin().is_terminal() && stderr().is_terminal();
-    if !interactive && arguments.command.is_empty() {
+    if !interactive && arguments.command.is_empty() && !arguments.print {
         bail!(Failure::Usage(
             "a machine's console needs a terminal, and standard input is none\n\
              hint: run one command with `--ssh -- COMMAND`, or check the image with `check NAME --boot`"
@@ -88,6 +96,7 @@ fn start(arguments: Arguments) -> Result<ExitCode> {
     }
     arguments.setup.prepare(built.boot_tasks())?;
     let persist = arguments.persist.as_deref().map(|file| persistent(file, &built, &arguments)).transpose()?;
+    let own_key = if arguments.print { arguments.printed.key()? } else { None };
     let spec = set.resolve(&arguments.name)?.boot;
     let BootEnvironment { kernel, accelerator, why } = BootEnvironment::prepare(
         arguments.machine.kernel.as_deref(),
@@ -108,6 +117,10 @@ fn start(arguments: Arguments) -> Result<ExitCode> {
         Some((file, disk)) => vec![Disk::keeping_writes(copy(&built.image, file, disk, progress)?)],
         None => vec![Disk::discarding_writes(&built.image)],
     };
+    if arguments.print {
+        words.push(CONSOLE_SHELL.to_owned());
+        return arguments.printed.print(&disks, &kernel, accelerator, (words, own_key), run.cache()?, progress);
+    }
     match arguments.ssh {
         true => by_ssh(&disks, &kernel, accelerator, words, &arguments.command, progress),
         false => on_console(&disks, &kernel, accelerator, words, progress),

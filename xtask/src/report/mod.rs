@@ -4,5 +4,6 @@ pub mod amounts;
 pub mod progress;
 pub mod render;
 pub mod screen;
+pub mod shell;
 pub mod streams;
 pub mod table;

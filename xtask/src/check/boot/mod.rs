@@ -22,17 +22,23 @@ use anyhow::Context;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use snug_process::program::Missing;
 
+use crate::cache::Cache;
+use crate::plan::hash_file;
+
 pub use accelerator::{AcceleratorChoice, choose_accelerator};
 pub use boot_test::{BootSummary, BootTest, GuestCommand, OVERLAY_ARGUMENT, empty_disk, remove_logs};
 pub use diagnosis::diagnose;
 pub use dmsetup::Dmsetup;
 pub use environment::BootEnvironment;
 pub use kernel::{Kernel, Parts};
-pub use qemu::{Accelerator, Disk, Guest, Machine, run_on_terminal};
+pub use qemu::{Accelerator, Disk, Guest, Machine, run_on_terminal, terminal_command};
 
 /// How long a boot may take. Under emulation a Debian root needs 3 to 13 s on an idle machine, and needed more than two
 /// minutes on one that had thirteen times as much to do as processors.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(300);
+
+/// Hexadecimal digits that distinguish one initramfs from another.
+const NAME_DIGITS: usize = 16;
 
 /// The guest's address in QEMU's user network, and the router's there (QEMU's documentation, "Network emulation").
 const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -129,6 +135,17 @@ pub fn write_initramfs(kernel: &Kernel, folder: &Path) -> anyhow::Result<Option<
     let Some(parts) = &kernel.initramfs else { return Ok(None) };
     let place = folder.join("initramfs.cpio");
     initramfs::write(parts, &place)?;
+    Ok(Some(place))
+}
+
+/// Writes the initramfs of `kernel` into the cache, where it stays until `clean`, named by its content. Returns its path;
+/// `None` if the kernel takes none.
+pub fn keep_initramfs(kernel: &Kernel, cache: &Cache) -> anyhow::Result<Option<PathBuf>> {
+    let folder = tempfile::tempdir_in(cache.root()).context("cannot make a folder in the cache")?;
+    let Some(written) = write_initramfs(kernel, folder.path())? else { return Ok(None) };
+    let digest = hash_file(&written, &mut |_| {})?;
+    let place = cache.kernels().join(format!("initramfs-{}-{}.cpio", kernel.version, &digest[..NAME_DIGITS]));
+    std::fs::rename(&written, &place).with_context(|| format!("cannot name {}", place.display()))?;
     Ok(Some(place))
 }
 

@@ -333,12 +333,19 @@ fn command(machine: &Machine, ssh_address: SocketAddr) -> Result<Command, BootEr
     Ok(command)
 }
 
+/// Returns the command that runs a machine with its console on standard input and output, and the guest's SSH port at
+/// `ssh_address`.
+pub fn terminal_command(machine: &Machine, ssh_address: SocketAddr) -> Result<Command, BootError> {
+    let mut command = command(machine, ssh_address)?;
+    command.args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]);
+    command.args(["-mon", "chardev=console"]);
+    Ok(command)
+}
+
 /// Runs a machine with its console on the terminal. Returns QEMU's exit status. Ctrl-A X ends the machine; Ctrl-C goes to
 /// the guest.
 pub fn run_on_terminal(machine: &Machine) -> Result<ExitStatus, BootError> {
-    let mut command = command(machine, free_address().map_err(failed)?)?;
-    command.args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]);
-    command.args(["-mon", "chardev=console"]);
+    let mut command = terminal_command(machine, free_address().map_err(failed)?)?;
     // QEMU sets the terminal to raw mode; one that is killed leaves it so.
     let _settings = Settings::keep();
     Child::start(&mut command).map_err(|error| error.source).and_then(|mut qemu| qemu.wait()).map_err(failed)

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use snug_process::program::HostProgram;
 use snug_process::{Child, child};
 use tempfile::TempDir;
+
+use crate::error::Failure;
 
 const SSH: HostProgram = HostProgram { name: "ssh", package: "openssh-client" };
 const SSH_KEYGEN: HostProgram = HostProgram { name: "ssh-keygen", package: "openssh-client" };
@@ -42,6 +44,52 @@ impl Key {
     fn path(&self) -> PathBuf {
         self.folder.path().join("key")
     }
+}
+
+/// The types that a public key's line begins with (sshd(8), "AUTHORIZED_KEYS FILE FORMAT").
+const KEY_TYPES: [&str; 4] = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];
+
+/// The public key of a person, and the private one where it lies beside it.
+pub struct OwnKey {
+    /// As a line of `authorized_keys`.
+    pub line: String,
+    pub private: Option<PathBuf>,
+}
+
+impl OwnKey {
+    /// Reads a public key; of a private one, the public key beside it.
+    pub fn read(file: &Path) -> Result<Self> {
+        let public = match file.extension() {
+            Some(extension) if extension == "pub" => file.to_path_buf(),
+            _ if beside(file).is_file() => beside(file),
+            _ => file.to_path_buf(),
+        };
+        let text = std::fs::read_to_string(&public)
+            .map_err(|error| Failure::Usage(format!("cannot read the key {}: {error}", public.display())))?;
+        let is_key = |line: &&str| KEY_TYPES.iter().any(|kind| line.starts_with(kind));
+        let line = text.lines().map(str::trim).find(is_key).ok_or_else(|| {
+            Failure::Usage(format!(
+                "{} holds no public SSH key\nhint: name the file that ends in .pub",
+                public.display()
+            ))
+        })?;
+        let private = Some(public.with_extension("")).filter(|private| *private != public && private.is_file());
+        Ok(OwnKey { line: line.to_owned(), private })
+    }
+
+    /// Returns the user's own key: the first in `~/.ssh` of those that ssh(1) would try.
+    pub fn of_user() -> Option<Self> {
+        let folder = PathBuf::from(std::env::var_os("HOME")?).join(".ssh");
+        let files = ["id_ed25519.pub", "id_ecdsa.pub", "id_ed25519_sk.pub", "id_ecdsa_sk.pub", "id_rsa.pub"];
+        files.iter().find_map(|name| Self::read(&folder.join(name)).ok())
+    }
+}
+
+/// Returns where ssh-keygen writes the public key of a private one.
+fn beside(private: &Path) -> PathBuf {
+    let mut name = private.as_os_str().to_owned();
+    name.push(".pub");
+    PathBuf::from(name)
 }
 
 /// The result of a command in the guest.
