@@ -24,6 +24,7 @@ mod hosts;
 mod images;
 mod integrity;
 mod library;
+mod limits;
 mod loop_writer;
 mod memory;
 mod messages;

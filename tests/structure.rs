@@ -29,7 +29,7 @@ const LAYOUT: &[(&str, &[&str])] = &[
     ("cache", &["process", "sandbox"]),
     ("atomic", &["process"]),
     ("host", &["process", "sandbox"]),
-    ("report", &["ext4"]),
+    ("report", &["ext4", "rootfs"]),
     ("error", &["process", "spec"]),
     ("jobs", &[]),
     ("workspace", &[]),

@@ -1,6 +1,7 @@
 //! What every byte of an image is used for.
 
 use serde::{Deserialize, Serialize};
+use snug_rootfs::adjustments::Adjustments;
 use snug_rootfs::tree::Kind;
 
 use super::on_disk::BLOCK;
@@ -20,9 +21,9 @@ pub struct Census {
     /// Why the image has this size; `None` for read-only types, which are as large as their content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<SizeDecision>,
-    /// What of the tree the format cannot store, as sentences for people.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub omitted: Vec<String>,
+    /// What was left out of the tree or changed in it, since the image cannot hold it or the archive cannot be taken as it is.
+    #[serde(default, skip_serializing_if = "Adjustments::is_empty")]
+    pub adjustments: Adjustments,
 }
 
 /// The bytes of an image that are used for one thing.
@@ -75,6 +76,6 @@ pub(crate) fn census(plan: &Plan) -> Census {
         writer: concat!("snug ", env!("CARGO_PKG_VERSION")).into(),
         parts,
         decision: Some(plan.decision.clone()),
-        omitted: Vec::new(),
+        adjustments: Adjustments::default(),
     }
 }

@@ -17,12 +17,12 @@ use super::xattr::{MAX_SHARERS, Xattrs};
 pub(crate) const INLINE_SYMLINK: usize = 60;
 /// The kernel reads a target into one block and terminates it with NUL.
 const MAX_SYMLINK: usize = BLOCK - 1;
-/// Logical block numbers have 32 bits, the last of which is not used (`fs/ext4/super.c`, `ext4_max_size`).
-const MAX_FILE: u64 = (u32::MAX as u64) * BLOCK as u64;
-/// `EXT4_LINK_MAX`; a directory with more subdirectories shows one link (dir_nlink).
-pub(crate) const MAX_LINKS: u32 = 65_000;
+/// Bytes of the largest file: logical block numbers have 32 bits, the last of which is not used (`fs/ext4/super.c`, `ext4_max_size`).
+pub const MAX_FILE: u64 = (u32::MAX as u64) * BLOCK as u64;
+/// Names of one inode (`EXT4_LINK_MAX`); a directory with more subdirectories shows one link (dir_nlink).
+pub const MAX_LINKS: u32 = 65_000;
 /// Seconds since 1970 that 32 bits and two epoch bits can state (`inodes.rst`, "Inode Timestamps").
-const TIMES: std::ops::RangeInclusive<i64> = -(1 << 31)..=(1 << 34) - (1 << 31) - 1;
+pub const TIMES: std::ops::RangeInclusive<i64> = -(1 << 31)..=(1 << 34) - (1 << 31) - 1;
 /// Major and minor device numbers have 12 and 20 bits (`new_encode_dev`).
 const MAX_MAJOR: u32 = (1 << 12) - 1;
 const MAX_MINOR: u32 = (1 << 20) - 1;

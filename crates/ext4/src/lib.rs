@@ -65,13 +65,14 @@ use self::hash::NameHasher;
 use self::identity::Description;
 use self::identity::Identity;
 use self::inventory::Inventory;
+pub use self::inventory::{MAX_FILE, MAX_LINKS, TIMES};
 pub use self::options::{Ext4Options, Ext4Writer};
 use self::output::Output;
 use self::plan::Plan;
 use self::size::{SizeDecision, SizePolicy};
 use self::write::ImageWriter;
 use self::writer_thread::ImageFile;
-pub use self::xattr::XattrError;
+pub use self::xattr::{XATTR_NAMESPACES, XattrError, xattrs_fit};
 
 /// Bytes of `s_volume_name` in the superblock.
 const MAX_LABEL: usize = 16;

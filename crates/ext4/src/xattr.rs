@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use snug_rootfs::acl::{self, Acl};
+
 use super::checksum::crc32c;
 use super::on_disk::{BLOCK, Field, INODE, INODE_XATTRS, on_disk};
 
@@ -47,8 +49,10 @@ pub(crate) const MAX_SHARERS: u32 = 1024;
 
 /// Numbers for the prefixes of names (`attributes.rst`, "Attribute Name Indices"). Those of ACLs stand for the whole name.
 const PREFIXES: [(&[u8], u8); 3] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6)];
-const ACL_ACCESS: (&[u8], u8) = (b"system.posix_acl_access", 2);
-const ACL_DEFAULT: (&[u8], u8) = (b"system.posix_acl_default", 3);
+const ACLS: [(&[u8], u8); 2] = [(acl::ACCESS, 2), (acl::DEFAULT, 3)];
+
+/// Beginnings of the names of the extended attributes that ext4 holds, access control lists aside.
+pub const XATTR_NAMESPACES: &[&[u8]] = &[PREFIXES[0].0, PREFIXES[1].0, PREFIXES[2].0];
 
 /// Why the extended attributes of an inode cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +91,7 @@ impl Attribute {
             name: name.to_vec(),
             value,
         };
-        for (acl, index) in [ACL_ACCESS, ACL_DEFAULT] {
+        for (acl, index) in ACLS {
             if full_name == acl {
                 let value = acl_on_disk(value).ok_or_else(|| XattrError::Acl(full_name.to_vec()))?;
                 return Ok(made(index, b"", value));
@@ -227,50 +231,23 @@ fn fullest(attributes: &[Attribute], room: usize) -> Vec<bool> {
     reached.into_iter().rev().flatten().next().unwrap_or_else(|| vec![false; attributes.len()])
 }
 
-/// Tags of ACL entries (`include/uapi/linux/posix_acl.h`).
-mod acl_tag {
-    pub(super) const USER_OBJ: u16 = 0x01;
-    pub(super) const USER: u16 = 0x02;
-    pub(super) const GROUP_OBJ: u16 = 0x04;
-    pub(super) const GROUP: u16 = 0x08;
-    pub(super) const MASK: u16 = 0x10;
-    pub(super) const OTHER: u16 = 0x20;
+/// Whether the extended attributes of one inode fit into the inode and one block, and have names and values that ext4 can hold.
+pub fn xattrs_fit(attributes: &snug_rootfs::tree::Xattrs) -> bool {
+    Xattrs::new(attributes).is_ok()
 }
 
-/// Version of ACLs in setxattr(2) and in archives, where entries have eight bytes; and on the disk, where entries without an
-/// id have four (`fs/ext4/acl.h`).
-const ACL_VERSION: u32 = 2;
+/// Version of ACLs on the disk, where entries without an id have four bytes (`fs/ext4/acl.h`).
 const ACL_VERSION_ON_DISK: u32 = 1;
 
 /// Converts an ACL from the form of getxattr(2) to the on-disk form. `None` if the kernel would refuse it.
 fn acl_on_disk(value: &[u8]) -> Option<Vec<u8>> {
-    use acl_tag::*;
-    let (version, entries) = value.split_first_chunk::<4>()?;
-    if u32::from_le_bytes(*version) != ACL_VERSION {
-        return None;
-    }
-    let (entries, rest) = entries.as_chunks::<8>();
-    if !rest.is_empty() {
-        return None;
-    }
     let mut out = ACL_VERSION_ON_DISK.to_le_bytes().to_vec();
-    let mut tags = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let tag = u16::from_le_bytes([entry[0], entry[1]]);
-        let permissions = u16::from_le_bytes([entry[2], entry[3]]);
-        if permissions > 7 {
-            return None;
-        }
-        let length = if matches!(tag, USER | GROUP) { 8 } else { 4 };
-        out.extend_from_slice(&entry[..length]);
-        tags.push(tag);
+    for entry in Acl::from_xattr(value)?.entries() {
+        out.extend(entry.tag.to_le_bytes());
+        out.extend(entry.permissions.to_le_bytes());
+        out.extend(entry.id.map(u32::to_le_bytes).into_iter().flatten());
     }
-    // As the kernel's posix_acl_valid: each class once and in order, a mask wherever a named user or group is.
-    let count = |wanted| tags.iter().filter(|&&tag| tag == wanted).count();
-    let known = tags.iter().all(|tag| matches!(*tag, USER_OBJ | USER | GROUP_OBJ | GROUP | MASK | OTHER));
-    let single = [USER_OBJ, GROUP_OBJ, OTHER].into_iter().all(|tag| count(tag) == 1) && count(MASK) <= 1;
-    let masked = count(USER) + count(GROUP) == 0 || count(MASK) == 1;
-    (known && single && masked && tags.is_sorted()).then_some(out)
+    Some(out)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The types of filesystem that an image can have: their options, and the version of Linux that each needs. Shared by those
+//! The types of filesystem that an image can have: their options, what they can hold, and the
+//! version of Linux that each needs. Shared by those
 //! who read options (a spec, a command line) and those who write images.
 //!
 //! ```
@@ -14,6 +15,7 @@
 
 pub mod file_name;
 pub mod kernel;
+pub mod limits;
 
 use std::fmt;
 use std::str::FromStr;

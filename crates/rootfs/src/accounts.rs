@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use super::tree::{Kind, RootTree, TreePath};
 
+/// Bytes of the largest `/etc/passwd` or `/etc/group` that is read: a hundred thousand accounts have a tenth of that.
+const FILE_MAX: u64 = 64 << 20;
+
 /// A user or a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -56,22 +59,39 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Reads `/etc/passwd` and `/etc/group` of `tree`. A file that is missing has no accounts, and lines that are not of
-    /// the files' format are passed over.
+    /// Reads `/etc/passwd` and `/etc/group` of `tree`, which may be symlinks in it. A file that is missing, or larger than
+    /// any real one, has no accounts, and lines that are not of the files' format are passed over.
     pub fn read(tree: &RootTree) -> io::Result<Self> {
         let ids = |path: &str| -> io::Result<BTreeMap<String, u32>> {
             let path = TreePath::new(path).expect("the paths written here are clean");
-            let Some(Kind::File(body)) = tree.get(&path).map(|inode| &inode.kind) else { return Ok(BTreeMap::new()) };
+            let inode = tree.resolve(&path).and_then(|path| tree.get(&path));
+            let body = match inode.map(|inode| &inode.kind) {
+                Some(Kind::File(body)) if body.size <= FILE_MAX => body,
+                _ => return Ok(BTreeMap::new()),
+            };
             let text = tree.bodies().read_to_vec(body)?;
             let text = String::from_utf8_lossy(&text);
-            // Both files begin with name, password and number.
-            let ids = text.lines().filter_map(|line| {
+            // Both files begin with name, password and number. Of two lines with one name the first counts, as in getpwnam(3).
+            let mut ids = BTreeMap::new();
+            for line in text.lines() {
                 let mut fields = line.split(':');
-                Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
-            });
-            Ok(ids.collect())
+                if let Some((name, Ok(id))) = fields.next().zip(fields.nth(1).map(str::parse)) {
+                    ids.entry(name.to_owned()).or_insert(id);
+                }
+            }
+            Ok(ids)
         };
         Ok(Accounts { users: ids("etc/passwd")?, groups: ids("etc/group")? })
+    }
+
+    /// Returns the number of a user.
+    pub fn user(&self, name: &str) -> Option<u32> {
+        self.users.get(name).copied()
+    }
+
+    /// Returns the number of a group.
+    pub fn group(&self, name: &str) -> Option<u32> {
+        self.groups.get(name).copied()
     }
 
     /// Returns uid and gid of `owner`.
@@ -110,6 +130,12 @@ mod tests {
         assert_eq!(ids(name("tty"), name("tty")), Err(UnknownAccount::User("tty".into())));
         assert_eq!(ids(name("root"), name("node")), Err(UnknownAccount::Group("node".into())));
         assert_eq!(ids(name("odd"), Account::Id(0)), Err(UnknownAccount::User("odd".into())));
+        // `/etc/passwd` of NixOS and of images with a read-only `/etc` is a symlink.
+        let etc = TreePath::new("etc/passwd").unwrap();
+        let passwd = tree.get(&etc).unwrap().clone();
+        tree.insert(TreePath::new("usr/share/passwd").unwrap(), passwd).unwrap();
+        tree.insert(etc, Inode::new(Kind::Symlink(b"../usr/share/passwd".as_slice().into()), 0o777)).unwrap();
+        assert_eq!(Accounts::read(&tree).unwrap().user("node"), Some(1000));
         let empty = Accounts::read(&RootTree::new(BodySource::new(Vec::new()))).unwrap();
         assert!(empty.ids(&Owner { user: name("root"), group: Account::Id(0) }).is_err());
     }

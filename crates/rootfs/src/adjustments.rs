@@ -32,6 +32,8 @@ pub enum Adjustment {
     AclUnsupported,
     /// An extended attribute has a name that the filesystem cannot hold, and was left out.
     XattrName,
+    /// An extended attribute is on a type of inode on which Linux does not show it, and was left out.
+    XattrOfType,
     /// An extended attribute has no room in the filesystem, and was left out.
     XattrSize,
     /// A time is outside the filesystem's range, and the nearest one was taken.
@@ -89,6 +91,12 @@ impl Adjustment {
                 format!("left out, since {holder} cannot hold its name"),
                 Some(format!("left out, since {holder} cannot hold their names")),
             ),
+            Adjustment::XattrOfType => (
+                "extended attribute `user.*` of something else than a file or directory",
+                "extended attributes `user.*` of something else than a file or directory",
+                format!("left out, since {holder} does not show it"),
+                Some(format!("left out, since {holder} does not show them")),
+            ),
             Adjustment::XattrSize => (
                 "extended attribute",
                 "extended attributes",
@@ -100,8 +108,8 @@ impl Adjustment {
                 ("modification time", "modification times", done, None)
             }
             Adjustment::TimeResolution => {
-                let done = format!("cut to whole seconds, which is all that {holder} holds");
-                ("modification time", "modification times", done, None)
+                let done = format!("cut to whole seconds, which is all that {holder} holds of");
+                ("modification time", "modification times", format!("{done} it"), Some(format!("{done} them")))
             }
             Adjustment::Socket => {
                 ("socket", "sockets", format!("left out, since nothing writes them to {holder}"), None)
@@ -207,7 +215,7 @@ impl fmt::Display for Adjustments {
 mod tests {
     use super::*;
 
-    const ALL: [Adjustment; 14] = [
+    const ALL: [Adjustment; 15] = [
         Adjustment::AbsoluteName,
         Adjustment::AbsoluteLink,
         Adjustment::ParentInName,
@@ -218,6 +226,7 @@ mod tests {
         Adjustment::AclInvalid,
         Adjustment::AclUnsupported,
         Adjustment::XattrName,
+        Adjustment::XattrOfType,
         Adjustment::XattrSize,
         Adjustment::TimeRange,
         Adjustment::TimeResolution,
@@ -256,12 +265,14 @@ mod tests {
         1 access control list was left out, since ext4 holds none: /first
         2 extended attributes were left out, since Linux cannot hold their names; the first is /of the tar
         1 extended attribute was left out, since ext4 cannot hold its name: /first
+        2 extended attributes `user.*` of something else than a file or directory were left out, since Linux does not show them; the first is /of the tar
+        1 extended attribute `user.*` of something else than a file or directory was left out, since ext4 does not show it: /first
         2 extended attributes were left out, since Linux has no room for them; the first is /of the tar
         1 extended attribute was left out, since ext4 has no room for it: /first
         2 modification times were moved to the nearest that Linux can hold; the first is /of the tar
         1 modification time was moved to the nearest that ext4 can hold: /first
-        2 modification times were cut to whole seconds, which is all that Linux holds; the first is /of the tar
-        1 modification time was cut to whole seconds, which is all that ext4 holds: /first
+        2 modification times were cut to whole seconds, which is all that Linux holds of them; the first is /of the tar
+        1 modification time was cut to whole seconds, which is all that ext4 holds of it: /first
         2 sockets were left out, since nothing writes them to Linux; the first is /of the tar
         1 socket was left out, since nothing writes them to ext4: /first
         ");

@@ -4,6 +4,13 @@ use std::collections::BTreeMap;
 
 use super::body::Body;
 
+/// Longest name of an extended attribute, in bytes (`XATTR_NAME_MAX`).
+pub const XATTR_NAME_MAX: usize = 255;
+/// Longest value of an extended attribute, in bytes (`XATTR_SIZE_MAX`).
+pub const XATTR_VALUE_MAX: usize = 64 << 10;
+/// Extended attributes of one inode, by full name (`security.capability`); values are arbitrary bytes.
+pub type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
 /// A point in time: seconds since the epoch (negative before 1970) and nanoseconds after that second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp {
@@ -44,8 +51,8 @@ pub struct Inode<C = Body> {
     pub gid: u32,
     /// Time of the last modification.
     pub mtime: Timestamp,
-    /// Extended attributes by full name (`security.capability`); values are arbitrary bytes.
-    pub xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    /// Extended attributes.
+    pub xattrs: Xattrs,
 }
 
 impl<C> Inode<C> {
@@ -56,7 +63,7 @@ impl<C> Inode<C> {
 
     /// An inode of root's, without attributes and with the time 0.
     pub fn new(kind: Kind<C>, mode: u16) -> Self {
-        Inode { kind, mode, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: BTreeMap::new() }
+        Inode { kind, mode, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: Xattrs::new() }
     }
 
     /// Whether this is a directory.

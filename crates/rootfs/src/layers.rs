@@ -13,7 +13,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use super::tar::{Budget, EndMarker, Entry, Limits, Placement, Reader, TarError};
+use super::tar::{Budget, EndMarker, Entry, Limits, Placement, Reader, TarError, resolve_acls};
 use super::tree::{BodySource, RootTree, TreePath};
 
 /// Prefix of a whiteout; the hidden name follows.
@@ -29,8 +29,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 pub const LIMITS: Limits = Limits {
     entries: 1_000_000,
     data_bytes: 64 << 30,
-    extended_header_bytes: 1 << 20,
-    xattr_bytes: 64 << 10,
+    extended_header_bytes: 16 << 20,
     sparse_ranges: 1_000_000,
     metadata_bytes: 1 << 30,
 };
@@ -93,8 +92,14 @@ impl Layers {
     }
 
     /// Returns the merged tree.
-    pub fn finish(self) -> RootTree {
-        self.tree
+    ///
+    /// # Errors
+    ///
+    /// The accounts of the tree, by which names in access control lists are looked up, cannot be read from the temporary file.
+    pub fn finish(mut self) -> Result<RootTree, LayerError> {
+        let resolved = resolve_acls(&mut self.tree)?;
+        self.tree.note_all(resolved);
+        Ok(self.tree)
     }
 
     /// Removes what a whiteout hides; other entries hide nothing.

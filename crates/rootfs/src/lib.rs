@@ -26,6 +26,7 @@
 #![warn(missing_docs)]
 
 pub mod accounts;
+pub mod acl;
 pub mod adjustments;
 mod body;
 pub mod buffer_pool;
@@ -33,6 +34,7 @@ pub mod capabilities;
 pub mod container_archive;
 pub mod digest;
 pub mod disk;
+pub mod fit;
 pub mod glob;
 pub mod holes;
 mod inode;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::adjustments::{Adjustment, Adjustments};
 pub use super::body::{BLOCK, Body, BodySource, DataRange, Extents, ReadAt};
-pub use super::inode::{Inode, InodeId, Kind, Timestamp};
+pub use super::inode::{Inode, InodeId, Kind, Timestamp, XATTR_NAME_MAX, XATTR_VALUE_MAX, Xattrs};
 use super::names::Names;
 pub use super::path::{NAME_MAX, PATH_MAX, PathError, TreePath};
 
@@ -205,6 +205,12 @@ impl RootTree {
     pub fn inodes_mut(&mut self) -> impl Iterator<Item = &mut Inode> {
         self.last_parent = None;
         self.inodes.iter_mut()
+    }
+
+    /// Returns the inode with this id, to change it for all its names. A directory must stay one.
+    pub(crate) fn inode_mut(&mut self, id: InodeId) -> &mut Inode {
+        self.last_parent = None;
+        &mut self.inodes[id.0 as usize]
     }
 
     /// Returns the inode with this id.

@@ -28,7 +28,7 @@ use crate::plan::hash_file;
 use crate::report::progress::{Progress, Stage, human_bytes};
 use snug_formats::FilesystemKind;
 use snug_rootfs::listing::Listing;
-use snug_rootfs::tree::{Kind, TreePath};
+use snug_rootfs::tree::TreePath;
 
 /// An image and what it is compared with.
 pub struct CheckInput<'a> {
@@ -70,15 +70,12 @@ pub enum Depth {
 
 /// Makes all checks that do not boot the image. Returns them, and the tree that the image holds if it can be read.
 pub fn check_image(
-    mut subject: CheckInput,
+    subject: CheckInput,
     depth: Depth,
     reader: Reader,
     progress: &Progress,
 ) -> (Vec<Check>, Option<Listing>) {
     let kind = subject.manifest.filesystem.kind();
-    if let Ok(meant) = &mut subject.meant {
-        drop_unsupported(meant, kind);
-    }
     let mut checks = Vec::new();
     if depth == Depth::Full {
         let stage = progress.stage("hash the image");
@@ -175,20 +172,4 @@ fn tree(
     notes.extend(reading.unseen.iter().map(|(property, why)| format!("not compared: {property}: {why}")));
     let check = Check::passed(QUESTION, reading.judge.as_str(), said).with_findings(findings).with_notes(notes);
     (check.took(started.elapsed()), Some(reading))
-}
-
-/// Removes what a format cannot hold from the expected tree; its writer has warned of that.
-fn drop_unsupported(meant: &mut Listing, kind: FilesystemKind) {
-    if kind == FilesystemKind::Ext4 {
-        return;
-    }
-    // The writers are fed a tar of whole seconds, which has no sockets.
-    meant.records.retain(|_, record| record.inode.kind != Kind::Socket);
-    for inode in meant.records.values_mut().map(|record| &mut record.inode) {
-        inode.mtime.nanoseconds = 0;
-        inode.mtime.seconds = inode.mtime.seconds.clamp(0, i64::from(u32::MAX));
-        if kind == FilesystemKind::Squashfs {
-            inode.xattrs.retain(|name, _| !name.starts_with(b"system."));
-        }
-    }
 }

@@ -13,6 +13,7 @@ use crate::check::boot::AcceleratorChoice;
 use crate::error;
 use crate::host::requirements::Task;
 use crate::host::setup;
+use crate::report::adjustments::Strictness;
 use crate::report::render::{self, Render};
 
 /// `--images`
@@ -45,6 +46,21 @@ pub struct OnePlatform {
     /// Platform of the image [default: the spec's first, else this machine's]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<Platform>,
+}
+
+/// `--strict`
+#[derive(Debug, Args)]
+pub struct Strict {
+    /// Refuse what would have to be left out or changed to fit the filesystem, instead of warning of it
+    #[arg(long)]
+    strict: bool,
+}
+
+impl Strict {
+    /// Returns what becomes of a tree that has to be adjusted.
+    pub fn strictness(&self) -> Strictness {
+        if self.strict { Strictness::Strict } else { Strictness::Adjusting }
+    }
 }
 
 /// `--json`

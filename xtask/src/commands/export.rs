@@ -45,6 +45,8 @@ pub struct Arguments {
     #[command(flatten)]
     engine: arguments::Engine,
     #[command(flatten)]
+    strict: arguments::Strict,
+    #[command(flatten)]
     format: arguments::Format,
     #[command(flatten)]
     setup: arguments::Setup,
@@ -78,7 +80,13 @@ fn export(arguments: Arguments) -> Result<ExitCode> {
     arguments.setup.prepare(order.tree_tasks())?;
     let cache = run.swept_cache()?;
     let Choice { engine, .. } = run.engine(&arguments.engine, &order, &progress)?;
-    let assembly = Assembly { cache, engine: &*engine, refresh: &Refresh::default(), on_failure: OnFailure::default() };
+    let assembly = Assembly {
+        cache,
+        engine: &*engine,
+        refresh: &Refresh::default(),
+        on_failure: OnFailure::default(),
+        strictness: arguments.strict.strictness(),
+    };
     let (tree, _held) = order.finished_tree(&assembly, &progress)?;
     // Whoever reads it shows progress, and may end when it has enough.
     let stage = if to_stdout { Progress::hidden() } else { progress.clone() }.stage("write the tar");

@@ -70,6 +70,8 @@ pub struct Arguments {
     /// Open a shell in the tree of a failing step, on this terminal
     #[arg(long, conflicts_with_all = ["keep", "jobs", "dry_run"])]
     shell: bool,
+    #[command(flatten)]
+    strict: arguments::Strict,
     /// Publish the images without comparing them with their trees first
     #[arg(long)]
     no_check: bool,
@@ -162,7 +164,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
                 progress.note(format!("{name}: {note}"));
             }
             let Choice { engine, .. } = choice.insert(run.engine(&arguments.engine, &order, &progress)?);
-            let assembly = Assembly { cache, engine: &**engine, refresh: &refresh, on_failure };
+            let assembly = Assembly {
+                cache,
+                engine: &**engine,
+                refresh: &refresh,
+                on_failure,
+                strictness: arguments.strict.strictness(),
+            };
             order.build(&assembly, &output, &progress)
         });
         let outcome = outcome.map_err(|error| arguments.setup.hint(tasks, error));

@@ -81,6 +81,8 @@ pub struct Arguments {
     #[arg(long)]
     no_sync: bool,
     #[command(flatten)]
+    strict: arguments::Strict,
+    #[command(flatten)]
     format: arguments::Format,
     #[command(flatten)]
     setup: arguments::Setup,
@@ -130,6 +132,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let clamp_mtime = Timestamp::source_date_epoch();
         normalise(&mut tree, &Normalise { hostname: None, clamp_mtime });
     }
+    let adjustments = image::fit(&mut tree, &filesystem, arguments.strict.strictness(), None, progress)?;
     let verity = arguments.filesystem.is_some_and(|named| named.verity);
     let digests = match (&arguments.contents, arguments.no_digest) {
         (Some(_), _) => Digests::All,
@@ -147,7 +150,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let image = output.named().to_path_buf();
     output.finish(written.partial, !arguments.no_sync, progress)?;
     let sha256 = written.sha256.map(|digest| hex(&digest));
-    let (census, verity) = (written.census, written.verity);
+    let (census, verity) = (Census { adjustments, ..written.census }, written.verity);
     let packed = Packed { image, filesystem, sha256, census, verity };
     if to_stdout {
         // The list is what was asked for there.
@@ -284,8 +287,5 @@ fn read(arguments: &Arguments, folder: Option<&Path>, progress: &Progress) -> Re
         )));
     }
     stage.finish(&entries(tree.len()));
-    for adjusted in tree.adjustments().iter() {
-        progress.warn(format!("warning: {adjusted}"));
-    }
     Ok(tree)
 }

@@ -25,6 +25,7 @@ use crate::engine::choose::Choice;
 use crate::error::{self, Failure};
 use crate::host::requirements::{self, Task};
 use crate::image::{BuildOutcome, Built, ImageType, Order, Target};
+use crate::report::adjustments::Strictness;
 use crate::report::progress::{Progress, human_bytes, human_duration};
 use crate::report::render::{Render, seconds};
 use crate::report::table;
@@ -122,7 +123,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let cache = run.swept_cache()?;
     let Choice { engine, .. } = run.engine(&arguments::Engine { kind: None }, first, progress)?;
     let refresh = Refresh::default();
-    let assembly = Assembly { cache, engine: &*engine, refresh: &refresh, on_failure: OnFailure::default() };
+    let assembly = Assembly {
+        cache,
+        engine: &*engine,
+        refresh: &refresh,
+        on_failure: OnFailure::default(),
+        strictness: Strictness::default(),
+    };
     // The tree is built once for all types: what is measured is the way from the tree to the image.
     let (tree, _held) = assembly.read(&first.chain, progress)?;
     let listing = Listing::of(&tree);

@@ -9,12 +9,13 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use snug_ext4::size::SizePolicy;
 use snug_ext4::{Census, Part, identity};
 use snug_formats::{ErofsOptions, FilesystemKind};
 use snug_process::child;
 use snug_process::program::HostProgram;
+use snug_rootfs::adjustments::Adjustments;
 use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::RootTree;
 use snug_rootfs::tree::image_time;
@@ -31,10 +32,6 @@ const SUITE: &str = "trixie";
 
 /// Bytes of a physical cluster: the kernel reads the powers of two in this range.
 const CLUSTER_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
-
-/// Extended attributes that the format can store; mkfs.erofs drops others silently.
-const XATTR_NAMESPACES: [&[u8]; 5] =
-    [b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// Writes a tree as erofs.
 #[derive(Debug, Clone)]
@@ -99,7 +96,6 @@ impl FilesystemWriter for ErofsWriter {
 
     /// The policy is ignored: a read-only image is as large as its compressed content.
     fn write(&self, tree: &RootTree, _policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
-        refuse_foreign_xattrs(tree)?;
         let mut command = self.command(tree, output)?;
         stage.detail("compressing");
         let mut said = 0;
@@ -139,29 +135,13 @@ impl ErofsWriter {
         let parts = [("file data", data), ("inodes, directories, xattrs and padding", size - data)]
             .map(|(name, bytes)| Part { name: name.into(), bytes });
         let writer = format!("mkfs.erofs {}", self.utils.version);
-        Ok(Census { size, writer, parts: parts.into(), decision: None, omitted: Vec::new() })
+        Ok(Census { size, writer, parts: parts.into(), decision: None, adjustments: Adjustments::default() })
     }
 }
 
 fn compressed_bytes(said: &str) -> Option<u64> {
     let line = said.lines().find_map(|line| line.strip_prefix("Filesystem total file size:"))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-fn refuse_foreign_xattrs(tree: &RootTree) -> Result<()> {
-    for entry in tree.entries().filter(|entry| entry.hard_link_to.is_none()) {
-        for name in entry.inode.xattrs.keys() {
-            if !XATTR_NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) {
-                bail!(
-                    "{} has the xattr {}, and erofs stores only user.*, trusted.*, security.* and POSIX ACLs\n\
-                     hint: remove it from the tree, or use ext4",
-                    entry.path,
-                    name.escape_ascii()
-                );
-            }
-        }
-    }
-    Ok(())
 }
 
 /// erofs-utils that are new enough: the host's, or unpacked ones.
@@ -293,16 +273,5 @@ mod tests {
         let known = || fs::read_to_string("/proc/filesystems").unwrap().contains("erofs");
         let _ = known() || Command::new("modprobe").arg("erofs").status().is_ok();
         known() || skip("needs a kernel that reads erofs")
-    }
-
-    #[test]
-    fn what_the_format_cannot_store_is_refused() {
-        let mut tree = sample_tree();
-        let path = snug_rootfs::tree::TreePath::new("etc/hello").unwrap();
-        tree.get_mut(&path).unwrap().xattrs.insert(b"system.other".as_slice().into(), b"".as_slice().into());
-        insta::assert_snapshot!(refuse_foreign_xattrs(&tree).unwrap_err(), @r"
-        /etc/hello has the xattr system.other, and erofs stores only user.*, trusted.*, security.* and POSIX ACLs
-        hint: remove it from the tree, or use ext4
-        ");
     }
 }

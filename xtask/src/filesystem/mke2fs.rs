@@ -26,6 +26,7 @@ use snug_ext4::{Census, Part};
 use snug_formats::{Ext4Options, FilesystemKind};
 use snug_process::child;
 use snug_process::program::HostProgram;
+use snug_rootfs::adjustments::Adjustments;
 use snug_rootfs::tree::{RootTree, image_time};
 
 pub use self::loop_mount::{LoopWriter, VERB as LOOP_VERB, inside_main as loop_main};
@@ -306,7 +307,13 @@ impl Run<'_> {
         parts.extend(decision.overhead.iter().map(|structure| part(&structure.name, structure.blocks)));
         parts.push(part("free", free));
         parts.retain(|part| part.bytes > 0);
-        Ok(Census { size, writer: self.content.writer()?, parts, decision: Some(decision), omitted: Vec::new() })
+        Ok(Census {
+            size,
+            writer: self.content.writer()?,
+            parts,
+            decision: Some(decision),
+            adjustments: Adjustments::default(),
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use snug_ext4::Census;
 use snug_ext4::size::SizePolicy;
+pub use snug_formats::limits::limits;
 use snug_formats::{Ext4Writer, Filesystem, FilesystemKind};
 use snug_rootfs::digest::{self, Digest};
 use snug_rootfs::tree::RootTree;
@@ -22,7 +23,8 @@ pub trait FilesystemWriter {
     /// Returns the type that it writes.
     fn kind(&self) -> FilesystemKind;
 
-    /// Writes `tree` to `output`, sized by `policy`, and returns what every byte is used for. `output` is a path beside the
+    /// Writes `tree`, which is within the limits of the type ([`limits`]), to `output`, sized by `policy`, and returns what every
+    /// byte is used for. `output` is a path beside the
     /// final image, which the caller renames afterwards. On an error it may be left behind for the caller to remove.
     fn write(&self, tree: &RootTree, policy: &SizePolicy, output: &Path, stage: &Stage) -> anyhow::Result<Census>;
 

@@ -4,12 +4,11 @@
 mod compression;
 mod tables;
 
-use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use snug_ext4::Census;
 use snug_ext4::size::SizePolicy;
 use snug_formats::{FilesystemKind, SquashfsOptions};
@@ -29,12 +28,6 @@ const MKSQUASHFS: HostProgram = HostProgram { name: "mksquashfs", package: "squa
 
 /// Bytes of a data block: the kernel reads the powers of two in this range.
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
-
-/// Namespaces of extended attributes that the format can store.
-const XATTR_NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
-
-/// Names of POSIX ACLs begin with this (acl(5)).
-const ACL_XATTRS: &[u8] = b"system.posix_acl_";
 
 /// Writes a tree as squashfs.
 #[derive(Debug, Clone)]
@@ -159,13 +152,11 @@ impl FilesystemWriter for SquashfsWriter {
 
     /// The policy is ignored: a read-only image is as large as its compressed content.
     fn write(&self, tree: &RootTree, _policy: &SizePolicy, output: &Path, stage: &Stage) -> Result<Census> {
-        let (tree, omitted) = representable(tree)?;
-        let tree = tree.as_ref();
         let time = u32::try_from(image_time(tree).clamp(0, i64::from(u32::MAX))).expect("was clamped");
         let mut command = self.command(tree, output, time)?;
         stage.detail("compressing");
         child::feed(&mut command, &[], |input| feed_tar(tree, input, stage))?;
-        Ok(Census { omitted, ..census(output, &self.writer_name()?)? })
+        census(output, &self.writer_name()?)
     }
 }
 
@@ -187,42 +178,7 @@ fn mksquashfs_version(said: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Returns the tree without what squashfs cannot store, and sentences about what was left out. The format has three namespaces
-/// of xattrs; the programs drop others silently or fail half-way. POSIX ACLs only refine the mode and are left out; any other
-/// xattr may matter and is an error.
-fn representable(tree: &RootTree) -> Result<(Cow<'_, RootTree>, Vec<String>)> {
-    let foreign = |name: &[u8]| !XATTR_NAMESPACES.iter().any(|namespace| name.starts_with(namespace));
-    let mut listed = Vec::new();
-    for entry in tree.entries().filter(|entry| entry.hard_link_to.is_none()) {
-        for name in entry.inode.xattrs.keys().filter(|name| foreign(name)) {
-            if !name.starts_with(ACL_XATTRS) {
-                bail!(
-                    "{} has the xattr {}, and squashfs stores only user.*, trusted.* and security.*\n\
-                     hint: remove it from the tree, or use ext4",
-                    entry.path,
-                    name.escape_ascii()
-                );
-            }
-            if listed.last() != Some(&entry.path) {
-                listed.push(entry.path);
-            }
-        }
-    }
-    let Some(first) = listed.first() else { return Ok((Cow::Borrowed(tree), Vec::new())) };
-    let others = match listed.len() - 1 {
-        0 => String::new(),
-        count => format!(" and {count} more"),
-    };
-    let omitted = vec![format!("squashfs stores no POSIX ACLs: those of {first}{others} are left out")];
-    let mut without = tree.clone();
-    for inode in without.inodes_mut() {
-        inode.xattrs.retain(|name, _| !foreign(name));
-    }
-    Ok((Cow::Owned(without), omitted))
-}
-
-/// Writes the tree as a tar without extensions that the programs do not read, and reports progress. Sockets are left out: tar
-/// has no type for them.
+/// Writes the tree as a tar without extensions that the programs do not read, and reports progress.
 fn feed_tar(tree: &RootTree, input: &mut dyn Write, stage: &Stage) -> Result<()> {
     let mut said = 0;
     tar::write(tree, input, TarOptions::PLAIN, &mut |written| {
@@ -238,7 +194,6 @@ mod tests {
 
     use super::*;
     use crate::report::progress::Progress;
-    use snug_rootfs::tree::{Inode, Kind};
     use snug_tests::trees::{Lost, Mounted, compare, sample_tree};
     use snug_tests::{have, is_root};
 
@@ -305,25 +260,6 @@ mod tests {
             compare(&tree, &place, Lost { root: program == Program::Mksquashfs, directory_links: true });
             drop(mounted);
         }
-    }
-
-    #[test]
-    fn acls_are_left_out_and_reported_and_other_foreign_xattrs_refused() {
-        let mut tree = sample_tree();
-        let path = TreePath::new("run/fifo").unwrap();
-        let mut inode = Inode::new(Kind::Fifo, 0o600);
-        inode.xattrs.insert(b"system.posix_acl_access".as_slice().into(), b"\x02\0\0\0".as_slice().into());
-        inode.xattrs.insert(b"user.note".as_slice().into(), b"stays".as_slice().into());
-        tree.insert(path.clone(), inode).unwrap();
-        let (held, omitted) = representable(&tree).unwrap();
-        assert_eq!(omitted, ["squashfs stores no POSIX ACLs: those of /run/fifo are left out"]);
-        let left: Vec<_> = held.get(&path).unwrap().xattrs.keys().map(|name| name.to_vec()).collect();
-        assert_eq!(left, [b"user.note"]);
-        tree.get_mut(&path).unwrap().xattrs.insert(b"system.other".as_slice().into(), b"".as_slice().into());
-        insta::assert_snapshot!(representable(&tree).unwrap_err(), @r"
-        /run/fifo has the xattr system.other, and squashfs stores only user.*, trusted.* and security.*
-        hint: remove it from the tree, or use ext4
-        ");
     }
 
     #[test]

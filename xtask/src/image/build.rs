@@ -11,6 +11,7 @@ use snug_rootfs::listing::Listing;
 use snug_rootfs::packages;
 use snug_rootfs::tree::{Kind, RootTree};
 
+use super::fit::fit;
 use super::order::{ImageState, Order};
 use super::write::{Digests, write};
 use crate::atomic::{self, Partial};
@@ -62,7 +63,10 @@ impl Order<'_> {
         let mut known_list = None;
         if !assembly.refresh.everything() {
             match self.freshness(output, progress)? {
-                ImageState::UpToDate(manifest) => return Ok(BuildOutcome::UpToDate { image, manifest }),
+                ImageState::UpToDate(manifest) => {
+                    assembly.strictness.judge_again(&manifest.census.adjustments, Some(&self.title()))?;
+                    return Ok(BuildOutcome::UpToDate { image, manifest });
+                }
                 ImageState::Changed { why, .. } => {
                     progress.note(format!("{}: {why}; it is written again", self.title()));
                     known_list = Manifest::read(&manifest_beside(&image)).ok().map(|manifest| manifest.contents.sha256);
@@ -78,20 +82,22 @@ impl Order<'_> {
         // Likewise on a filesystem that this host cannot write.
         let writer = filesystem::writer(filesystem, progress)?;
         let (mut tree, mut _held) = self.finished_tree(assembly, progress)?;
-        let write_tree = |tree: &RootTree| -> Result<_> {
+        let write_tree = |tree: &mut RootTree| -> Result<_> {
+            let adjustments = fit(tree, filesystem, assembly.strictness, Some(&self.title()), progress)?;
             let partial = Partial::begin(&image)?.sync_ahead()?;
-            let written = write(tree, &*writer, self.verity, &self.sizing, partial, Digests::All, progress)?;
+            let mut written = write(tree, &*writer, self.verity, &self.sizing, partial, Digests::All, progress)?;
+            written.census.adjustments = adjustments;
             let (sha256, bodies) = written.sha256.zip(written.bodies.as_ref()).context("the digests were asked for")?;
             let (list, contents) = write_contents(tree, bodies, &contents_beside(&image))?;
             Ok((written, sha256, list, contents))
         };
-        let (mut written, mut sha256, mut list, mut contents) = write_tree(&tree)?;
+        let (mut written, mut sha256, mut list, mut contents) = write_tree(&mut tree)?;
         if known_list.is_some_and(|known| known != contents.sha256) {
             progress.note(format!("{}: the tree in the cache was changed, too; it is made again", self.title()));
             drop((written, list));
             assembly.distrust(&self.chain);
             (tree, _held) = self.finished_tree(assembly, progress)?;
-            (written, sha256, list, contents) = write_tree(&tree)?;
+            (written, sha256, list, contents) = write_tree(&mut tree)?;
         }
 
         let manifest = Manifest {

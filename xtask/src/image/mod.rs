@@ -3,11 +3,13 @@
 
 mod build;
 mod built;
+mod fit;
 mod order;
 mod write;
 
 pub use build::BuildOutcome;
 pub use built::{Built, Found};
+pub use fit::fit;
 pub use order::{ImageState, ImageType, Order, Target, task_of};
 
 pub use crate::plan::Providers;

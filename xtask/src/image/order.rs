@@ -25,7 +25,7 @@ use crate::report::progress::Progress;
 use crate::tree::first_stage;
 
 /// Part of every image's fingerprint: raised when the same tree gives other bytes than before.
-const IMAGE_FORMAT: u32 = 2;
+const IMAGE_FORMAT: u32 = 3;
 
 /// A type of image as the command line names it: a filesystem, and whether it is sealed, as `erofs` or `squashfs+verity`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -41,7 +41,7 @@ fn body_threads() -> usize {
     thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).clamp(1, 4))
 }
 
-/// Writes a tree as an image into the `partial` file, which is then to be published; `seal` closes it with dm-verity.
+/// Writes a tree, to which [`fit`](super::fit) has been applied, as an image into the `partial` file, which is then to be published; `seal` closes it with dm-verity.
 pub fn write(
     tree: &RootTree,
     writer: &dyn FilesystemWriter,
@@ -74,9 +74,6 @@ pub fn write(
         .with_context(|| format!("cannot write the {} image", writer.kind()))?;
     let bodies = bodies.transpose().context("cannot read the files for their digests")?;
     stage.finish(&human_bytes(census.size));
-    for omitted in &census.omitted {
-        progress.warn(format!("warning: {omitted}"));
-    }
     let verity = match seal {
         true => Some(seal_image(tree, &partial, &mut census, progress)?),
         false => None,

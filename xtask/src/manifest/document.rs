@@ -81,7 +81,7 @@ pub fn manifest_beside(image: &Path) -> PathBuf {
 
 impl Manifest {
     /// Raised when a field changes its meaning or is removed.
-    pub const SCHEMA: u32 = 2;
+    pub const SCHEMA: u32 = 3;
 
     /// Reads the manifest at `path`.
     pub fn read(path: &Path) -> Result<Self, ManifestError> {

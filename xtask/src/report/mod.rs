@@ -1,5 +1,6 @@
-//! What people and programs are shown: progress, results as text or JSON, plain tables.
+//! What people and programs are shown: progress, warnings, results as text or JSON, plain tables.
 
+pub mod adjustments;
 pub mod amounts;
 pub mod progress;
 pub mod render;

@@ -22,6 +22,7 @@ use crate::cache::{Cache, Tree};
 use crate::engine::{Engine, OnFailure, apply_attributes, secrets};
 use crate::error::Failure;
 use crate::plan::{self, BuildPlan, Place, PlannedBase};
+use crate::report::adjustments::Strictness;
 use crate::report::amounts::entries;
 use crate::report::progress::Progress;
 
@@ -43,6 +44,8 @@ pub struct Assembly<'a> {
     /// Which trees to make although they are in the cache.
     pub refresh: &'a Refresh,
     pub on_failure: OnFailure,
+    /// What becomes of a tree that cannot be taken or held as it is.
+    pub strictness: Strictness,
 }
 
 /// Which trees are made although they are in the cache: none, those that turned out to be damaged, or every one; once in a
@@ -103,7 +106,7 @@ impl Assembly<'_> {
             PlannedBase::Image { .. } => {
                 self.tree(ancestors, &progress.for_image(&ancestors.last().context("no parent")?.name))?
             }
-            PlannedBase::Tar { path, .. } => tar_base(path, progress)?,
+            PlannedBase::Tar { path, .. } => tar_base(path, self.strictness, progress)?,
             PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
             PlannedBase::Debian { suite, variant, snapshot, fingerprint } => {
                 let platform = last.platform;
@@ -196,7 +199,7 @@ impl Assembly<'_> {
             let tree = oci::fetch(self.cache, resolution, progress)
                 .and_then(|fetched| fetched.tree(spool, progress))
                 .map_err(|error| self.cache.explain(error))?;
-            warn(&tree, &resolution.reference.to_string(), progress);
+            self.strictness.judge(tree.adjustments(), Some(&resolution.reference.to_string()), progress)?;
             self.store(&tree, &wanted)
         })
     }
@@ -236,7 +239,7 @@ impl Assembly<'_> {
 }
 
 /// Reads a tar that a spec names as its base, before any step runs. Engines read it again, each where it needs it.
-fn tar_base(path: &Path, progress: &Progress) -> Result<Tree> {
+fn tar_base(path: &Path, strictness: Strictness, progress: &Progress) -> Result<Tree> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
     let tree = tar::read_as_stated(file, &tar::Limits::default(), &mut |_| {}).map_err(|error| match error {
@@ -253,15 +256,8 @@ fn tar_base(path: &Path, progress: &Progress) -> Result<Tree> {
              hint: docker create IMAGE, then docker export CONTAINER > root.tar; or name the image as base = {{ oci = \"…\" }}"
         )));
     }
-    warn(&tree, &shown.to_string(), progress);
+    strictness.judge(tree.adjustments(), Some(&shown.to_string()), progress)?;
     Ok(Tree::outside(path))
-}
-
-/// Tells what of a base was taken otherwise than its archive has it.
-fn warn(tree: &RootTree, base: &str, progress: &Progress) {
-    for adjusted in tree.adjustments().iter() {
-        progress.warn(format!("warning: {base}: {adjusted}"));
-    }
 }
 
 /// Returns the name of a tree in the cache. A platform that is not the host's is part of it.

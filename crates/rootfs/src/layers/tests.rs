@@ -43,7 +43,7 @@ fn merge(layers: &[&[&str]]) -> Result<RootTree, LayerError> {
     for entries in layers {
         merged.apply(layer(entries).as_slice())?;
     }
-    Ok(merged.finish())
+    merged.finish()
 }
 
 /// The tree in the words of [`layer`], without the root.
@@ -147,7 +147,7 @@ fn an_empty_layer_and_one_without_an_end_marker_are_layers() {
     let whole = layer(&["a=1"]);
     merged.apply(&whole[..1024]).unwrap();
     merged.apply(&layer(&["b=2"])[..1536]).unwrap();
-    assert_eq!(show(&merged.finish()), ["a=1", "b=2"]);
+    assert_eq!(show(&merged.finish().unwrap()), ["a=1", "b=2"]);
     let mut merged = Layers::new(tempfile::tempfile().unwrap(), &LIMITS).unwrap();
     assert_eq!(
         merged.apply(&whole[..512]).unwrap_err().to_string(),

@@ -301,28 +301,6 @@ pub enum TarError {
         /// Bytes from the start of the archive.
         offset: u64,
     },
-    /// An extended attribute is invalid.
-    #[error("{entry}: extended attribute {name}: {reason}")]
-    BadXattr {
-        /// The entry.
-        entry: EntryName,
-        /// The name of the attribute.
-        name: EntryName,
-        /// What is wrong.
-        reason: &'static str,
-    },
-    /// An extended attribute is larger than the limit.
-    #[error("{entry}: extended attribute {name} is {length} bytes long, more than {max}")]
-    XattrTooLarge {
-        /// The entry.
-        entry: EntryName,
-        /// The name of the attribute.
-        name: EntryName,
-        /// Length in bytes.
-        length: usize,
-        /// The limit.
-        max: usize,
-    },
     /// The map of a sparse file is malformed.
     #[error("{entry}: bad sparse map: {reason}")]
     BadSparseMap {

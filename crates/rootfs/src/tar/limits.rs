@@ -14,10 +14,8 @@ pub struct Limits {
     pub entries: usize,
     /// Bytes of file data stored in the archive. Default 16 TiB, the largest ext4 with 4 KiB blocks.
     pub data_bytes: u64,
-    /// Bytes of one pax extended header, or of one GNU long name. Default 1 MiB.
+    /// Bytes of one pax extended header, or of one GNU long name. Default 16 MiB: macOS puts whole resource forks into one.
     pub extended_header_bytes: u64,
-    /// Bytes of one extended attribute's value. Default 64 KiB, the kernel's `XATTR_SIZE_MAX`.
-    pub xattr_bytes: usize,
     /// Data ranges of one sparse file. Default one million.
     pub sparse_ranges: usize,
     /// Bytes of memory for everything but fixed-size inodes: names, symlink targets, attributes, sparse maps, of the
@@ -30,8 +28,7 @@ impl Default for Limits {
         Limits {
             entries: 10_000_000,
             data_bytes: 16 << 40,
-            extended_header_bytes: 1 << 20,
-            xattr_bytes: 64 << 10,
+            extended_header_bytes: 16 << 20,
             sparse_ranges: 1_000_000,
             metadata_bytes: 1 << 30,
         }

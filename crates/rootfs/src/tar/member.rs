@@ -46,9 +46,8 @@ impl Member<'_> {
             return Ok(time);
         }
         let value = self.number(MTIME, "mtime")?;
-        let seconds = i64::try_from(value);
-        let out_of_range = |_| TarError::OutOfRange { entry: EntryName::new(&self.name), field: "mtime", value };
-        Ok(Timestamp::from_seconds(seconds.map_err(out_of_range)?))
+        // GNU's binary form has more bits than any filesystem.
+        Ok(Timestamp::from_seconds(value.clamp(i64::MIN.into(), i64::MAX.into()) as i64))
     }
 
     pub(super) fn device(&self) -> Result<(u32, u32), TarError> {

@@ -11,12 +11,12 @@
 //!
 //! Owners are numbers: user and group names, which mean something only on the machine of the archive, are ignored. Access
 //! control lists are the extended attributes that the kernel keeps them in (`system.posix_acl_access`), read from those or,
-//! where an archive has no such attribute, from the text that bsdtar and GNU tar's `--acls` write.
+//! where an archive has no such attribute, from the text that bsdtar and GNU tar's `--acls` write. Names in that text which
+//! come without a number are looked up in the archive's own `/etc/passwd` and `/etc/group`.
 //!
 //! Sources: POSIX.1-2024 `pax`, "ustar Interchange Format" and "pax Interchange Format"; GNU tar manual, "Tar
 //! Internals" (basic format, sparse formats); libarchive's `tar(5)`.
 
-mod acl;
 mod end_marker;
 mod error;
 mod header;
@@ -30,14 +30,17 @@ mod placement;
 mod read;
 mod sparse;
 mod text;
+mod text_acls;
 mod tree;
 mod write;
 
 pub use end_marker::EndMarker;
 pub use error::{EntryName, TarError};
 pub use limits::{Budget, Limits};
+pub use pax::xattrs_bytes;
 pub(crate) use placement::Placement;
 pub use read::{Entry, Reader};
+pub(crate) use text_acls::resolve_acls;
 pub use tree::{read_as_stated, read_file, read_stream};
 pub use write::{TarOptions, write, write_some};
 

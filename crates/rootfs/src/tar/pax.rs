@@ -9,9 +9,10 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::acl;
 use super::text::{Reason, decimal};
-use crate::tree::Timestamp;
+use super::text_acls::{ACCESS_RECORD, DEFAULT_RECORD};
+use crate::acl;
+use crate::tree::{Timestamp, Xattrs};
 
 /// As libarchive writes attribute values, with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -83,8 +84,8 @@ impl Records {
             b"gid" => self.gid = optional(value, "a gid that is not a number")?,
             b"mtime" if value.is_empty() => self.mtime = None,
             b"mtime" => self.mtime = Some(parse_time(value).ok_or("a time that is not a number")?),
-            b"SCHILY.acl.access" => drop(self.acls.insert(acl::ACCESS, value.into())),
-            b"SCHILY.acl.default" => drop(self.acls.insert(acl::DEFAULT, value.into())),
+            ACCESS_RECORD => drop(self.acls.insert(acl::ACCESS, value.into())),
+            DEFAULT_RECORD => drop(self.acls.insert(acl::DEFAULT, value.into())),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.insert(decode_schily(name), value.into());
@@ -132,14 +133,20 @@ fn optional(value: &[u8], reason: Reason) -> Result<Option<u64>, Reason> {
     if value.is_empty() { Ok(None) } else { decimal(value).map(Some).ok_or(reason) }
 }
 
-/// Seconds with an optional sign and fraction; finer than a nanosecond is cut towards the past, as GNU tar does.
+/// Seconds with an optional sign and fraction; finer than a nanosecond is cut towards the past, as GNU tar does. More seconds
+/// than 64 bits have are the most that they have: no filesystem holds either.
 pub(super) fn parse_time(text: &[u8]) -> Option<Timestamp> {
     let (negative, digits) = match text.strip_prefix(b"-") {
         Some(digits) => (true, digits),
         None => (false, text),
     };
     let dot = digits.iter().position(|&byte| byte == b'.').unwrap_or(digits.len());
-    let whole = i128::from(decimal(&digits[..dot])?);
+    let whole = &digits[..dot];
+    if whole.is_empty() || !whole.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let whole = i128::from(decimal(whole).unwrap_or(u64::MAX));
+    let bounded = |seconds: i128| seconds.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
     let fraction = digits.get(dot + 1..).unwrap_or_default();
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
@@ -147,29 +154,31 @@ pub(super) fn parse_time(text: &[u8]) -> Option<Timestamp> {
     let digit = |place: usize| fraction.get(place).map_or(0, |&byte| i64::from(byte - b'0'));
     let mut nanos = (0..9).fold(0, |value, place| value * 10 + digit(place));
     if !negative {
-        return Some(Timestamp { seconds: whole.try_into().ok()?, nanoseconds: nanos as u32 });
+        return Some(Timestamp { seconds: bounded(whole), nanoseconds: nanos as u32 });
     }
     if fraction.iter().skip(9).any(|&byte| byte != b'0') {
         nanos += 1;
     }
     // −1.25 is a second and three quarters before the next: seconds −2, nanoseconds 750,000,000.
-    let seconds = -whole - i128::from(nanos > 0);
-    Some(Timestamp {
-        seconds: seconds.try_into().ok()?,
-        nanoseconds: ((NANOS_PER_SECOND - nanos) % NANOS_PER_SECOND) as u32,
-    })
+    let seconds = bounded(-whole - i128::from(nanos > 0));
+    Some(Timestamp { seconds, nanoseconds: ((NANOS_PER_SECOND - nanos) % NANOS_PER_SECOND) as u32 })
 }
 
 /// The decimal text of a time, as short as it can be.
 pub(super) fn format_time(time: Timestamp) -> String {
+    let text = format_long_time(time);
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+/// The decimal text of a time, with nine digits of fraction.
+pub(super) fn format_long_time(time: Timestamp) -> String {
     let nanos = i64::from(time.nanoseconds);
     let (sign, whole, fraction) = if time.seconds < 0 && nanos > 0 {
         ("-", (time.seconds + 1).unsigned_abs(), NANOS_PER_SECOND - nanos)
     } else {
         (if time.seconds < 0 { "-" } else { "" }, time.seconds.unsigned_abs(), nanos)
     };
-    let text = format!("{sign}{whole}.{fraction:09}");
-    text.trim_end_matches('0').trim_end_matches('.').to_string()
+    format!("{sign}{whole}.{fraction:09}")
 }
 
 /// Appends one record. Its length counts its own digits.
@@ -199,6 +208,15 @@ pub(super) fn put_xattr(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
         }
     }
     put_record(out, &key, value);
+}
+
+/// Returns the bytes that an archive has for the attributes of one inode, in its extended header.
+pub fn xattrs_bytes(xattrs: &Xattrs) -> usize {
+    let mut records = Vec::new();
+    for (name, value) in xattrs {
+        put_xattr(&mut records, name, value);
+    }
+    records.len()
 }
 
 /// GNU tar escapes just these two in a keyword.
@@ -249,9 +267,11 @@ mod tests {
         assert_eq!(parse_time(b"-0.0000000001"), Some(time(-1, 999_999_999)));
         assert_eq!(parse_time(b"1.9999999999"), Some(time(1, 999_999_999)));
         assert_eq!(parse_time(b"-0.0"), Some(time(0, 0)));
-        for bad in ["", "-", ".5", "1e9", "+1", "1.x", "--1", "99999999999999999999"] {
+        for bad in ["", "-", ".5", "1e9", "+1", "1.x", "--1"] {
             assert_eq!(parse_time(bad.as_bytes()), None, "{bad}");
         }
+        assert_eq!(parse_time(b"99999999999999999999"), Some(time(i64::MAX, 0)));
+        assert_eq!(parse_time(b"-99999999999999999999"), Some(time(i64::MIN, 0)));
         assert_eq!(format_time(time(i64::MIN, 0)), "-9223372036854775808");
     }
 

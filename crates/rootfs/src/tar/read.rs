@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::Read;
 
-use super::acl::{self, Acl};
 use super::end_marker::EndMarker;
 use super::error::{EntryName, TarError};
 use super::header::{BLOCK, BLOCK_U64, GID, Header, MODE, UID, padding};
@@ -12,13 +11,13 @@ use super::input::{FileInput, Input, Kept, StreamInput};
 use super::limits::{Budget, NAME_COST};
 use super::member::Member;
 use super::sparse::{Map, TextMap};
+use super::text_acls::pending;
+use crate::acl::{self, TextAcl};
 use crate::adjustments::{Adjustment, Adjustments};
-use crate::tree::{Body, DataRange, Extents, Inode, Kind, PathError, TreePath};
+use crate::tree::{Body, DataRange, Extents, Inode, Kind, PathError, TreePath, XATTR_NAME_MAX, XATTR_VALUE_MAX};
 
 /// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
 const SYMLINK_MAX: usize = 4095;
-/// Longest name of an extended attribute, in bytes (`XATTR_NAME_MAX`).
-const XATTR_NAME_MAX: usize = 255;
 /// What a data range of a sparse file costs in memory, in bytes.
 const RANGE_COST: u64 = size_of::<DataRange>() as u64;
 
@@ -301,20 +300,7 @@ impl<'a> Reader<'a> {
         inode.gid = member.id(GID, "gid", member.records.gid)?;
         inode.mtime = member.mtime()?;
         for (name, value) in &member.records.xattrs {
-            let entry = || EntryName::new(&member.name);
-            let bad = |reason| TarError::BadXattr { entry: entry(), name: EntryName::new(name), reason };
-            if name.is_empty() || name.contains(&0) {
-                return Err(bad("its name is empty or holds a NUL byte"));
-            }
-            if name.len() > XATTR_NAME_MAX {
-                return Err(bad("its name is longer than 255 bytes"));
-            }
-            if value.len() > self.headers.budget.limits().xattr_bytes {
-                let (length, max) = (value.len(), self.headers.budget.limits().xattr_bytes);
-                return Err(TarError::XattrTooLarge { entry: entry(), name: EntryName::new(name), length, max });
-            }
-            self.headers.charge(NAME_COST + (name.len() + value.len()) as u64)?;
-            inode.xattrs.insert(name.as_slice().into(), value.as_slice().into());
+            self.add_xattr(member, &mut inode, name, value)?;
         }
         for (&name, text) in &member.records.acls {
             self.add_acl(member, name, text, &mut inode)?;
@@ -322,7 +308,24 @@ impl<'a> Reader<'a> {
         Ok(inode)
     }
 
-    /// Adds an access control list that the archive has as text, unless it has the attribute too.
+    /// Adds an extended attribute, unless Linux itself has no such one: then no filesystem could hold it.
+    fn add_xattr(&mut self, member: &Member, inode: &mut Inode, name: &[u8], value: &[u8]) -> Result<(), TarError> {
+        let described = || format!("{} of {}", EntryName::new(name), EntryName::new(&member.name));
+        if name.is_empty() || name.contains(&0) || name.len() > XATTR_NAME_MAX {
+            self.adjustments.note(Adjustment::XattrName, described);
+            return Ok(());
+        }
+        if value.len() > XATTR_VALUE_MAX {
+            self.adjustments.note(Adjustment::XattrSize, described);
+            return Ok(());
+        }
+        self.headers.charge(NAME_COST + (name.len() + value.len()) as u64)?;
+        inode.xattrs.insert(name.into(), value.into());
+        Ok(())
+    }
+
+    /// Adds an access control list that the archive has as text, unless it has the attribute too. One with names in it is kept
+    /// as text until the accounts of the whole tree are known ([`resolve_acls`](super::text_acls::resolve_acls)).
     fn add_acl(
         &mut self,
         member: &Member,
@@ -333,26 +336,24 @@ impl<'a> Reader<'a> {
         if text.is_empty() || inode.xattrs.contains_key(name) {
             return Ok(());
         }
-        let acl = Acl::parse(text).map_err(|reason| TarError::BadXattr {
-            entry: EntryName::new(&member.name),
-            name: EntryName::new(name),
-            reason,
-        })?;
+        let acl = match TextAcl::parse(text) {
+            Ok(acl) => acl,
+            Err(reason) => {
+                let described = || format!("{} of {}: {reason}", EntryName::new(name), EntryName::new(&member.name));
+                self.adjustments.note(Adjustment::AclInvalid, described);
+                return Ok(());
+            }
+        };
         if name == acl::ACCESS {
             inode.mode = inode.mode & !0o777 | acl.mode();
             if acl.is_minimal() {
                 return Ok(());
             }
         }
-        let value = acl.to_xattr();
-        if value.len() > self.headers.budget.limits().xattr_bytes {
-            let (length, max) = (value.len(), self.headers.budget.limits().xattr_bytes);
-            let (entry, name) = (EntryName::new(&member.name), EntryName::new(name));
-            return Err(TarError::XattrTooLarge { entry, name, length, max });
+        match acl.numeric() {
+            Some(acl) => self.add_xattr(member, inode, name, &acl.to_xattr()),
+            None => self.add_xattr(member, inode, pending(name), text),
         }
-        self.headers.charge(NAME_COST + (name.len() + value.len()) as u64)?;
-        inode.xattrs.insert(name.into(), value.into());
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use super::error::TarError;
 use super::limits::{Budget, Limits};
 use super::placement::Placement;
 use super::read::Reader;
+use super::text_acls::resolve_acls;
 use crate::holes;
 use crate::tree::{BodySource, RootTree};
 
@@ -67,6 +68,8 @@ fn build(reader: &mut Reader, bodies: BodySource, progress: &mut dyn FnMut(u64))
         }
     }
     tree.note_all(reader.take_adjustments());
+    let resolved = resolve_acls(&mut tree).map_err(|source| TarError::Spool { source })?;
+    tree.note_all(resolved);
     progress(reader.offset());
     Ok(tree)
 }

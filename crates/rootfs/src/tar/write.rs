@@ -7,7 +7,7 @@ use super::header::{
     BLOCK, BLOCK_U64, CHECKSUM, DEVMAJOR, DEVMINOR, GID, LINKNAME, MAGIC, MODE, MTIME, NAME, POSIX_MAGIC, PREFIX,
     RECORD_U64, SIZE, TYPEFLAG, UID, padding, put_number, seal,
 };
-use super::pax::{format_time, put_record, put_xattr};
+use super::pax::{format_long_time, format_time, put_record, put_xattr};
 use crate::tree::{Body, BodySource, Entry, Kind, RootTree, Timestamp};
 
 /// Bytes written at once: what still fits into the cache of a core.
@@ -22,15 +22,15 @@ const OCTAL_11: u64 = (1 << 33) - 1;
 pub struct TarOptions {
     /// Write holes as holes (GNU sparse 1.0 in pax); else as zeros, for tools that know no sparse files.
     pub sparse: bool,
-    /// Cut times to whole seconds and move those outside 0..2^32 to the nearest one, for tools that know no others.
-    pub plain_times: bool,
+    /// Write fractions of seconds with all nine digits, for mkfs.erofs 1.8, which reads `.5` as five nanoseconds.
+    pub long_fractions: bool,
 }
 
 impl TarOptions {
     /// All that the tree holds.
-    pub const FAITHFUL: TarOptions = TarOptions { sparse: true, plain_times: false };
+    pub const FAITHFUL: TarOptions = TarOptions { sparse: true, long_fractions: false };
     /// What `tar2sqfs`, `mksquashfs -tar` and `mkfs.erofs --tar` can read.
-    pub const PLAIN: TarOptions = TarOptions { sparse: false, plain_times: true };
+    pub const PLAIN: TarOptions = TarOptions { sparse: false, long_fractions: true };
 }
 
 /// Writes `tree` as a pax archive: sorted, the root as an explicit `./`, hard links after their first name, extended
@@ -127,10 +127,11 @@ impl<W: Write> Writer<'_, W> {
             put_record(&mut records, b"size", size.to_string().as_bytes());
         }
         put_number(&mut block[SIZE], size.min(OCTAL_11));
-        let time = self.time(inode.mtime);
+        let time = inode.mtime;
         let whole = u64::try_from(time.seconds).unwrap_or(0).min(OCTAL_11);
         if Timestamp::from_seconds(whole as i64) != time {
-            put_record(&mut records, b"mtime", format_time(time).as_bytes());
+            let text = if self.options.long_fractions { format_long_time(time) } else { format_time(time) };
+            put_record(&mut records, b"mtime", text.as_bytes());
         }
         put_number(&mut block[MTIME], whole);
         if let Kind::CharacterDevice { major, minor } | Kind::BlockDevice { major, minor } = inode.kind {
@@ -165,10 +166,6 @@ impl<W: Write> Writer<'_, W> {
             put_record(records, key, id.to_string().as_bytes());
         }
         put_number(field, u64::from(id).min(OCTAL_7));
-    }
-
-    fn time(&self, time: Timestamp) -> Timestamp {
-        if self.options.plain_times { Timestamp::from_seconds(time.seconds.clamp(0, u32::MAX.into())) } else { time }
     }
 
     /// Writes `records` as an extended header of the entry whose block is `of`.

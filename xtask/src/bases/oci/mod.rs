@@ -313,7 +313,7 @@ impl Image {
             }
             stage.advance(layer.size);
         }
-        let tree = layers.finish();
+        let tree = layers.finish().with_context(|| format!("cannot merge the layers of {}", self.reference))?;
         stage.finish(&entries(tree.len()));
         Ok(tree)
     }

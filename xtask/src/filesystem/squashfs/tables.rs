@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use snug_ext4::{Census, Part};
+use snug_rootfs::adjustments::Adjustments;
 
 /// `struct squashfs_super_block` (the kernel's `fs/squashfs/squashfs_fs.h`; Documentation/filesystems/squashfs.rst),
 /// little-endian.
@@ -19,7 +20,7 @@ pub(super) fn census(image: &Path, writer: &str) -> Result<Census> {
     let file = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
     let size = file.metadata()?.len();
     let parts = parts(&file, size).with_context(|| format!("cannot read the superblock of {}", image.display()))?;
-    Ok(Census { size, writer: writer.to_owned(), parts, decision: None, omitted: Vec::new() })
+    Ok(Census { size, writer: writer.to_owned(), parts, decision: None, adjustments: Adjustments::default() })
 }
 
 /// Returns the parts of the image from front to back: superblock, file data, then the tables in the order in which they were

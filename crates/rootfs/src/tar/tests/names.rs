@@ -61,7 +61,7 @@ fn read(bytes: &[u8]) -> (Vec<String>, String) {
     assert_eq!((show(&piped), piped.adjustments().to_string()), told, "a pipe gives another tree");
     let mut layers = Layers::new(tempfile::tempfile().unwrap(), &LIMITS).unwrap();
     layers.apply(bytes).unwrap();
-    let layer = layers.finish();
+    let layer = layers.finish().unwrap();
     assert_eq!((show(&layer), layer.adjustments().to_string()), told, "a layer gives another tree");
     told
 }
@@ -197,7 +197,7 @@ fn layers_tell_what_they_lose_of_their_own() {
         for entries in layers {
             merged.apply(archive_of(entries).as_slice()).unwrap();
         }
-        merged.finish().adjustments().to_string()
+        merged.finish().unwrap().adjustments().to_string()
     };
     assert_eq!(told(&[&["d/", "d/x=1"], &["d->e"]]), "");
     assert_eq!(
