@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use snug_process::interrupt;
 
 use super::block_device::BlockDevice;
 use super::partial::Partial;
 use super::place::{Place, folder_of, for_shell};
+use super::scratch::Scratch;
 use crate::error::Failure;
 use crate::report::progress::Progress;
 use crate::report::streams::OpenFile;
@@ -163,7 +163,7 @@ impl Destination {
     pub fn begin(&self) -> Result<Partial> {
         match &self.target {
             Target::File { path, replaced } => Partial::begin_there(path, replaced.clone()),
-            Target::Device { scratch, .. } => Partial::begin_there(&scratch.folder.path().join("image"), None),
+            Target::Device { scratch, .. } => Partial::begin_there(&scratch.path().join("image"), None),
             Target::Stream(_) => bail!("{} takes a stream, not a file", self.shown()),
         }
     }
@@ -258,7 +258,11 @@ impl Target {
         }
         let about = fs::metadata(path).with_context(|| format!("cannot look at {name}"))?;
         let identity = Identity::new(&about).with_context(|| format!("{name} is no block device any more"))?;
-        Ok(Target::Device { device: BlockDevice::claim(path)?, identity, scratch: Scratch::new()? })
+        Ok(Target::Device {
+            device: BlockDevice::claim(path)?,
+            identity,
+            scratch: Scratch::new().context("cannot make a temporary folder")?,
+        })
     }
 
     /// An open file of this process, if it was handed over by whoever started this and can be written to.
@@ -336,21 +340,6 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
         rest = &rest[length..];
     }
     bytes
-}
-
-/// A temporary folder that a signal removes, too.
-#[derive(Debug)]
-struct Scratch {
-    folder: tempfile::TempDir,
-    _registered: interrupt::Registered,
-}
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let registered = interrupt::remove_on_interrupt(folder.path(), |folder| Ok(fs::remove_dir_all(folder)?));
-        Ok(Scratch { folder, _registered: registered })
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use snug_rootfs::platform::Platform;
 
 use super::run::Run;
 use super::{arguments, file_names};
-use crate::atomic::{Accepts, Destination, Identity};
+use crate::atomic::{Accepts, Destination, Identity, Scratch};
 use crate::check::boot::BootEnvironment;
 use crate::check::boot::{
     self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, kernel_arguments, run_on_terminal, ssh,
@@ -176,7 +176,7 @@ fn on_console(
     mut words: Vec<String>,
     progress: &Progress,
 ) -> Result<ExitCode> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
+    let folder = Scratch::new().context("cannot make a temporary folder for the initramfs")?;
     let initramfs = write_initramfs(kernel, folder.path())?;
     words.push(CONSOLE_SHELL.to_owned());
     progress.note("Ctrl-A X kills the machine; `kill -TERM 1` in it powers it off");
@@ -200,7 +200,7 @@ fn by_ssh(
     command: &[String],
     progress: &Progress,
 ) -> Result<ExitCode> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder for the console")?;
+    let folder = Scratch::new().context("cannot make a temporary folder for the console")?;
     let key = ssh::Key::make()?;
     words.push(boot::authorized_key_argument(&key.line));
     let stage = progress.stage("boot");

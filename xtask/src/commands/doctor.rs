@@ -18,6 +18,7 @@ use snug_spec::model::EngineKind;
 
 use super::arguments;
 use super::run::Run;
+use crate::atomic::Scratch;
 use crate::bases::debian;
 use crate::cache::Cache;
 use crate::check::boot;
@@ -195,7 +196,7 @@ fn write_a_sample(filesystem: &Filesystem) -> Result<String> {
 
 fn write_by(writer: &dyn FilesystemWriter) -> Result<String> {
     let tree = RootTree::new(BodySource::new(Vec::new()));
-    let folder = tempfile::tempdir()?;
+    let folder = Scratch::new()?;
     let census =
         writer.write(&tree, &SizePolicy::default(), &folder.path().join("sample"), &Progress::hidden().stage(""))?;
     Ok(census.writer)

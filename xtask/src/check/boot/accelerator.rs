@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Accelerator, Disk, Guest, Kernel, Machine, kernel_arguments, qemu, write_initramfs};
+use crate::atomic::Scratch;
 use crate::cache::Cache;
 use crate::report::progress::Progress;
 
@@ -121,7 +122,7 @@ fn keep(probe: &Probe, place: &PathBuf) -> Result<()> {
 }
 
 fn probe_kvm(kernel: &Kernel) -> Result<Probe> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = Scratch::new().context("cannot make a temporary folder")?;
     let initramfs = write_initramfs(kernel, folder.path())?;
     let marker = if initramfs.is_some() { MARKER } else { MARKER_WITHOUT_INITRAMFS };
     let disk = folder.path().join("disk");

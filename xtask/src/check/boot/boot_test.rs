@@ -13,6 +13,7 @@ use snug_rootfs::tree::{BodySource, RootTree};
 
 use super::ssh::{Answer, Key, Login};
 use super::{Accelerator, BootReport, BootRequest, DEFAULT_BUDGET, Disk, Guest, Kernel, authorized_key_argument, qemu};
+use crate::atomic::Scratch;
 use crate::check::verdict::{Check, Finding};
 use crate::filesystem;
 use crate::report::progress::{Progress, human_duration};
@@ -191,7 +192,7 @@ fn run_boots(
     checks.push(end(&login, &mut guest)?);
     drop(guest);
 
-    let folder = tempfile::tempdir().context("cannot make a temporary folder for a disk")?;
+    let folder = Scratch::new().context("cannot make a temporary folder for a disk")?;
     let overlay = match test.read_only {
         true => Some(empty_disk(&folder.path().join("overlay"), OVERLAY_BYTES)?),
         false => None,

@@ -18,6 +18,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::atomic::Scratch;
 use anyhow::Context;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use snug_process::program::Missing;
@@ -99,7 +100,7 @@ pub struct BootReport {
 
 /// Boots an image and waits for everything that the request expects. Returns the machine, still running, with the report.
 pub fn boot_and_keep(request: &BootRequest) -> anyhow::Result<(BootReport, Guest)> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder for the initramfs")?;
+    let folder = Scratch::new().context("cannot make a temporary folder for the initramfs")?;
     let initramfs = write_initramfs(request.kernel, folder.path())?;
     let mut guest = Guest::start(&Machine {
         kernel: &request.kernel.image,

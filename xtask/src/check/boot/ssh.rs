@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::atomic::Scratch;
 use anyhow::{Context, Result};
 use snug_process::program::HostProgram;
 use snug_process::{Child, child};
-use tempfile::TempDir;
 
 use crate::error::Failure;
 
@@ -25,14 +25,14 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A key pair for one machine; its files are removed when it is dropped.
 pub struct Key {
-    folder: TempDir,
+    folder: Scratch,
     /// The public key as a line of `authorized_keys`.
     pub line: String,
 }
 
 impl Key {
     pub fn make() -> Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder for a key")?;
+        let folder = Scratch::new().context("cannot make a temporary folder for a key")?;
         let path = folder.path().join("key");
         let mut command = SSH_KEYGEN.command()?;
         command.args(["-q", "-t", "ed25519", "-N", "", "-C", "throw-away", "-f"]).arg(&path);

@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::atomic::Scratch;
 use anyhow::{Context, Result, bail, ensure};
 use snug_process::child;
 use snug_process::program::HostProgram;
 use snug_rootfs::tree::Timestamp;
-use tempfile::TempDir;
 
 pub(super) const DEBUGFS: HostProgram = HostProgram { name: "debugfs", package: "e2fsprogs" };
 
@@ -18,7 +18,7 @@ const ACL_XATTRS: &str = "system.posix_acl_";
 /// debugfs with one image.
 pub(super) struct Debugfs<'a> {
     image: &'a Path,
-    folder: TempDir,
+    folder: Scratch,
 }
 
 /// One entry of a directory.
@@ -52,7 +52,7 @@ pub(super) struct Stat {
 
 impl<'a> Debugfs<'a> {
     pub(super) fn new(image: &'a Path) -> Result<Self> {
-        Ok(Debugfs { image, folder: tempfile::tempdir().context("cannot make a temporary folder")? })
+        Ok(Debugfs { image, folder: Scratch::new().context("cannot make a temporary folder")? })
     }
 
     /// Returns the program's name and version: `debugfs 1.47.0`.

@@ -12,6 +12,7 @@ use snug_process::program::HostProgram;
 use snug_rootfs::tree::{Inode, InodeId, Kind, RootTree, TreePath};
 
 use super::Settings;
+use crate::atomic::Scratch;
 
 pub(super) const DEBUGFS: HostProgram = HostProgram { name: "debugfs", package: "e2fsprogs" };
 
@@ -22,7 +23,7 @@ const S_IFDIR: u32 = 0o040_000;
 
 /// Writes to the image what mke2fs did not copy.
 pub(super) fn complete(tree: &RootTree, image: &Path, settings: &Settings) -> Result<()> {
-    let values = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let values = Scratch::new().context("cannot make a temporary folder")?;
     let mut script = Script { text: Vec::new(), folder: values.path(), values: HashMap::new() };
     script.attributes(b"<2>", tree.inode(tree.id(&TreePath::root()).context("the tree has no root")?), S_IFDIR);
     script.devices(tree)?;

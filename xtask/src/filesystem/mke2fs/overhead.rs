@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 use snug_ext4::size::{BLOCK_SIZE, NoFilesystem, Overhead, OverheadModel, Structure, WHOLE_GROUP};
 use snug_process::child;
-use tempfile::TempDir;
 
 use super::superblock::Superblock;
 use super::{INODE_SIZE, OWN_DIRECTORY_BLOCKS, Settings};
+use crate::atomic::Scratch;
 
 /// mke2fs omits a last group with fewer blocks than this in addition to its metadata (libext2fs, `ext2fs_initialize`).
 const LAST_GROUP_MIN: u64 = 50;
@@ -23,13 +23,13 @@ const ORDINARY_INODES: u64 = 1024;
 /// The overhead of mke2fs's filesystems with the settings of one image.
 pub(super) struct MeasuredOverhead<'a> {
     settings: &'a Settings,
-    folder: TempDir,
+    folder: Scratch,
     known: RefCell<HashMap<(u64, u64), Option<Superblock>>>,
 }
 
 impl<'a> MeasuredOverhead<'a> {
     pub(super) fn new(settings: &'a Settings) -> Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let folder = Scratch::new().context("cannot make a temporary folder")?;
         let model = MeasuredOverhead { settings, folder, known: RefCell::default() };
         model.make(ORDINARY_BLOCKS, ORDINARY_INODES)?;
         Ok(model)
