@@ -78,11 +78,15 @@ impl Geometry {
     ) -> Result<Self, TooFewGroups> {
         let group_bytes = group_bytes(blocks_per_group);
         let descriptor_blocks = groups.div_ceil(DESCRIPTORS_PER_BLOCK);
-        let size = u64::from(groups) * group_bytes;
-        let growth = growth.unwrap_or_else(|| DEFAULT_GROWTH.max(size.saturating_mul(DEFAULT_GROWTH_FACTOR)));
-        let target = growth.min(MAX_GROWTH).div_ceil(group_bytes).div_ceil(u64::from(DESCRIPTORS_PER_BLOCK));
+        let descriptors_for = |bytes: u64| bytes.div_ceil(group_bytes).div_ceil(u64::from(DESCRIPTORS_PER_BLOCK));
+        let mut target = descriptors_for(growth.unwrap_or(DEFAULT_GROWTH).min(MAX_GROWTH));
         if target > u64::from(MAX_RESERVED) {
             return Err(NO_NUMBER_OF_GROUPS);
+        }
+        if growth.is_none() {
+            let size = u64::from(groups) * group_bytes;
+            let multiple = descriptors_for(size.saturating_mul(DEFAULT_GROWTH_FACTOR));
+            target = target.max(multiple.min(u64::from(MAX_RESERVED)));
         }
         let reserved = (target as u32).saturating_sub(descriptor_blocks);
         // The copy, and two bitmaps.
@@ -394,6 +398,9 @@ mod tests {
         assert_eq!(small(4096, None), Ok(63));
         assert_eq!(small(4096, Some(1 << 40)), Ok(1023));
         assert_eq!(small(4096, Some((1 << 40) + 1)), Err(NO_NUMBER_OF_GROUPS));
+        // Sixteen times the size is for as long as descriptors can be reserved.
+        let reserved = |blocks| Geometry::new(blocks, 10_000, 16, None).unwrap().reserved_descriptor_blocks;
+        assert_eq!([reserved(4096), reserved(WHOLE_GROUP)], [1024 - 157; 2]);
     }
 
     #[test]
