@@ -194,10 +194,17 @@ fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, stand_ins: &mut S
     Ok(())
 }
 
-/// Whether the kernel or the filesystem does not allow this attribute here, whatever its value.
+/// Whether the kernel or the filesystem does not allow this attribute here, or has no room for it (ext4 says that its disk is
+/// full, btrfs that the list is too long, XFS that the value is).
 fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc_errno) if [nix::Error::EPERM, nix::Error::EOPNOTSUPP, nix::Error::EINVAL]
-        .contains(&nix::Error::from_raw(libc_errno)))
+    matches!(error.raw_os_error(), Some(libc_errno) if [
+        nix::Error::EPERM,
+        nix::Error::EOPNOTSUPP,
+        nix::Error::EINVAL,
+        nix::Error::ENOSPC,
+        nix::Error::E2BIG,
+        nix::Error::ERANGE,
+    ].contains(&nix::Error::from_raw(libc_errno)))
 }
 
 /// Reads the files below `root` as a tree, without entering other mounts. `stand_ins` has what [`materialise`] and
