@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use snug_tests::{have, is_root, succeed, xtask};
+use snug_tests::{Workshop, have, is_root, succeed, xtask};
 
 /// A user that owns nothing.
 const NOBODY: &str = "65534";
@@ -111,4 +111,32 @@ fn pack(surrounding: &Surrounding, tool: &Path, tar: &Path, image: &Path) {
     if let Some(mut cat) = cat {
         assert!(cat.wait().expect("cat ends").success());
     }
+}
+
+/// Whose directories the tool itself changes: mount points are missing, services get a policy while steps run, files of the spec
+/// go into directories old and new. And the root has no entry.
+const BARE_BASE: &str =
+    "mkdir -p bare/bin bare/etc bare/usr/sbin bare/usr/share; cp root/bin/busybox bare/bin/; ln -s busybox bare/bin/sh
+    cp root/etc/passwd bare/etc/; find bare -exec touch -h -d @1000000000 {} +; tar -cf bare.tar -C bare bin etc usr";
+
+#[test]
+fn no_time_of_the_build_reaches_a_tree_that_no_step_wrote_to() {
+    if !have(&["busybox", "newuidmap", "python3"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    succeed(Command::new("bash").args(["-ec", BARE_BASE]).current_dir(workshop.path("")));
+    let bare = workshop.path("bare.tar");
+    let spec = format!(
+        "base = {{ tar = \"{}\" }}\nfilesystem = \"ext4\"\nrun = [\"true\"]\n\
+         file = [{{ content = \"1\", to = \"/opt/new/one\" }}, {{ content = \"1\", to = \"/usr/share/two\" }}]\n",
+        bare.display()
+    );
+    workshop.write_spec("made", &spec);
+    let tar = workshop.path("made.tar");
+    let mut export = workshop.xtask(&["export", "made"]);
+    succeed(export.arg("--output").arg(&tar).env_remove("SOURCE_DATE_EPOCH"));
+    let newest = "import sys, tarfile\nfor member in tarfile.open(sys.argv[1]):\n if member.mtime > 1000000000: print(member.name)";
+    let newer = succeed(Command::new("python3").args(["-c", newest]).arg(&tar));
+    assert_eq!(String::from_utf8_lossy(&newer.stdout), "", "these have the time of the build");
 }

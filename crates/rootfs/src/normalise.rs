@@ -12,6 +12,8 @@ pub struct Normalise<'a> {
     pub hostname: Option<&'a str>,
     /// `SOURCE_DATE_EPOCH`: no time of the tree is later. Seconds since 1970.
     pub clamp_mtime: Option<i64>,
+    /// Directories in which the build has changed something beside the steps; those that the tree does not have are ignored.
+    pub changed: &'a [TreePath],
 }
 
 /// Directories that the kernel or `/init` fills at boot, with their modes: they are kept, empty.
@@ -62,12 +64,13 @@ const LEFTOVERS: [&str; 29] = [
 /// - where there is an `/etc`, its `hosts`, `hostname`, `resolv.conf` and `machine-id` are written anew: engines bind
 ///   their own over them during a build, and leave anything from nothing to the host's;
 /// - times are cut to whole seconds and none is later than [`Normalise::clamp_mtime`];
-/// - what was written, and every directory in which something was removed or added, gets one time: the clamp, or else the
-///   newest time of any file or symlink that was there before and is kept.
+/// - what was written, and every directory in which something was removed or added or the build
+///   [changed](Normalise::changed) something, gets one time: the clamp, or else the newest time of any file or symlink that
+///   was there before and is kept.
 ///
 /// It is idempotent.
 pub fn normalise(tree: &mut RootTree, options: &Normalise<'_>) {
-    let mut touched = BTreeSet::new();
+    let mut touched: BTreeSet<TreePath> = options.changed.iter().cloned().collect();
     remove_leftovers(tree, &mut touched);
     empty_runtime_directories(tree, &mut touched);
     let written = if tree.get(&known("etc")).is_some_and(Inode::is_directory) {
@@ -230,19 +233,27 @@ mod tests {
             "var/log/dpkg.log",
             "var/log/wtmp",
         ]);
-        normalise(&mut tree, &Normalise { hostname: Some("claw"), clamp_mtime: None });
+        normalise(&mut tree, &Normalise { hostname: Some("claw"), ..Normalise::default() });
         let once = show(&tree);
         insta::assert_snapshot!(once);
-        normalise(&mut tree, &Normalise { hostname: Some("claw"), clamp_mtime: None });
+        normalise(&mut tree, &Normalise { hostname: Some("claw"), ..Normalise::default() });
         assert_eq!(show(&tree), once);
     }
 
     #[test]
     fn no_time_is_later_than_the_clamp() {
         let mut tree = tree(&["a", "b", "etc/hosts"]);
-        normalise(&mut tree, &Normalise { hostname: None, clamp_mtime: Some(1000) });
+        normalise(&mut tree, &Normalise { clamp_mtime: Some(1000), ..Normalise::default() });
         assert!(tree.entries().all(|entry| entry.inode.mtime <= Timestamp::from_seconds(1000)), "{}", show(&tree));
         assert!(show(&tree).contains(r#"/etc/hostname "localhost\n""#));
+    }
+
+    #[test]
+    fn directories_that_the_build_changed_get_the_newest_time_of_a_file() {
+        let mut tree = tree(&["old", "new", "changed/", "kept/", "etc/"]);
+        normalise(&mut tree, &Normalise { changed: &[known("changed"), known("missing")], ..Normalise::default() });
+        let time = |path: &str| tree.get(&known(path)).unwrap().mtime.seconds;
+        assert_eq!((time("changed"), time("kept"), time("etc")), (1001, 1003, 1001));
     }
 
     #[test]

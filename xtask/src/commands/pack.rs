@@ -130,7 +130,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut tree = ManuallyDrop::new(read(&arguments, output.folder().as_deref(), progress)?);
     if arguments.normalize {
         let clamp_mtime = Timestamp::source_date_epoch();
-        normalise(&mut tree, &Normalise { hostname: None, clamp_mtime });
+        normalise(&mut tree, &Normalise { clamp_mtime, ..Normalise::default() });
     }
     let adjustments = image::fit(&mut tree, &filesystem, arguments.strict.strictness(), None, progress)?;
     let verity = arguments.filesystem.is_some_and(|named| named.verity);

@@ -1,5 +1,6 @@
 //! The files and devices of a plan as a tree, and their attributes, which are applied once more after the steps.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 use snug_rootfs::accounts::{Accounts, Owner};
 use snug_rootfs::spool::Spool;
 use snug_rootfs::tree::{BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
+use snug_sandbox::POLICY_PATH;
 
 use crate::plan::{self, DeviceKind, FileSource, PlannedDevice, PlannedFile, SourceContent, SourceEntry};
 
@@ -46,6 +48,27 @@ pub fn file_tree(files: &[PlannedFile]) -> Result<RootTree> {
         tree.insert(path, inode)?;
     }
     Ok(tree)
+}
+
+/// Returns the directories that got their time from what every engine does beside the steps, since the time `began` (seconds
+/// since 1970): making mount points in the root directory, putting a policy on services next to the system's programs, and
+/// putting the files of the spec where they belong. That time says nothing of the tree, and is another with every build.
+pub fn directories_changed(tree: &RootTree, files: &[PlannedFile], began: i64) -> Result<Vec<TreePath>> {
+    let mut changed = BTreeSet::from([TreePath::root()]);
+    changed.extend(TreePath::new(POLICY_PATH)?.parent());
+    for file in files {
+        for entry in entries(file)? {
+            let mut above = Some(entry.path);
+            while let Some(path) = above {
+                above = path.parent();
+                changed.insert(path);
+            }
+        }
+    }
+    let directories: BTreeSet<TreePath> = changed.iter().filter_map(|path| tree.resolve(path)).collect();
+    let is_new =
+        |path: &TreePath| tree.get(path).is_some_and(|inode| inode.is_directory() && inode.mtime.seconds >= began);
+    Ok(directories.into_iter().filter(is_new).collect())
 }
 
 /// What one file of a plan puts at one path.

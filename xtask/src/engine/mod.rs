@@ -19,7 +19,7 @@ use snug_rootfs::tree::RootTree;
 use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::Progress;
 
-pub use files::{apply_attributes, file_tree};
+pub use files::{apply_attributes, directories_changed, file_tree};
 
 /// What happens to the tree of a failing step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Part of every fingerprint: raised when a tree of the same inputs would come out otherwise than before.
-const TREE_FORMAT: u32 = 3;
+const TREE_FORMAT: u32 = 4;
 
 /// Everything that a tree depends on.
 ///

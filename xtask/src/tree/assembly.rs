@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use snug_rootfs::container_archive::ContainerArchive;
@@ -19,7 +20,7 @@ use crate::atomic::{Partial, for_shell};
 use crate::bases::debian::{self, Bootstrap, NoSuchSuite};
 use crate::bases::oci::{self, Resolution};
 use crate::cache::{Cache, Tree};
-use crate::engine::{Engine, OnFailure, apply_attributes, secrets};
+use crate::engine::{Engine, OnFailure, apply_attributes, directories_changed, secrets};
 use crate::error::Failure;
 use crate::plan::{self, BuildPlan, Place, PlannedBase};
 use crate::report::adjustments::Strictness;
@@ -205,6 +206,7 @@ impl Assembly<'_> {
     }
 
     fn build(&self, plan: &BuildPlan, base: &Path, wanted: &Path, progress: &Progress) -> Result<()> {
+        let began = now();
         let mut tree = None;
         self.engine.build(plan, base, self.on_failure, progress, &mut |stream| {
             tree = Some(self.read_stream(stream)?);
@@ -213,7 +215,7 @@ impl Assembly<'_> {
         let mut tree = tree.context("the engine gave no tree")?;
         self.engine.restore(&mut tree, base)?;
         let stage = progress.stage("normalise and store the tree");
-        finish(&mut tree, plan, progress)?;
+        finish(&mut tree, plan, began, progress)?;
         secrets::refuse_in(&tree, &secrets::read(&plan.secrets)?)?;
         self.store(&tree, wanted)?;
         stage.finish(&entries(tree.len()));
@@ -260,14 +262,21 @@ fn tar_base(path: &Path, strictness: Strictness, progress: &Progress) -> Result<
     Ok(Tree::outside(path))
 }
 
+/// Returns the time before what follows, in seconds since 1970, as a filesystem notes it: its clock may be some milliseconds
+/// behind (`current_time` of Linux's `fs/inode.c` takes that of the last tick).
+fn now() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX) - 1
+}
+
 /// Returns the name of a tree in the cache. A platform that is not the host's is part of it.
 pub fn subject(name: &str, platform: Platform) -> String {
     if Some(platform) == Platform::host() { name.to_owned() } else { format!("{name}_{}", platform.file_name()) }
 }
 
 /// Finishes the tree after the steps, the same for every engine: exclude, normalise, attributes and devices
-/// (docs/architecture.md, "Order of a build").
-fn finish(tree: &mut RootTree, plan: &BuildPlan, progress: &Progress) -> Result<()> {
+/// (docs/architecture.md, "Order of a build"). `began` is when the engine began, in seconds since 1970.
+fn finish(tree: &mut RootTree, plan: &BuildPlan, began: i64, progress: &Progress) -> Result<()> {
     let globs: Vec<_> = plan.exclude.iter().map(|exclude| exclude.glob.clone()).collect();
     for (exclude, count) in plan.exclude.iter().zip(glob::exclude(tree, &globs)) {
         if count == 0 {
@@ -275,7 +284,8 @@ fn finish(tree: &mut RootTree, plan: &BuildPlan, progress: &Progress) -> Result<
         }
     }
     let clamp_mtime = Timestamp::source_date_epoch();
-    normalise(tree, &Normalise { hostname: plan.hostname.as_deref(), clamp_mtime });
+    let changed = directories_changed(tree, &plan.files, began)?;
+    normalise(tree, &Normalise { hostname: plan.hostname.as_deref(), clamp_mtime, changed: &changed });
     apply_attributes(tree, &plan.files, &plan.devices)
         .with_context(|| format!("cannot finish the tree of {}", plan.name))
 }
