@@ -1,8 +1,10 @@
 //! The library crates alone: a program outside the workspace packs a tar with them, cargo packages them, their examples run.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use snug_tests::{busybox_base, have, succeed, workspace};
 
@@ -96,7 +98,7 @@ fn the_example_of_the_ext4_writer_runs() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (tar, image) = (sample(folder.path()), folder.path().join("rootfs.ext4"));
-    let output = succeed(example("snug-ext4", "pack").arg(&tar).arg(&image));
+    let output = succeed(example("pack").arg(&tar).arg(&image));
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(shown.contains("inode tables") && shown.contains("in all"), "{shown}");
     judge(&image);
@@ -109,24 +111,36 @@ fn the_examples_of_the_other_crates_run() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let shown = |command: &mut Command| String::from_utf8(succeed(command).stdout).expect("text");
-    let listing = shown(example("snug-rootfs", "list").arg(sample(folder.path())));
+    let listing = shown(example("list").arg(sample(folder.path())));
     assert!(listing.starts_with("#mtree") && listing.contains("./etc/hostname"), "{listing}");
-    let steps = shown(example("snug-spec", "steps").arg(workspace().join("images/openclaw")));
+    let steps = shown(example("steps").arg(workspace().join("images/openclaw")));
     assert!(steps.starts_with("openclaw, from ") && steps.contains("install openssh-server"), "{steps}");
-    assert_eq!(shown(example("snug-process", "run").args(["echo", "done"])), "done\n");
+    assert_eq!(shown(example("run").args(["echo", "done"])), "done\n");
     fs::create_dir(folder.path().join("busybox")).expect("a folder");
     busybox_base(&folder.path().join("busybox"));
-    let mut run = example("snug-sandbox", "run_in_root");
+    let mut run = example("run_in_root");
     let said =
         shown(run.arg(folder.path().join("busybox/base.tar")).args(["/bin/sh", "-c", "echo $$ in $(ls /bin | wc -l)"]));
     // The second process of its own pid namespace, in the root of the tar.
     assert!(said.contains("2 in "), "{said}");
 }
 
-/// An example program, ready for arguments. It is built in the profile of the tool, whose dependencies are there already.
-fn example(package: &str, name: &str) -> Command {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--package", package, "--example", name, "--profile", "xtask", "--"]);
-    command.current_dir(workspace());
-    command
+/// An example program of a library crate, ready for arguments. All are built with the features of the workspace's tests,
+/// so that no dependency is compiled twice.
+fn example(name: &str) -> Command {
+    static BUILT: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--workspace", "--examples", "--profile", "xtask", "--message-format", "json"]);
+        let output = succeed(build.current_dir(workspace()));
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter_map(|message| {
+                let name = message["target"]["name"].as_str()?.to_owned();
+                Some((name, PathBuf::from(message["executable"].as_str()?)))
+            })
+            .collect()
+    });
+    Command::new(built.get(name).unwrap_or_else(|| panic!("no example {name} in {built:?}")))
 }
