@@ -63,8 +63,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         // Uses the dependencies as clippy has checked them, so that only the workspace's own crates are read again.
         run(&["doc", "--no-deps", "--workspace", "--quiet"], &[], &[("RUSTDOCFLAGS", "--deny warnings")])?;
     }
-    // Documentation tests of the libraries included: they link to what the other tests compiled.
-    run(&["test", "--workspace", "--profile", "xtask"], &arguments.rest, &[])?;
+    // Documentation tests of the libraries included: they link to what the other tests compiled. One failure hides no other.
+    run(&["test", "--workspace", "--profile", "xtask", "--no-fail-fast"], &arguments.rest, &[])?;
     // Repeated at the end, since the first failure may have scrolled away.
     for shown in &failed {
         screen::say(&format!("test: FAILED {shown}"));
