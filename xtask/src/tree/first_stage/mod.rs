@@ -30,6 +30,9 @@ pub const FOLDER: &str = "usr/lib/snug";
 /// The image's own init, and the bytes that an overlay in memory may take.
 const OWN_INIT: &str = "usr/lib/snug/init";
 const OVERLAY_SIZE: &str = "usr/lib/snug/overlay";
+/// The line by which a first stage is known, whichever version of the tool put it there; and the most that one takes, in bytes.
+const MARK: &str = "\nOWN=/usr/lib/snug\n";
+const SCRIPT_MAX: u64 = 64 << 10;
 
 /// The programs without which the script lays no overlay, those that it can do without in part, and its `PATH`.
 const NEEDED: [&str; 4] = ["grep", "mkdir", "mount", "pivot_root"];
@@ -57,6 +60,7 @@ pub struct Needs {
 ///
 /// If the root is read-only, the spec asks for an overlay, and the tree has nothing that could lay one.
 pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
+    take_out(tree)?;
     let mut missed = Vec::new();
     let shell = check(tree, SHELL, needs.platform);
     let entry = tree.get(&TreePath::new(ENTRY)?);
@@ -134,6 +138,33 @@ fn missing(tree: &RootTree, tools: &[&str], platform: Platform) -> String {
     let has =
         |tool: &&str| TOOL_FOLDERS.iter().any(|folder| check(tree, &format!("{folder}/{tool}"), platform).is_ok());
     tools.iter().filter(|tool| !has(tool)).copied().collect::<Vec<_>>().join(", ")
+}
+
+/// Makes `/init` the image's own again where the tree was exported with a first stage, of this version or another: it is put
+/// in anew where this image needs one. A first stage behind a first stage would start itself for ever.
+fn take_out(tree: &mut RootTree) -> Result<()> {
+    let entry = TreePath::new(ENTRY)?;
+    let Some(Kind::File(body)) = tree.get(&entry).map(|inode| &inode.kind) else { return Ok(()) };
+    if body.size > SCRIPT_MAX {
+        return Ok(());
+    }
+    let content = tree.bodies().read_to_vec(body).context("cannot read /init")?;
+    if !content.windows(MARK.len()).any(|bytes| bytes == MARK.as_bytes()) {
+        return Ok(());
+    }
+    let [folder, own, size] =
+        [FOLDER, OWN_INIT, OVERLAY_SIZE].map(|path| TreePath::new(path).map(|path| tree.resolve_parent(&path)));
+    let (folder, own, size) = (folder?, own?, size?);
+    tree.remove(&entry);
+    if tree.get(&own).is_some_and(|inode| !inode.is_directory()) {
+        tree.link(entry, &own).context("/init cannot be the image's own init")?;
+        tree.remove(&own);
+    }
+    tree.remove(&size);
+    if tree.subtree(&folder).count() == 1 {
+        tree.remove(&folder);
+    }
+    Ok(())
 }
 
 /// Makes the script the tree's `/init`. What was called so before becomes the image's own init; `overlay` bounds the
@@ -256,6 +287,48 @@ mod tests {
             ]
         );
         assert_eq!(tree.get(&path("init")).unwrap().mtime, Timestamp::from_seconds(77));
+    }
+
+    /// As when an exported tree is the base of another image. The script of an earlier version is known, too.
+    #[test]
+    fn a_first_stage_is_never_put_before_another() {
+        type Change = fn(&mut RootTree);
+        let changes: [Change; 4] = [
+            |tree| add(tree, "init", b"#!/bin/sh\nits own", 0o700),
+            |tree| {
+                link(tree, "init", "sbin/init");
+                add(tree, "sbin/init", &elf(62, None), 0o755);
+            },
+            |tree| add(tree, "sbin/init", &elf(62, None), 0o755),
+            |_| (),
+        ];
+        for change in changes {
+            let mut plain = with_shell();
+            change(&mut plain);
+            let mut exported = plain.clone();
+            install(&mut exported, Needs { overlay: Some(1 << 20), ..READ_ONLY }).unwrap();
+            let earlier = SCRIPT.replacen("of images", "of all images", 1);
+            add(&mut exported, "init", earlier.as_bytes(), 0o755);
+            for needs in [READ_ONLY, Needs { overlay: Some(1 << 30), ..READ_ONLY }, WRITABLE] {
+                let (mut once, mut twice) = (plain.clone(), exported.clone());
+                let said = install(&mut once, needs).unwrap();
+                assert_eq!(install(&mut twice, needs).unwrap(), said);
+                // The mount points stay.
+                let of_stage = |name: &String| name.contains("init") || name.contains("snug");
+                let files = |tree: &RootTree| -> Vec<(String, String)> {
+                    let told = |name: String| {
+                        let content = match tree.get(&path(&name)).unwrap().kind {
+                            Kind::Directory => String::new(),
+                            // A link to the same place may be written from the root on.
+                            _ => content(tree, &name).replace("-> /", "-> "),
+                        };
+                        (name, content)
+                    };
+                    names(tree).into_iter().filter(of_stage).map(told).collect()
+                };
+                assert_eq!(files(&twice), files(&once), "{needs:?}");
+            }
+        }
     }
 
     #[test]
