@@ -14,7 +14,7 @@ use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::image_time;
 use snug_rootfs::tree::{Inode, Kind, RootTree, Timestamp, TreePath};
 
-use program::{NotExecutable, check};
+use program::{Caller, NotExecutable, check};
 
 /// The script, for `sh` of Debian and of Alpine.
 pub const SCRIPT: &str = include_str!("init.sh");
@@ -62,12 +62,12 @@ pub struct Needs {
 pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
     take_out(tree)?;
     let mut missed = Vec::new();
-    let shell = check(tree, SHELL, needs.platform);
+    let (kernel, script) = (Caller::kernel(needs.platform), Caller::script(needs.platform, &TOOL_FOLDERS));
+    let shell = check(tree, SHELL, kernel);
     let entry = tree.get(&TreePath::new(ENTRY)?);
     let (has_entry, is_directory) = (entry.is_some(), entry.is_some_and(Inode::is_directory));
-    let own = check(tree, ENTRY, needs.platform);
-    let fallback = FALLBACKS.into_iter().find(|path| check(tree, path, needs.platform).is_ok());
-    if let (false, None, Err(why)) = (has_entry, fallback, &shell) {
+    let fallback_of = |tree: &RootTree, caller| FALLBACKS.into_iter().find(|path| check(tree, path, caller).is_ok());
+    if let (false, None, Err(why)) = (has_entry, fallback_of(tree, kernel), &shell) {
         return Ok(vec![format!(
             "warning: the image has no init (/init, /sbin/init, /etc/init or /bin/init), and /{SHELL} {why}: a machine \
              cannot start it"
@@ -77,10 +77,10 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
     let mut staged = !has_entry && shell.is_ok();
     // A directory cannot be started, nor moved aside as a file is.
     if (needs.read_only || needs.overlay.is_some()) && !is_directory {
-        match lacking(tree, &shell, needs.platform) {
+        match lacking(tree, &shell, script) {
             None => {
                 staged = true;
-                let lacks = missing(tree, &USED, needs.platform);
+                let lacks = missing(tree, &USED, script);
                 if !lacks.is_empty() {
                     missed.push(format!(
                         "warning: the first stage has to do without {lacks}, which the image does not have"
@@ -101,6 +101,9 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
             )),
         }
     }
+    // What starts it has to find it: the script has a `PATH`, and the kernel has none.
+    let caller = if staged { script } else { kernel };
+    let (own, fallback) = (check(tree, ENTRY, caller), fallback_of(tree, caller));
     match (own, staged, fallback) {
         (Ok(()), ..) | (Err(NotExecutable::Missing), _, Some(_)) => {}
         // A shell takes a script without its first line.
@@ -125,18 +128,17 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
 }
 
 /// Returns what the first stage lacks to lay an overlay.
-fn lacking(tree: &RootTree, shell: &Result<(), NotExecutable>, platform: Platform) -> Option<String> {
+fn lacking(tree: &RootTree, shell: &Result<(), NotExecutable>, script: Caller) -> Option<String> {
     if let Err(why) = shell {
         return Some(format!("the first stage is a script for /{SHELL}, which {why}"));
     }
-    let lacks = missing(tree, &NEEDED, platform);
+    let lacks = missing(tree, &NEEDED, script);
     (!lacks.is_empty()).then(|| format!("the first stage needs {lacks}, which the image does not have"))
 }
 
 /// Returns which of the programs the script would not find, as a list for people.
-fn missing(tree: &RootTree, tools: &[&str], platform: Platform) -> String {
-    let has =
-        |tool: &&str| TOOL_FOLDERS.iter().any(|folder| check(tree, &format!("{folder}/{tool}"), platform).is_ok());
+fn missing(tree: &RootTree, tools: &[&str], script: Caller) -> String {
+    let has = |tool: &&str| TOOL_FOLDERS.iter().any(|folder| check(tree, &format!("{folder}/{tool}"), script).is_ok());
     tools.iter().filter(|tool| !has(tool)).copied().collect::<Vec<_>>().join(", ")
 }
 
@@ -379,7 +381,7 @@ mod tests {
     fn what_a_machine_would_miss_is_said() {
         type Change = fn(&mut RootTree);
         let own: Change = |tree| add(tree, "init", &elf(62, None), 0o755);
-        let trees: [(&str, RootTree, Change); 9] = [
+        let trees: [(&str, RootTree, Change); 10] = [
             ("a static init and no shell", empty(), own),
             ("a shell of another machine", empty(), |tree| {
                 add(tree, "init", &elf(62, None), 0o755);
@@ -402,6 +404,11 @@ mod tests {
             ("an init that is not executable", with_shell(), |tree| {
                 add(tree, "init", b"#!/bin/sh\n", 0o644);
                 add(tree, "sbin/init", &elf(62, None), 0o755);
+            }),
+            ("an init by env and /usr/local/bin", with_shell(), |tree| {
+                link(tree, "usr/bin/env", "busybox");
+                add(tree, "usr/local/bin/node", &elf(62, None), 0o755);
+                add(tree, "init", b"#!/usr/bin/env node\n", 0o755);
             }),
             ("a shell and no init", with_shell(), |_| ()),
             ("/sbin/init alone", empty(), |tree| add(tree, "sbin/init", &elf(62, None), 0o755)),
@@ -460,6 +467,9 @@ mod tests {
             warning: /init is not executable (mode 0644): a machine cannot start it
         an init that is not executable, read-only: /init is the first stage
             warning: /init is not executable (mode 0644): a machine starts /sbin/init instead
+        an init by env and /usr/local/bin, writable: /init is its own
+            warning: /init is started by node, which does not exist: a machine cannot start it
+        an init by env and /usr/local/bin, read-only: /init is the first stage
         a shell and no init, writable: /init is the first stage
             note: the image has no init: a machine starts a shell
         a shell and no init, read-only: /init is the first stage

@@ -16,7 +16,42 @@ const INTERPRETER_MAX: usize = 4096;
 /// Bytes of an ELF file's program headers that are looked at; ordinary programs have a dozen, of 56 bytes each.
 const HEADERS_MAX: usize = 64 << 10;
 /// Where `env` looks without a `PATH`, as the kernel starts the first process: the default paths of glibc and busybox.
-const ENV_PATH: [&str; 4] = ["bin", "usr/bin", "sbin", "usr/sbin"];
+const DEFAULT_PATH: [&str; 4] = ["bin", "usr/bin", "sbin", "usr/sbin"];
+/// Where it looks as well by the default path of musl (`src/process/execvp.c`), which has its loader in `/lib`.
+const MUSL_PATH: &str = "usr/local/bin";
+
+/// What starts a program.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    platform: Platform,
+    /// The folders of its `PATH`, which `env` looks into.
+    path: &'static [&'static str],
+}
+
+impl Caller {
+    /// A kernel of `platform`, which starts its first process without a `PATH`.
+    pub(super) fn kernel(platform: Platform) -> Self {
+        Caller { platform, path: &DEFAULT_PATH }
+    }
+
+    /// A script on that kernel with a `PATH` of its own.
+    pub(super) fn script(platform: Platform, path: &'static [&'static str]) -> Self {
+        Caller { platform, path }
+    }
+
+    /// Whether `env` finds the program.
+    fn finds(self, tree: &RootTree, name: &[u8], depth: usize) -> bool {
+        let starts = |folder: &str| {
+            TreePath::new([folder.as_bytes(), b"/", name].concat())
+                .is_ok_and(|path| check_at(tree, &path, self, depth).is_ok())
+        };
+        let has_musl = || {
+            let loader = format!("lib/ld-musl-{}.so.1", self.platform.machine());
+            TreePath::new(loader).is_ok_and(|loader| tree.resolve(&loader).is_some())
+        };
+        self.path.iter().any(|folder| starts(folder)) || (has_musl() && starts(MUSL_PATH))
+    }
+}
 
 /// Why a file cannot be executed, as what is said of it: `/init …`.
 #[derive(Debug, thiserror::Error)]
@@ -80,13 +115,13 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Checks that a kernel of `platform` can execute what `path` leads to in the tree.
-pub(super) fn check(tree: &RootTree, path: &str, platform: Platform) -> Result<(), NotExecutable> {
+/// Checks that `caller` can execute what `path` leads to in the tree.
+pub(super) fn check(tree: &RootTree, path: &str, caller: Caller) -> Result<(), NotExecutable> {
     let path = TreePath::new(path).map_err(|_| NotExecutable::Missing)?;
-    check_at(tree, &path, platform, DEPTH)
+    check_at(tree, &path, caller, DEPTH)
 }
 
-fn check_at(tree: &RootTree, path: &TreePath, platform: Platform, depth: usize) -> Result<(), NotExecutable> {
+fn check_at(tree: &RootTree, path: &TreePath, caller: Caller, depth: usize) -> Result<(), NotExecutable> {
     let Some(real) = tree.resolve(path) else {
         let is_link = tree.get(&tree.resolve_parent(path)).is_some();
         return Err(if is_link { NotExecutable::Dangling } else { NotExecutable::Missing });
@@ -103,7 +138,7 @@ fn check_at(tree: &RootTree, path: &TreePath, platform: Platform, depth: usize) 
         return Err(NotExecutable::Empty);
     }
     if head.starts_with(b"\x7fELF") {
-        return check_elf(&file, &head, platform, depth);
+        return check_elf(&file, &head, caller, depth);
     }
     let line = head.strip_prefix(b"#!").ok_or(NotExecutable::UnknownFormat)?;
     let line = trim(line.split(|&byte| byte == b'\n').next().unwrap_or_default());
@@ -112,16 +147,10 @@ fn check_at(tree: &RootTree, path: &TreePath, platform: Platform, depth: usize) 
     if interpreter.is_empty() {
         return Err(NotExecutable::UnknownFormat);
     }
-    started_by(tree, interpreter, platform, depth)?;
-    if interpreter.ends_with(b"/env") && is_name(argument) {
-        let found = ENV_PATH.iter().any(|folder| {
-            TreePath::new([folder.as_bytes(), b"/", argument].concat())
-                .is_ok_and(|path| check_at(tree, &path, platform, depth - 1).is_ok())
-        });
-        if !found {
-            let interpreter = argument.escape_ascii().to_string();
-            return Err(NotExecutable::Interpreter { interpreter, why: NotExecutable::Missing.into() });
-        }
+    started_by(tree, interpreter, caller, depth)?;
+    if interpreter.ends_with(b"/env") && is_name(argument) && !caller.finds(tree, argument, depth - 1) {
+        let interpreter = argument.escape_ascii().to_string();
+        return Err(NotExecutable::Interpreter { interpreter, why: NotExecutable::Missing.into() });
     }
     Ok(())
 }
@@ -142,17 +171,17 @@ fn is_name(argument: &[u8]) -> bool {
     !argument.is_empty() && !argument.starts_with(b"-") && !argument.iter().any(|byte| b"/= \t".contains(byte))
 }
 
-fn started_by(tree: &RootTree, interpreter: &[u8], platform: Platform, depth: usize) -> Result<(), NotExecutable> {
+fn started_by(tree: &RootTree, interpreter: &[u8], caller: Caller, depth: usize) -> Result<(), NotExecutable> {
     let deeper = depth.checked_sub(1).filter(|depth| *depth > 0).ok_or(NotExecutable::TooDeep)?;
     let path = TreePath::new(interpreter).map_err(|_| NotExecutable::Missing);
-    path.and_then(|path| check_at(tree, &path, platform, deeper)).map_err(|why| match why {
+    path.and_then(|path| check_at(tree, &path, caller, deeper)).map_err(|why| match why {
         NotExecutable::TooDeep => NotExecutable::TooDeep,
         why => NotExecutable::Interpreter { interpreter: interpreter.escape_ascii().to_string(), why: why.into() },
     })
 }
 
 /// Checks the machine of an ELF program, and that its loader is there (elf(5): `Elf64_Ehdr`, `Elf64_Phdr`).
-fn check_elf(file: &File, head: &[u8], platform: Platform, depth: usize) -> Result<(), NotExecutable> {
+fn check_elf(file: &File, head: &[u8], caller: Caller, depth: usize) -> Result<(), NotExecutable> {
     const CLASS_64: u8 = 2;
     const LITTLE_ENDIAN: u8 = 1;
     const EXECUTABLE: u64 = 2;
@@ -168,8 +197,8 @@ fn check_elf(file: &File, head: &[u8], platform: Platform, depth: usize) -> Resu
         (_, machine) => (machine as u16).swap_bytes().into(),
     };
     let machine = Machine(machine as u16);
-    if !machine.runs_on(platform) {
-        return Err(NotExecutable::Machine { found: machine, wanted: platform });
+    if !machine.runs_on(caller.platform) {
+        return Err(NotExecutable::Machine { found: machine, wanted: caller.platform });
     }
     if ![EXECUTABLE, SHARED].contains(&number(head, 16, 2)?) {
         return Err(NotExecutable::BadElf);
@@ -186,7 +215,7 @@ fn check_elf(file: &File, head: &[u8], platform: Platform, depth: usize) -> Resu
         }
         let path = file.read(number(header, start.0, start.1)?, number(header, length.0, length.1)? as usize)?;
         let path = path.split(|&byte| byte == 0).next().unwrap_or_default();
-        return started_by(file.tree, path, platform, depth);
+        return started_by(file.tree, path, caller, depth);
     }
     Ok(())
 }
@@ -284,7 +313,7 @@ mod tests {
         link(tree, "gone", "/no/where");
         link(tree, "loop", "loop");
         link(tree, "good", "../../static");
-        let said = |name: &str, platform| match check(tree, name, platform) {
+        let said = |name: &str, platform| match check(tree, name, Caller::kernel(platform)) {
             Ok(()) => format!("/{name} starts\n"),
             Err(why) => format!("/{name} {why}\n"),
         };
@@ -344,6 +373,22 @@ mod tests {
         );
     }
 
+    /// Each time `env` with the caller's word.
+    #[test]
+    fn env_looks_where_its_caller_says() {
+        let mut tree = empty();
+        add(&mut tree, "usr/bin/env", &elf(62, None), 0o755);
+        add(&mut tree, "usr/local/bin/node", &elf(62, None), 0o755);
+        add(&mut tree, "app", b"#!/usr/bin/env node\n", 0o755);
+        let starts = |tree: &RootTree, caller| check(tree, "app", caller).is_ok();
+        let kernel = Caller::kernel(Platform::Amd64);
+        assert!(!starts(&tree, kernel));
+        assert!(starts(&tree, Caller::script(Platform::Amd64, &["usr/local/bin", "bin"])));
+        assert!(!starts(&tree, Caller::script(Platform::Amd64, &["bin"])));
+        add(&mut tree, "lib/ld-musl-x86_64.so.1", &elf(62, None), 0o755);
+        assert!(starts(&tree, kernel));
+    }
+
     /// The host's own programs, in a tree that is laid out: the kernel's word against ours.
     #[test]
     fn the_kernel_agrees() {
@@ -389,7 +434,7 @@ mod tests {
             "bin",
             "none",
         ] {
-            assert_eq!(check(tree, name, host).is_ok(), starts(&root, name), "{name}");
+            assert_eq!(check(tree, name, Caller::kernel(host)).is_ok(), starts(&root, name), "{name}");
         }
     }
 }
