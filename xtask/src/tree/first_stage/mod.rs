@@ -111,11 +111,12 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
         (Err(NotExecutable::Missing), _, None) => {
             missed.push("note: the image has no init: a machine starts a shell".to_owned());
         }
-        (Err(why), true, next) => {
+        // What it cannot even try, the script passes by; where the kernel refuses what it tries, it ends.
+        (Err(why @ (NotExecutable::Mode(_) | NotExecutable::Dangling)), true, next) => {
             let instead = next.map_or("a shell".to_owned(), |path| format!("/{path}"));
             missed.push(format!("warning: /init {why}: a machine starts {instead} instead"));
         }
-        (Err(why), false, _) => missed.push(format!("warning: /init {why}: a machine cannot start it")),
+        (Err(why), ..) => missed.push(format!("warning: /init {why}: a machine cannot start it")),
     }
     if staged {
         put(tree, needs.overlay)?;
@@ -381,7 +382,7 @@ mod tests {
     fn what_a_machine_would_miss_is_said() {
         type Change = fn(&mut RootTree);
         let own: Change = |tree| add(tree, "init", &elf(62, None), 0o755);
-        let trees: [(&str, RootTree, Change); 10] = [
+        let trees: [(&str, RootTree, Change); 12] = [
             ("a static init and no shell", empty(), own),
             ("a shell of another machine", empty(), |tree| {
                 add(tree, "init", &elf(62, None), 0o755);
@@ -410,6 +411,11 @@ mod tests {
                 add(tree, "usr/local/bin/node", &elf(62, None), 0o755);
                 add(tree, "init", b"#!/usr/bin/env node\n", 0o755);
             }),
+            ("an init without its interpreter", with_shell(), |tree| {
+                add(tree, "init", b"#!/bin/bash\n", 0o755);
+                add(tree, "sbin/init", &elf(62, None), 0o755);
+            }),
+            ("an empty init", with_shell(), |tree| add(tree, "init", b"", 0o755)),
             ("a shell and no init", with_shell(), |_| ()),
             ("/sbin/init alone", empty(), |tree| add(tree, "sbin/init", &elf(62, None), 0o755)),
         ];
@@ -470,6 +476,14 @@ mod tests {
         an init by env and /usr/local/bin, writable: /init is its own
             warning: /init is started by node, which does not exist: a machine cannot start it
         an init by env and /usr/local/bin, read-only: /init is the first stage
+        an init without its interpreter, writable: /init is its own
+            warning: /init is started by /bin/bash, which does not exist: a machine cannot start it
+        an init without its interpreter, read-only: /init is the first stage
+            warning: /init is started by /bin/bash, which does not exist: a machine cannot start it
+        an empty init, writable: /init is its own
+            warning: /init is empty: a machine cannot start it
+        an empty init, read-only: /init is the first stage
+            warning: /init is empty: a machine cannot start it
         a shell and no init, writable: /init is the first stage
             note: the image has no init: a machine starts a shell
         a shell and no init, read-only: /init is the first stage
