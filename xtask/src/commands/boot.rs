@@ -92,7 +92,7 @@ fn start(arguments: Arguments) -> Result<ExitCode> {
         )));
     }
     if let Some(why) = built.changes(&progress.for_image(&arguments.name)) {
-        progress.note(format!("{0}: {why}\nhint: cargo xtask image {0} writes it again", arguments.name));
+        progress.warn(format!("{0}: {why}\nhint: cargo xtask image {0} writes it again", arguments.name));
     }
     arguments.setup.prepare(built.boot_tasks())?;
     let persist = arguments.persist.as_deref().map(|file| persistent(file, &built, &arguments)).transpose()?;

@@ -118,7 +118,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(error::CHECK_FAILED) });
     };
     let boot_error = arguments.setup.hint(tasks, boot_error);
-    run.progress().note(error::message(&boot_error));
+    run.progress().warn(error::message(&boot_error));
     // An image that failed a check that was made counts more.
     let failed = |check: &Check| check.state == State::Failed && !(check.question == "boot" && check.judge.is_empty());
     let unsound = checked.images.iter().any(|report| report.checks.iter().any(failed));

@@ -153,7 +153,12 @@ impl Order<'_> {
             let missed = first_stage::install(&mut tree, needs)
                 .with_context(|| format!("cannot finish the tree of {}", self.title()))?;
             for missed in missed {
-                progress.note(missed);
+                let (level, what) = missed.split_once(": ").unwrap_or(("note", &missed));
+                let told = format!("{level}: {}: {what}", self.title());
+                match level {
+                    "warning" => progress.warn(told),
+                    _ => progress.note(told),
+                }
             }
         }
         Ok((tree, held))

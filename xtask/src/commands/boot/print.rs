@@ -106,7 +106,7 @@ impl Options {
         let ssh = key.map(|key| client(port, key.private.as_deref()));
         match &ssh {
             Some(ssh) => progress.note(format!("log in with: {}", shell::line(ssh))),
-            None => progress.note(
+            None => progress.warn(
                 "warning: there is no key to log in with by SSH, only the console\n\
                  hint: name one with --key, or make one with ssh-keygen",
             ),
