@@ -77,7 +77,7 @@ fn what_was_written_to_is_noticed_and_written_again_without_a_step() {
         assert!(text.contains(from));
         fs::write(&manifest, text.replacen(from, to, 1)).expect("a manifest");
     };
-    let cases: [(&str, Change, &str); 10] = [
+    let cases: [(&str, Change, &str); 11] = [
         // As a machine does that was started from it.
         ("written to", Box::new(|| debugfs("mkdir /written")), IMAGE_CHANGED),
         (
@@ -118,6 +118,16 @@ fn what_was_written_to_is_noticed_and_written_again_without_a_step() {
         (
             "an edited manifest",
             Box::new(|| edit_manifest("\"platform\": \"linux/", "\"platform\": \"unix/")),
+            "manifest.json is damaged: it was changed since it was written",
+        ),
+        (
+            "a manifest without its digest",
+            Box::new(|| {
+                let text = fs::read_to_string(&manifest).expect("the manifest");
+                let mut fields: Value = serde_json::from_str(&text).expect("JSON");
+                fields.as_object_mut().and_then(|fields| fields.remove("manifest-sha256")).expect("a digest");
+                fs::write(&manifest, fields.to_string()).expect("a manifest");
+            }),
             "manifest.json is damaged: it was changed since it was written",
         ),
         ("no manifest", Box::new(|| fs::remove_file(&manifest).expect("the manifest")), ""),

@@ -94,9 +94,8 @@ impl Manifest {
         if document.get("schema").and_then(Value::as_u64).is_some_and(|schema| schema != u64::from(Self::SCHEMA)) {
             return Err(ManifestError::OtherSchema);
         }
-        // Manifests of earlier versions have none.
         let stated = document.as_object_mut().and_then(|fields| fields.remove(OWN_DIGEST));
-        if stated.is_some_and(|stated| stated != digest_of(&document)) {
+        if stated.is_none_or(|stated| stated != digest_of(&document)) {
             return Err(ManifestError::Damaged("it was changed since it was written".to_owned()));
         }
         serde_json::from_value(document).map_err(damaged)
