@@ -234,6 +234,8 @@ fn a_damaged_tree_in_the_cache_is_made_again() {
         assert_eq!(state, "built", "{case}");
         assert!(case == "gone" || notes.contains("it is made again"), "{case}: {notes}");
         assert!(notes.contains("echo canary"), "{case}: {notes}");
+        // Also where a first image was made of the damaged tree.
+        assert_eq!(notes.matches("the image has no init").count(), 1, "{case}: {notes}");
         assert!(fs::read(&image).expect("the image") == original, "{case}: {notes}");
     }
 }

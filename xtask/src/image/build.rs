@@ -82,8 +82,8 @@ impl Order<'_> {
         // Likewise on a filesystem that this host cannot write.
         let writer = filesystem::writer(filesystem, progress)?;
         let (mut tree, mut _held) = self.finished_tree(assembly, progress)?;
-        let write_tree = |tree: &mut RootTree| -> Result<_> {
-            let adjustments = fit(tree, filesystem, assembly.strictness, Some(&self.title()), progress)?;
+        let write_tree = |tree: &mut RootTree, telling: &Progress| -> Result<_> {
+            let adjustments = fit(tree, filesystem, assembly.strictness, Some(&self.title()), telling)?;
             let partial = Partial::begin(&image)?.sync_ahead()?;
             let mut written = write(tree, &*writer, self.verity, &self.sizing, partial, Digests::All, progress)?;
             written.census.adjustments = adjustments;
@@ -91,13 +91,16 @@ impl Order<'_> {
             let (list, contents) = write_contents(tree, bodies, &contents_beside(&image))?;
             Ok((written, sha256, list, contents))
         };
-        let (mut written, mut sha256, mut list, mut contents) = write_tree(&mut tree)?;
+        let (mut written, mut sha256, mut list, mut contents) = write_tree(&mut tree, progress)?;
         if known_list.is_some_and(|known| known != contents.sha256) {
             progress.note(format!("{}: the tree in the cache was changed, too; it is made again", self.title()));
             drop((written, list));
             assembly.distrust(&self.chain);
-            (tree, _held) = self.finished_tree(assembly, progress)?;
-            (written, sha256, list, contents) = write_tree(&mut tree)?;
+            // What there is to say of it was said.
+            let told = Progress::hidden();
+            (tree, _held) = assembly.read(&self.chain, progress)?;
+            self.finish(&mut tree, &told)?;
+            (written, sha256, list, contents) = write_tree(&mut tree, &told)?;
         }
 
         let manifest = Manifest {
@@ -146,11 +149,17 @@ impl Order<'_> {
     /// where it needs one. Also returns what holds it in the cache. What a machine would miss is told.
     pub fn finished_tree(&self, assembly: &Assembly, progress: &Progress) -> Result<(RootTree, Tree)> {
         let (mut tree, held) = assembly.read(&self.chain, progress)?;
+        self.finish(&mut tree, progress)?;
+        Ok((tree, held))
+    }
+
+    /// Puts the first stage into the tree where the image needs one. What a machine would miss is told.
+    fn finish(&self, tree: &mut RootTree, progress: &Progress) -> Result<()> {
         // A base is started by no machine.
         if let Some(filesystem) = &self.filesystem {
             let read_only = self.verity || filesystem.kind() != FilesystemKind::Ext4;
             let needs = Needs { platform: self.target.platform, read_only, overlay: self.spec.overlay };
-            let missed = first_stage::install(&mut tree, needs)
+            let missed = first_stage::install(tree, needs)
                 .with_context(|| format!("cannot finish the tree of {}", self.title()))?;
             for missed in missed {
                 let (level, what) = missed.split_once(": ").unwrap_or(("note", &missed));
@@ -161,7 +170,7 @@ impl Order<'_> {
                 }
             }
         }
-        Ok((tree, held))
+        Ok(())
     }
 }
 
