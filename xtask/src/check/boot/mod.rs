@@ -142,9 +142,11 @@ pub fn write_initramfs(kernel: &Kernel, folder: &Path) -> anyhow::Result<Option<
 /// Writes the initramfs of `kernel` into the cache, where it stays until `clean`, named by its content. Returns its path;
 /// `None` if the kernel takes none.
 pub fn keep_initramfs(kernel: &Kernel, cache: &Cache) -> anyhow::Result<Option<PathBuf>> {
-    let folder = tempfile::tempdir_in(cache.root()).context("cannot make a folder in the cache")?;
+    // Removed by the next run where this one is ended by a signal.
+    let folder = cache.work_folder("initramfs")?;
     let Some(written) = write_initramfs(kernel, folder.path())? else { return Ok(None) };
     let digest = hash_file(&written, &mut |_| {})?;
+    std::fs::create_dir_all(cache.kernels()).context("cannot make the folder of kernels")?;
     let place = cache.kernels().join(format!("initramfs-{}-{}.cpio", kernel.version, &digest[..NAME_DIGITS]));
     std::fs::rename(&written, &place).with_context(|| format!("cannot name {}", place.display()))?;
     Ok(Some(place))
