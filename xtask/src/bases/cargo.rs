@@ -30,6 +30,9 @@ const KEPT: [&str; 4] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGIS
 /// Hexadecimal digits that distinguish one set of features from another.
 const NAME_DIGITS: usize = 16;
 
+/// Hexadecimal digits of a SHA-256.
+const DIGEST_DIGITS: usize = 64;
+
 /// After this time no build makes an image of a program that has been built anew since.
 const OUT_OF_USE: Duration = Duration::from_secs(24 * 3600);
 
@@ -128,9 +131,14 @@ impl Place {
         Ok(place)
     }
 
-    /// Returns what was built last.
+    /// Returns what was built last. A copy that is being made has no digest for a name.
     fn newest(&self) -> Option<PathBuf> {
-        self.ages().into_iter().min_by_key(|(_, age)| *age).map(|(path, _)| path)
+        let is_digest = |path: &Path| {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            name.len() == DIGEST_DIGITS && name.iter().all(u8::is_ascii_hexdigit)
+        };
+        let kept = self.ages().into_iter().filter(|(path, _)| is_digest(path));
+        kept.min_by_key(|(_, age)| *age).map(|(path, _)| path)
     }
 
     fn ages(&self) -> Vec<(PathBuf, Duration)> {
@@ -229,4 +237,25 @@ fn run(mut command: Command, program: &Program, stage: &Stage) -> Result<Option<
         bail!("cargo cannot build {}:{} ({status}){shown}", program.package, program.bin);
     }
     Ok(executable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_built_last_is_never_a_copy_that_is_being_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let built = folder.path().join("built");
+        let place = Place { folder: folder.path().into(), target: folder.path().into(), built: built.clone() };
+        assert_eq!(place.newest(), None);
+        let program = folder.path().join("program");
+        fs::write(&program, "a program").unwrap();
+        let kept = place.keep(&program).unwrap();
+        fs::write(built.join(".tmpAbCdEf"), "a prog").unwrap();
+        // The younger of the two.
+        let earlier = std::time::SystemTime::now() - Duration::from_secs(3600);
+        File::options().write(true).open(&kept).and_then(|file| file.set_modified(earlier)).unwrap();
+        assert_eq!(place.newest(), Some(kept));
+    }
 }
