@@ -25,7 +25,7 @@ const SILENCE: &str = "hint: it printed nothing at all; an emulated machine on a
 const TAIL_LINES: usize = 40;
 /// Ports to try in turn, where other processes take them.
 const PORTS_TO_TRY: usize = 4;
-/// How long to wait for the first word of QEMU or its guest.
+/// How long to wait for the first word of the guest, or QEMU's end.
 const FIRST_WORD: Duration = Duration::from_secs(2);
 /// What QEMU says of a port that is taken (net/slirp.c).
 const PORT_TAKEN: &str = "Could not set up host forwarding rule";
@@ -119,12 +119,15 @@ pub struct Guest {
     /// All of the serial console so far, and when the bytes up to an offset had come.
     log: String,
     arrivals: Vec<(usize, Duration)>,
+    /// Whether any of it is of the guest, not of QEMU.
+    guest_spoke: bool,
     closed: bool,
 }
 
 struct Chunk {
     text: String,
     at: Duration,
+    of_guest: bool,
 }
 
 impl Guest {
@@ -133,7 +136,7 @@ impl Guest {
     pub fn start(machine: &Machine) -> Result<Self, BootError> {
         for _ in 1..PORTS_TO_TRY {
             let mut guest = Self::start_at(machine, free_address().map_err(failed)?)?;
-            if !guest.has_lost_its_port() {
+            if !guest.has_lost_its_port(FIRST_WORD) {
                 return Ok(guest);
             }
         }
@@ -141,20 +144,28 @@ impl Guest {
     }
 
     /// Whether another process took the port before QEMU did, on which QEMU ends at once.
-    fn has_lost_its_port(&mut self) -> bool {
-        // Whatever else went wrong is for who waits for the machine.
-        let _ = self.read_console(FIRST_WORD, &String::new);
+    fn has_lost_its_port(&mut self, patience: Duration) -> bool {
+        // QEMU may warn of something else before.
+        while !self.guest_spoke && !self.log.contains(PORT_TAKEN) {
+            let left = patience.saturating_sub(self.started.elapsed());
+            // Whatever else went wrong is for who waits for the machine.
+            if left.is_zero() || self.read_console(left, &String::new).is_err() {
+                break;
+            }
+        }
         self.log.contains(PORT_TAKEN)
     }
 
     fn start_at(machine: &Machine, ssh_address: SocketAddr) -> Result<Self, BootError> {
-        let log = File::create(machine.log).map_err(failed)?;
         let mut command = command(machine, ssh_address)?;
-        command
-            .args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]);
+        Self::run(command, machine, ssh_address)
+    }
+
+    /// Runs the command, whose standard output is the guest's console.
+    fn run(mut command: Command, machine: &Machine, ssh_address: SocketAddr) -> Result<Self, BootError> {
+        let log = File::create(machine.log).map_err(failed)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
         let mut child = Child::start(&mut command).map_err(|error| failed(error.source))?;
         let (sender, console) = mpsc::channel();
@@ -165,7 +176,7 @@ impl Guest {
         // QEMU's own error messages join the console's output: they explain why it ended.
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let _ = complaints.send(Chunk { text: format!("{line}\n"), at: started.elapsed() });
+                let _ = complaints.send(Chunk { text: format!("{line}\n"), at: started.elapsed(), of_guest: false });
             }
         });
         Ok(Guest {
@@ -176,6 +187,7 @@ impl Guest {
             console,
             log: String::new(),
             arrivals: Vec::new(),
+            guest_spoke: false,
             closed: false,
         })
     }
@@ -257,6 +269,7 @@ impl Guest {
     fn take(&mut self, chunk: &Chunk) {
         self.log.push_str(&chunk.text);
         self.arrivals.push((self.log.len(), chunk.at));
+        self.guest_spoke |= chunk.of_guest;
     }
 
     /// Reads what the console has printed by now, without waiting.
@@ -368,7 +381,7 @@ fn follow(mut console: ChildStdout, mut log: File, started: Instant, watcher: &S
         // A full disk must not stop a boot.
         let _ = log.write_all(bytes);
         let text = String::from_utf8_lossy(bytes).into_owned();
-        if watcher.send(Chunk { text, at: started.elapsed() }).is_err() {
+        if watcher.send(Chunk { text, at: started.elapsed(), of_guest: true }).is_err() {
             return;
         }
     }
@@ -393,4 +406,35 @@ fn free_address() -> io::Result<SocketAddr> {
 /// Escapes a path in QEMU's option syntax: a comma in a value is doubled.
 fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program in QEMU's place, by whose end or first word it is settled.
+    #[test]
+    fn a_port_that_is_taken_is_seen_behind_other_complaints() {
+        let folder = tempfile::tempdir().unwrap();
+        for (script, lost) in [
+            ("echo warning: of something >&2; sleep 0.1; echo \"$0 'tcp:…'\" >&2; exit 1", true),
+            ("echo \"$0 'tcp:…'\" >&2; exit 1", true),
+            ("echo warning: of something >&2; echo SeaBIOS; exec sleep 60", false),
+            ("echo error: no such kernel >&2; exit 1", false),
+        ] {
+            let mut command = Command::new("sh");
+            command.args(["-c", script, PORT_TAKEN]);
+            let machine = Machine {
+                kernel: Path::new(""),
+                initramfs: None,
+                disks: &[],
+                arguments: "",
+                accelerator: Accelerator::Tcg,
+                log: &folder.path().join("log"),
+                budget: Duration::ZERO,
+            };
+            let mut guest = Guest::run(command, &machine, free_address().unwrap()).unwrap();
+            assert_eq!(guest.has_lost_its_port(Duration::from_secs(60)), lost, "{script}");
+        }
+    }
 }
