@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use snug_tests::{Mounted, have, is_root, succeed, xtask};
+use snug_tests::{Mounted, Workshop, have, is_root, succeed, xtask};
 
 /// Writes the tar, by Python's own `tarfile`: attributes as macOS, btrfs and Lustre have them, times of all years, attributes
 /// without room, access control lists with names, of which the tree's accounts, last in the archive, know one.
@@ -155,4 +155,58 @@ fn lists_that_gnu_tar_and_bsdtar_write_with_names_are_the_same_in_the_image() {
         }
         assert!(said.contains("default:user:"), "{tar}: {said}");
     }
+}
+
+/// Leaves one socket where it reaches the image, one that the spec excludes, and one where no file stays. The link leads syslogd
+/// there, which makes its socket at `/dev/log` only.
+const LEAVE_SOCKETS: &str = "for name in /var/left /var/excluded /run/gone; do rm -f /dev/log; ln -s $name /dev/log; \
+    /bin/busybox syslogd -n & while ! test -S $name; do sleep 0.1; done; done";
+
+/// What was adjusted when a base was read, and of what steps left, belongs to the tree, for every image that is made of it.
+#[test]
+fn a_tree_from_the_cache_is_told_and_refused_as_when_it_was_made() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let script = "mkdir root/var; ln -s busybox root/bin/rm; tar -cPf odd.tar --transform 's,^./bin/busybox$,/bin/busybox,' \
+        --owner 0 --group 0 -C root .";
+    succeed(Command::new("bash").args(["-ec", script]).current_dir(workshop.path("")));
+    let base = format!("base = {{ tar = \"{}\" }}", workshop.path("odd.tar").display());
+    let rest = format!("filesystem = \"ext4\"\nexclude = [\"/var/excluded\"]\nrun = ['{LEAVE_SOCKETS}']");
+    workshop.write_spec("parent", &format!("{base}\n{rest}\n"));
+    workshop.write_spec("child", "base = { image = \"parent\" }\nfilesystem = \"ext4\"\nrun = [\"true\"]\n");
+    let run = |words: &[&str]| {
+        let output = workshop.xtask(words).output().expect("xtask runs");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), warnings(&output), stderr)
+    };
+    let manifest = || fs::read_to_string(workshop.path("out/child/manifest.json")).expect("a manifest");
+    let told = "warning: child: 1 absolute name was taken as relative to the root: `/bin/busybox`\n\
+                warning: child: 1 socket was left out, since tar has no type for it: /var/left\n";
+
+    // A cold cache: what is known before any step runs is refused then.
+    let (status, _, said) = run(&["image", "child", "--strict"]);
+    assert!(status == Some(1) && said.contains("`/bin/busybox`") && !said.contains("syslogd"), "{said}");
+    let (status, cold, said) = run(&["image", "child"]);
+    assert_eq!((status, cold.as_str()), (Some(0), told), "{said}");
+    let first = manifest();
+    assert!(first.contains("\"absolute-name\"") && first.contains("\"socket\""), "{first}");
+
+    fs::remove_dir_all(workshop.path("out")).expect("the images");
+    let (status, warm, said) = run(&["image", "child"]);
+    assert_eq!((status, warm.as_str()), (Some(0), told), "{said}");
+    assert!(!said.contains("collect the tree"), "it was not in the cache: {said}");
+    assert!(manifest() == first, "another manifest from the cache: {}", manifest());
+
+    let tar = workshop.path("child.tar").display().to_string();
+    for words in [&["image", "child", "--strict"][..], &["export", "child", "--output", &tar, "--strict"]] {
+        let (status, _, said) = run(words);
+        let refused = told.lines().all(|line| said.contains(line.trim_start_matches("warning: child: ")));
+        assert!(status == Some(1) && refused, "{words:?}: {said}");
+    }
+    assert!(!Path::new(&tar).exists(), "something was written");
+    assert_eq!(run(&["export", "child", "--output", &tar]).1, told);
+    // No record of ours for others.
+    assert!(!fs::read(&tar).expect("a tar").windows(5).any(|bytes| bytes == b"SNUG."));
 }

@@ -40,13 +40,14 @@ pub enum Adjustment {
     TimeRange,
     /// A time is finer than the filesystem's resolution, and was cut.
     TimeResolution,
-    /// The filesystem's writer cannot write sockets: they were left out.
+    /// A tar or the filesystem's writer has no sockets: they were left out.
     Socket,
 }
 
 impl Adjustment {
-    /// Returns what was adjusted and how, for one and for many; `holder` is what cannot hold it.
-    fn words(self, holder: &str) -> (String, String) {
+    /// Returns what was adjusted and how, for one and for many; `filesystem` is what cannot hold it, if not Linux or a tar.
+    fn words(self, filesystem: Option<&str>) -> (String, String) {
+        let holder = filesystem.unwrap_or("Linux");
         let (what, many, done, done_to_many) = match self {
             Adjustment::AbsoluteName => {
                 ("absolute name", "absolute names", "taken as relative to the root".into(), None)
@@ -111,9 +112,13 @@ impl Adjustment {
                 let done = format!("cut to whole seconds, which is all that {holder} holds of");
                 ("modification time", "modification times", format!("{done} it"), Some(format!("{done} them")))
             }
-            Adjustment::Socket => {
-                ("socket", "sockets", format!("left out, since nothing writes them to {holder}"), None)
-            }
+            Adjustment::Socket => match filesystem {
+                None => {
+                    let done = "left out, since tar has no type for";
+                    ("socket", "sockets", format!("{done} it"), Some(format!("{done} them")))
+                }
+                Some(_) => ("socket", "sockets", format!("left out, since nothing writes them to {holder}"), None),
+            },
         };
         let done_to_many = done_to_many.unwrap_or_else(|| done.clone());
         (format!("{what} was {done}"), format!("{many} were {done_to_many}"))
@@ -137,8 +142,7 @@ pub struct Adjusted {
 /// One plain sentence without a full stop.
 impl fmt::Display for Adjusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let holder = self.filesystem.as_deref().unwrap_or("Linux");
-        let (one, many) = self.kind.words(holder);
+        let (one, many) = self.kind.words(self.filesystem.as_deref());
         match self.count {
             1 => write!(f, "1 {one}: {}", self.first),
             count => write!(f, "{count} {many}; the first is {}", self.first),
@@ -273,7 +277,7 @@ mod tests {
         1 modification time was moved to the nearest that ext4 can hold: /first
         2 modification times were cut to whole seconds, which is all that Linux holds of them; the first is /of the tar
         1 modification time was cut to whole seconds, which is all that ext4 holds of it: /first
-        2 sockets were left out, since nothing writes them to Linux; the first is /of the tar
+        2 sockets were left out, since tar has no type for them; the first is /of the tar
         1 socket was left out, since nothing writes them to ext4: /first
         ");
         let json = serde_json::to_string(&adjustments).expect("it has no maps");

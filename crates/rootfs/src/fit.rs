@@ -117,6 +117,17 @@ pub fn fit(tree: &mut RootTree, limits: &FilesystemLimits) -> Result<Adjustments
     Ok(fitter.adjustments)
 }
 
+/// Leaves out the sockets of `tree`, and counts them in its [adjustments](RootTree::adjustments): no tar holds them, and a
+/// program makes its own when it starts.
+pub fn leave_out_sockets(tree: &mut RootTree) {
+    let sockets = tree.entries().filter(|entry| entry.inode.kind == Kind::Socket);
+    let sockets: Vec<TreePath> = sockets.map(|entry| entry.path.clone()).collect();
+    for path in &sockets {
+        tree.note(Adjustment::Socket, || path.to_string());
+        tree.remove(path);
+    }
+}
+
 struct Fitter<'a> {
     limits: &'a FilesystemLimits,
     adjustments: Adjustments,

@@ -144,6 +144,12 @@ impl RootTree {
         &self.adjustments
     }
 
+    /// Adds what was adjusted of the tree that this one was made from; first examples are those of that.
+    pub fn inherit_adjustments(&mut self, earlier: Adjustments) {
+        let later = std::mem::replace(&mut self.adjustments, earlier);
+        self.adjustments.extend(later);
+    }
+
     /// Counts something that is taken otherwise than the archive has it; `first` describes the first of a kind.
     pub(crate) fn note(&mut self, kind: Adjustment, first: impl FnOnce() -> String) {
         self.adjustments.note(kind, first);

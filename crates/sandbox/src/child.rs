@@ -210,7 +210,7 @@ impl Inside {
         let mut meter = Meter { action: index, reported: 0 };
         // Not by the standard library's handle, which is buffered by lines.
         let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-        tar::write(&tree, stdout, TarOptions::FAITHFUL, &mut |bytes| meter.reached(bytes))?;
+        tar::write(&tree, stdout, TarOptions::OWN, &mut |bytes| meter.reached(bytes))?;
         Ok(())
     }
 }

@@ -88,6 +88,7 @@ fn export(arguments: Arguments) -> Result<ExitCode> {
         strictness: arguments.strict.strictness(),
     };
     let (tree, _held) = order.finished_tree(&assembly, &progress)?;
+    assembly.strictness.judge(tree.adjustments(), Some(&arguments.name), &progress)?;
     // Whoever reads it shows progress, and may end when it has enough.
     let stage = if to_stdout { Progress::hidden() } else { progress.clone() }.stage("write the tar");
     let write =

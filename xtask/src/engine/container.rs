@@ -36,7 +36,7 @@ use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::{Progress, human_bytes};
 
 /// What every tar reader of the commands understands: times as they are, holes as zeros.
-const TRANSPORT: TarOptions = TarOptions { sparse: false, long_fractions: false };
+const TRANSPORT: TarOptions = TarOptions { sparse: false, ..TarOptions::FAITHFUL };
 
 pub struct Container {
     cli: Cli,

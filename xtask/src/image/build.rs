@@ -52,6 +52,11 @@ impl Order<'_> {
     pub fn build(&self, assembly: &Assembly, output: &Path, progress: &Progress) -> Result<BuildOutcome> {
         let (Some(filesystem), Some(image)) = (&self.filesystem, self.image(output)) else {
             let tree = assembly.tree(&self.chain, progress)?;
+            let adjustments = assembly.adjustments(&tree)?;
+            match assembly.refresh.made(tree.path()) {
+                true => assembly.strictness.judge(&adjustments, Some(&self.title()), progress)?,
+                false => assembly.strictness.judge_again(&adjustments, Some(&self.title()))?,
+            }
             return Ok(BuildOutcome::Base { tree: tree.path().to_path_buf() });
         };
         if let Some(folder) = image.parent() {

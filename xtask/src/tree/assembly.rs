@@ -9,7 +9,9 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
+use snug_rootfs::adjustments::Adjustments;
 use snug_rootfs::container_archive::ContainerArchive;
+use snug_rootfs::fit::leave_out_sockets;
 use snug_rootfs::glob;
 use snug_rootfs::normalise::{Normalise, normalise};
 use snug_rootfs::platform::Platform;
@@ -79,6 +81,11 @@ impl Refresh {
         (self.everything || trees.damaged.contains(tree)) && !trees.made.contains(tree)
     }
 
+    /// Whether this run made the tree.
+    pub fn made(&self, tree: &Path) -> bool {
+        self.trees().made.contains(tree)
+    }
+
     fn note(&self, tree: &Path) {
         self.trees().made.insert(tree.to_path_buf());
     }
@@ -103,26 +110,44 @@ impl Assembly<'_> {
         if let Some(tree) = self.present(&wanted)? {
             return Ok(tree);
         }
-        let base = match &last.base {
+        let (base, adjusted) = self.base(last, ancestors, progress)?;
+        // Before any step runs.
+        self.strictness.judge_again(&adjusted, Some(&last.base.describe()))?;
+        self.make(&subject, &wanted, progress, || self.build(last, base.path(), adjusted, &wanted, progress))
+    }
+
+    /// Returns the tree that the steps of `plan` start from, and what was adjusted of it so far.
+    fn base(&self, plan: &BuildPlan, ancestors: &[BuildPlan], progress: &Progress) -> Result<(Tree, Adjustments)> {
+        let cached = match &plan.base {
             PlannedBase::Image { .. } => {
                 self.tree(ancestors, &progress.for_image(&ancestors.last().context("no parent")?.name))?
             }
-            PlannedBase::Tar { path, .. } => tar_base(path, self.strictness, progress)?,
+            PlannedBase::Tar { path, .. } => return tar_base(path),
             PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
             PlannedBase::Debian { suite, variant, snapshot, fingerprint } => {
-                let platform = last.platform;
+                let platform = plan.platform;
                 let what = Bootstrap {
                     suite,
                     variant,
                     platform,
                     snapshot: snapshot.as_deref(),
                     include: &[],
-                    place: &last.base_place.to_string(),
+                    place: &plan.base_place.to_string(),
                 };
-                self.debian(&what, fingerprint, progress).map_err(|error| at_suite(error, suite, &last.base_place))?
+                self.debian(&what, fingerprint, progress).map_err(|error| at_suite(error, suite, &plan.base_place))?
             }
         };
-        self.make(&subject, &wanted, progress, || self.build(last, base.path(), &wanted, progress))
+        let adjusted = self.adjustments(&cached)?;
+        Ok((cached, adjusted))
+    }
+
+    /// Returns what was adjusted of a tree in the cache: when what it was made from was read, and by steps.
+    pub fn adjustments(&self, tree: &Tree) -> Result<Adjustments> {
+        let path = tree.path();
+        File::open(path)
+            .map_err(anyhow::Error::from)
+            .and_then(|file| Ok(tar::own_adjustments(file)?))
+            .with_context(|| format!("cannot read the finished tree {}", path.display()))
     }
 
     /// Returns the tree of the last plan of `chain` as [`Assembly::tree`] has it, read. One in the cache that cannot be read is
@@ -132,7 +157,7 @@ impl Assembly<'_> {
             let path = held.path().to_path_buf();
             File::open(&path)
                 .map_err(anyhow::Error::from)
-                .and_then(|file| Ok((tar::read_as_stated(file, &tar::Limits::default(), &mut |_| {})?, held)))
+                .and_then(|file| Ok((tar::read_own(file, &tar::Limits::default(), &mut |_| {})?, held)))
                 .with_context(|| format!("cannot read the finished tree {}", path.display()))
         };
         let held = self.tree(chain, progress)?;
@@ -200,12 +225,18 @@ impl Assembly<'_> {
             let tree = oci::fetch(self.cache, resolution, progress)
                 .and_then(|fetched| fetched.tree(spool, progress))
                 .map_err(|error| self.cache.explain(error))?;
-            self.strictness.judge(tree.adjustments(), Some(&resolution.reference.to_string()), progress)?;
             self.store(&tree, &wanted)
         })
     }
 
-    fn build(&self, plan: &BuildPlan, base: &Path, wanted: &Path, progress: &Progress) -> Result<()> {
+    fn build(
+        &self,
+        plan: &BuildPlan,
+        base: &Path,
+        adjusted: Adjustments,
+        wanted: &Path,
+        progress: &Progress,
+    ) -> Result<()> {
         let began = now();
         let mut tree = None;
         self.engine.build(plan, base, self.on_failure, progress, &mut |stream| {
@@ -213,6 +244,7 @@ impl Assembly<'_> {
             Ok(())
         })?;
         let mut tree = tree.context("the engine gave no tree")?;
+        tree.inherit_adjustments(adjusted);
         self.engine.restore(&mut tree, base)?;
         let stage = progress.stage("normalise and store the tree");
         finish(&mut tree, plan, began, progress)?;
@@ -224,15 +256,15 @@ impl Assembly<'_> {
 
     fn read_stream(&self, stream: &mut dyn Read) -> Result<RootTree> {
         let spool = tempfile::tempfile_in(self.cache.trees()).context("cannot make a temporary file in the cache")?;
-        tar::read_stream(stream, spool, &tar::Limits::default(), &mut |_| {}).context("the engine's tar stream")
+        tar::read_own_stream(stream, spool, &tar::Limits::default(), &mut |_| {}).context("the engine's tar stream")
     }
 
-    /// Writes the tree as a tar that appears complete or not at all.
+    /// Writes the tree, with what was adjusted of it, as a tar that appears complete or not at all.
     fn store(&self, tree: &RootTree, wanted: &Path) -> Result<()> {
         let partial = Partial::begin(wanted)?;
         let write = || -> Result<()> {
             let file = OpenOptions::new().write(true).open(partial.path())?;
-            Ok(tar::write(tree, file, TarOptions::FAITHFUL, &mut |_| {})?)
+            Ok(tar::write(tree, file, TarOptions::OWN, &mut |_| {})?)
         };
         write().context("cannot write to the cache").map_err(|error| self.cache.explain(error))?;
         partial.publish()?;
@@ -240,8 +272,8 @@ impl Assembly<'_> {
     }
 }
 
-/// Reads a tar that a spec names as its base, before any step runs. Engines read it again, each where it needs it.
-fn tar_base(path: &Path, strictness: Strictness, progress: &Progress) -> Result<Tree> {
+/// Reads a tar that a spec names as its base, before any step runs. Returns what had to be adjusted of it, too. Engines read it again, each where it needs it.
+fn tar_base(path: &Path) -> Result<(Tree, Adjustments)> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
     let tree = tar::read_as_stated(file, &tar::Limits::default(), &mut |_| {}).map_err(|error| match error {
@@ -258,8 +290,7 @@ fn tar_base(path: &Path, strictness: Strictness, progress: &Progress) -> Result<
              hint: docker create IMAGE, then docker export CONTAINER > root.tar; or name the image as base = {{ oci = \"…\" }}"
         )));
     }
-    strictness.judge(tree.adjustments(), Some(&shown.to_string()), progress)?;
-    Ok(Tree::outside(path))
+    Ok((Tree::outside(path), tree.adjustments().clone()))
 }
 
 /// Returns the time before what follows, in seconds since 1970, as a filesystem notes it: its clock may be some milliseconds
@@ -286,6 +317,8 @@ fn finish(tree: &mut RootTree, plan: &BuildPlan, began: i64, progress: &Progress
     let clamp_mtime = Timestamp::source_date_epoch();
     let changed = directories_changed(tree, &plan.files, began)?;
     normalise(tree, &Normalise { hostname: plan.hostname.as_deref(), clamp_mtime, changed: &changed });
+    // Those that would have reached the image.
+    leave_out_sockets(tree);
     apply_attributes(tree, &plan.files, &plan.devices)
         .with_context(|| format!("cannot finish the tree of {}", plan.name))
 }

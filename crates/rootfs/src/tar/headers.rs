@@ -79,6 +79,11 @@ impl<'a> Headers<'a> {
         Ok(None)
     }
 
+    /// Returns the records of the global headers so far.
+    pub(super) fn globals(&self) -> &Records {
+        &self.globals
+    }
+
     /// Makes [`Self::next_member`] return `None` from now on.
     pub(super) fn end(&mut self) {
         self.stage = Stage::End;

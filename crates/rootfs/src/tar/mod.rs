@@ -25,6 +25,7 @@ mod input;
 mod limits;
 mod member;
 mod mistaken;
+mod own;
 mod pax;
 mod placement;
 mod read;
@@ -41,7 +42,7 @@ pub use pax::xattrs_bytes;
 pub(crate) use placement::Placement;
 pub use read::{Entry, Reader};
 pub(crate) use text_acls::resolve_acls;
-pub use tree::{read_as_stated, read_file, read_stream};
+pub use tree::{own_adjustments, read_as_stated, read_file, read_own, read_own_stream, read_stream};
 pub use write::{TarOptions, write, write_some};
 
 #[cfg(test)]

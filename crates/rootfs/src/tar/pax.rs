@@ -4,11 +4,13 @@
 //! the whole record. The length alone decides where a value ends, so a value may hold newlines and NULs.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+use super::own::{ADJUSTMENTS_RECORD, SOCKET, TYPE_RECORD};
 use super::text::{Reason, decimal};
 use super::text_acls::{ACCESS_RECORD, DEFAULT_RECORD};
 use crate::acl;
@@ -38,6 +40,10 @@ pub(super) struct Records {
     /// Access control lists in text, by the attribute in which the kernel keeps them.
     pub acls: BTreeMap<&'static [u8], Vec<u8>>,
     pub sparse: SparseRecords,
+    /// [`ADJUSTMENTS_RECORD`].
+    pub adjustments: Option<Rc<[u8]>>,
+    /// Whether [`TYPE_RECORD`] says that it is a socket.
+    pub is_socket: bool,
 }
 
 /// The `GNU.sparse.*` records; GNU tar manual, "PAX Format, Versions 0.0, 0.1 and 1.0".
@@ -86,6 +92,8 @@ impl Records {
             b"mtime" => self.mtime = Some(parse_time(value).ok_or("a time that is not a number")?),
             ACCESS_RECORD => drop(self.acls.insert(acl::ACCESS, value.into())),
             DEFAULT_RECORD => drop(self.acls.insert(acl::DEFAULT, value.into())),
+            ADJUSTMENTS_RECORD => self.adjustments = Some(value.into()),
+            TYPE_RECORD => self.is_socket = value == SOCKET,
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.insert(decode_schily(name), value.into());

@@ -10,6 +10,7 @@ use super::headers::Headers;
 use super::input::{FileInput, Input, Kept, StreamInput};
 use super::limits::{Budget, NAME_COST};
 use super::member::Member;
+use super::own;
 use super::sparse::{Map, TextMap};
 use super::text_acls::pending;
 use crate::acl::{self, TextAcl};
@@ -56,6 +57,8 @@ impl Entry {
 pub struct Reader<'a> {
     headers: Headers<'a>,
     adjustments: Adjustments,
+    /// Whether the archive is one of ours, whose records of our own are believed.
+    is_own: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -77,7 +80,21 @@ impl<'a> Reader<'a> {
     }
 
     fn new(input: Box<dyn Input + 'a>, end_marker: EndMarker, budget: &'a mut Budget) -> Self {
-        Reader { headers: Headers::new(input, end_marker, budget), adjustments: Adjustments::default() }
+        Reader { headers: Headers::new(input, end_marker, budget), adjustments: Adjustments::default(), is_own: false }
+    }
+
+    /// Believes what the archive says in [records of our own](super::own).
+    pub(super) fn own(mut self) -> Self {
+        self.is_own = true;
+        self
+    }
+
+    /// Returns what one of our own archives has said so far of what was adjusted of its tree.
+    pub(super) fn own_adjustments(&self) -> Result<Adjustments, TarError> {
+        match &self.headers.globals().adjustments {
+            Some(json) if self.is_own => own::adjustments(json),
+            _ => Ok(Adjustments::default()),
+        }
     }
 
     /// Returns what of the entries so far was taken otherwise than the archive has it, and forgets it.
@@ -134,6 +151,7 @@ impl<'a> Reader<'a> {
                 Kind::BlockDevice { major, minor }
             }
             b'5' => Kind::Directory,
+            b'6' if self.is_own && member.records.is_socket => Kind::Socket,
             b'6' => Kind::Fifo,
             b'D' => return Err(TarError::Unsupported { entry: entry(), what: "GNU incremental archives" }),
             b'M' => return Err(TarError::Unsupported { entry: entry(), what: "multi-volume archives" }),

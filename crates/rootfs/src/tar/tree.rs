@@ -10,6 +10,7 @@ use super::limits::{Budget, Limits};
 use super::placement::Placement;
 use super::read::Reader;
 use super::text_acls::resolve_acls;
+use crate::adjustments::Adjustments;
 use crate::holes;
 use crate::tree::{BodySource, RootTree};
 
@@ -37,6 +38,22 @@ pub fn read_as_stated(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)
     build(&mut Reader::from_file(file, EndMarker::Required, &mut budget)?, BodySource::new(bodies), progress)
 }
 
+/// As [`read_as_stated`], of an archive that was written with [`TarOptions::OWN`](super::TarOptions::OWN).
+pub fn read_own(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<RootTree, TarError> {
+    let bodies = file.try_clone().map_err(|source| TarError::Read { offset: 0, source })?;
+    let mut budget = Budget::new(limits);
+    build(&mut Reader::from_file(file, EndMarker::Required, &mut budget)?.own(), BodySource::new(bodies), progress)
+}
+
+/// Returns what an archive says was adjusted of its tree, from its first header. It must have been written with
+/// [`TarOptions::OWN`](super::TarOptions::OWN).
+pub fn own_adjustments(file: File) -> Result<Adjustments, TarError> {
+    let mut budget = Budget::new(&Limits::default());
+    let mut reader = Reader::from_file(file, EndMarker::Required, &mut budget)?.own();
+    reader.next_entry()?;
+    reader.own_adjustments()
+}
+
 /// Reads a tar from a pipe as a tree. Bodies are appended to `spool`, a temporary file that the tree then reads from.
 /// Whatever happens, the input is read to its end, so that the program that writes it ends by itself and reports how it
 /// went. `progress` is called with the bytes read since the start.
@@ -48,8 +65,25 @@ pub fn read_stream(
 ) -> Result<RootTree, TarError> {
     let bodies = spool.try_clone().map_err(|source| TarError::Spool { source })?;
     let mut budget = Budget::new(limits);
-    let mut reader = Reader::from_stream(input, spool, EndMarker::Required, &mut budget)?;
-    let tree = build(&mut reader, BodySource::new(bodies), progress);
+    drained(Reader::from_stream(input, spool, EndMarker::Required, &mut budget)?, BodySource::new(bodies), progress)
+}
+
+/// As [`read_stream`], of an archive that was written with [`TarOptions::OWN`](super::TarOptions::OWN).
+pub fn read_own_stream(
+    input: impl Read,
+    spool: File,
+    limits: &Limits,
+    progress: &mut dyn FnMut(u64),
+) -> Result<RootTree, TarError> {
+    let bodies = spool.try_clone().map_err(|source| TarError::Spool { source })?;
+    let mut budget = Budget::new(limits);
+    let reader = Reader::from_stream(input, spool, EndMarker::Required, &mut budget)?;
+    drained(reader.own(), BodySource::new(bodies), progress)
+}
+
+/// Makes a tree of a stream, and reads it to its end.
+fn drained(mut reader: Reader, bodies: BodySource, progress: &mut dyn FnMut(u64)) -> Result<RootTree, TarError> {
+    let tree = build(&mut reader, bodies, progress);
     reader.drain();
     tree
 }
@@ -67,6 +101,7 @@ fn build(reader: &mut Reader, bodies: BodySource, progress: &mut dyn FnMut(u64))
             reported = offset;
         }
     }
+    tree.note_all(reader.own_adjustments()?);
     tree.note_all(reader.take_adjustments());
     let resolved = resolve_acls(&mut tree).map_err(|source| TarError::Spool { source })?;
     tree.note_all(resolved);

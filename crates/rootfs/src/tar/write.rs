@@ -7,6 +7,7 @@ use super::header::{
     BLOCK, BLOCK_U64, CHECKSUM, DEVMAJOR, DEVMINOR, GID, LINKNAME, MAGIC, MODE, MTIME, NAME, POSIX_MAGIC, PREFIX,
     RECORD_U64, SIZE, TYPEFLAG, UID, padding, put_number, seal,
 };
+use super::own::{ADJUSTMENTS_RECORD, SOCKET, TYPE_RECORD, to_json};
 use super::pax::{format_long_time, format_time, put_record, put_xattr};
 use crate::tree::{Body, BodySource, Entry, Kind, RootTree, Timestamp};
 
@@ -24,17 +25,24 @@ pub struct TarOptions {
     pub sparse: bool,
     /// Write fractions of seconds with all nine digits, for mkfs.erofs 1.8, which reads `.5` as five nanoseconds.
     pub long_fractions: bool,
+    /// Write what tar has no form for in records of our own: sockets, as FIFOs that are none, and what was adjusted of the
+    /// tree. For an archive that only this crate will read.
+    pub own: bool,
 }
 
 impl TarOptions {
-    /// All that the tree holds.
-    pub const FAITHFUL: TarOptions = TarOptions { sparse: true, long_fractions: false };
+    /// All that the tree holds and a tar can.
+    pub const FAITHFUL: TarOptions = TarOptions { sparse: true, long_fractions: false, own: false };
+    /// All that the tree holds, and what was adjusted of it, for [`read_own`](super::read_own) and
+    /// [`read_own_stream`](super::read_own_stream).
+    pub const OWN: TarOptions = TarOptions { own: true, ..TarOptions::FAITHFUL };
     /// What `tar2sqfs`, `mksquashfs -tar` and `mkfs.erofs --tar` can read.
-    pub const PLAIN: TarOptions = TarOptions { sparse: false, long_fractions: true };
+    pub const PLAIN: TarOptions = TarOptions { sparse: false, long_fractions: true, own: false };
 }
 
 /// Writes `tree` as a pax archive: sorted, the root as an explicit `./`, hard links after their first name, extended
-/// headers only where an entry needs one, padded to whole records. Sockets are omitted, since tar has no type for them.
+/// headers only where an entry needs one, padded to whole records. Sockets are omitted, since tar has no type for them, unless
+/// the options are [`TarOptions::OWN`].
 /// `progress` is called with the bytes written since the start.
 ///
 /// A path that is not UTF-8 is written byte for byte, as GNU tar does, without `hdrcharset=BINARY`, which it warns of.
@@ -53,8 +61,13 @@ pub fn write_some(
 ) -> io::Result<()> {
     let mut writer =
         Writer { out, buffer: Vec::with_capacity(BUFFER), written: 0, bodies: tree.bodies(), options, progress };
+    if options.own && !tree.adjustments().is_empty() {
+        let mut records = Vec::new();
+        put_record(&mut records, ADJUSTMENTS_RECORD, &to_json(tree.adjustments()));
+        writer.global_header(&records)?;
+    }
     for entry in tree.entries() {
-        if entry.inode.kind != Kind::Socket && wanted(&entry) {
+        if (entry.inode.kind != Kind::Socket || options.own) && wanted(&entry) {
             writer.entry(&entry)?;
         }
     }
@@ -93,7 +106,10 @@ impl<W: Write> Writer<'_, W> {
             (Kind::BlockDevice { .. }, None) => (b'4', b""),
             (Kind::Directory, None) => (b'5', b""),
             (Kind::Fifo, None) => (b'6', b""),
-            (Kind::Socket, None) => return Ok(()),
+            (Kind::Socket, None) => {
+                put_record(&mut records, TYPE_RECORD, SOCKET);
+                (b'6', b"")
+            }
         };
         let body = match &inode.kind {
             Kind::File(body) if typeflag == b'0' => Some(body),
@@ -168,15 +184,32 @@ impl<W: Write> Writer<'_, W> {
         put_number(field, u64::from(id).min(OCTAL_7));
     }
 
+    /// Writes `records` as the header of the whole archive.
+    fn global_header(&mut self, records: &[u8]) -> io::Result<()> {
+        let mut block = [0_u8; BLOCK];
+        block[MAGIC].copy_from_slice(POSIX_MAGIC);
+        put_number(&mut block[MTIME], 0);
+        self.header_of_records(block, b'g', b"global", records)
+    }
+
     /// Writes `records` as an extended header of the entry whose block is `of`.
     fn extended_header(&mut self, of: &[u8; BLOCK], name: &[u8], records: &[u8]) -> io::Result<()> {
-        let mut block = *of;
+        self.header_of_records(*of, b'x', name, records)
+    }
+
+    fn header_of_records(
+        &mut self,
+        mut block: [u8; BLOCK],
+        typeflag: u8,
+        name: &[u8],
+        records: &[u8],
+    ) -> io::Result<()> {
         block[NAME].fill(0);
         block[PREFIX].fill(0);
         block[LINKNAME].fill(0);
         block[CHECKSUM].fill(0);
         put_short(&mut block[NAME], &[b"PaxHeaders/", name].concat());
-        block[TYPEFLAG] = b'x';
+        block[TYPEFLAG] = typeflag;
         put_number(&mut block[MODE], 0o644);
         put_number(&mut block[UID], 0);
         put_number(&mut block[GID], 0);

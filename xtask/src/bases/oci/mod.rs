@@ -37,7 +37,7 @@ pub use error::OciError;
 use manifest::{Config, Document, ImageManifest};
 
 /// Part of every fingerprint: raised when the same layers merge into another tree than before.
-const MERGE_FORMAT: u32 = 2;
+const MERGE_FORMAT: u32 = 3;
 
 /// The folder of the cache's downloads.
 const DOWNLOADS: &str = "oci";

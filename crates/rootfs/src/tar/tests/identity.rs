@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use super::*;
+use crate::adjustments::Adjustment;
 
 fn path(raw: impl AsRef<[u8]>) -> TreePath {
     TreePath::new(raw).unwrap()
@@ -98,6 +99,40 @@ fn a_tree_survives_its_archive() {
     }
     assert_eq!(tree.len(), from_file.len());
     assert_eq!(to_bytes(&from_pipe, TarOptions::FAITHFUL), bytes);
+}
+
+#[test]
+fn an_archive_of_our_own_keeps_what_tar_has_no_form_for_and_nobody_else_believes_it() {
+    let mut tree = everything();
+    tree.insert(path("run/socket"), Inode::new(Kind::Socket, 0o660)).unwrap();
+    tree.link(path("run/the-same"), &path("run/socket")).unwrap();
+    let none = to_bytes(&tree, TarOptions::OWN);
+    tree.note(Adjustment::AbsoluteName, || "/etc/\n passwd".into());
+    tree.note(Adjustment::AbsoluteName, || "/etc/group".into());
+    let bytes = to_bytes(&tree, TarOptions::OWN);
+
+    let file = |bytes: &[u8]| {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    };
+    let spool = tempfile::tempfile().unwrap();
+    let read = read_own(file(&bytes), &Limits::default(), &mut |_| {}).unwrap();
+    let piped = read_own_stream(bytes.as_slice(), spool, &Limits::default(), &mut |_| {}).unwrap();
+    for read in [&read, &piped] {
+        assert_eq!(describe(read), describe(&tree));
+        assert_eq!(read.adjustments(), tree.adjustments());
+        assert!(to_bytes(read, TarOptions::OWN) == bytes);
+    }
+    assert_eq!(own_adjustments(file(&bytes)).unwrap(), *tree.adjustments());
+    assert!(own_adjustments(file(&none)).unwrap().is_empty());
+
+    let strangers = from_file(&bytes).unwrap();
+    assert_eq!(describe(&strangers), describe(&from_pipe(&bytes).unwrap()));
+    assert!(strangers.adjustments().is_empty());
+    assert_eq!(strangers.get(&path("run/socket")).unwrap().kind, Kind::Fifo);
+    // For others, there are no sockets.
+    assert!(from_file(&to_bytes(&tree, TarOptions::FAITHFUL)).unwrap().get(&path("run/socket")).is_none());
 }
 
 /// A member of these blocks, zeros where `false`, as an archive with the zeros written out.
