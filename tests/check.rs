@@ -100,7 +100,7 @@ fn every_reader_finds_a_sound_image_sound_and_a_flipped_byte_by_its_path() {
             assert_eq!(check(question)["state"], "passed", "{question}");
         }
         assert!(check("tree")["notes"].is_null(), "{}", check("tree"));
-        assert!(check("fits")["said"].as_str().expect("words").contains("1 files with capabilities"));
+        assert!(check("fits")["said"].as_str().expect("words").contains("1 file with capabilities"));
     }
     // debugfs says where the content lies.
     let block = succeed(Command::new("debugfs").args(["-R", "blocks /etc/canary"]).arg(&image));

@@ -7,6 +7,7 @@ use snug_rootfs::listing::{Listing, Record};
 use snug_rootfs::tree::TreePath;
 
 use super::verdict::{Check, Finding};
+use crate::report::amounts::count;
 use crate::report::progress::human_bytes;
 
 const QUESTION: &str = "fits";
@@ -48,8 +49,13 @@ pub(super) fn check(found: &Listing, meant: Option<&Listing>, placed: &[TreePath
     }
     let get = |path: &str| TreePath::new(path).ok().and_then(|path| found.records.get(&path));
     for path in BLANK {
-        if let Some(size) = get(path).map(Record::size).filter(|size| *size > 0) {
-            say(format!("/{path}"), format!("{size} bytes; it must be empty, so that every machine gets its own"));
+        if let Some(size) =
+            get(path).map(Record::size).filter(|size| *size > 0).map(|size| usize::try_from(size).unwrap_or(usize::MAX))
+        {
+            say(
+                format!("/{path}"),
+                format!("{}; it must be empty, so that every machine gets its own", count(size, "byte")),
+            );
         }
     }
     let secrets = SECRETS.map(|(glob, what)| (Glob::new(glob).expect("the patterns written here are valid"), what));
@@ -69,13 +75,14 @@ pub(super) fn check(found: &Listing, meant: Option<&Listing>, placed: &[TreePath
         }
     }
     let capabilities = found.capabilities();
+    let capable = format!("{} with capabilities", count(capabilities, "file"));
     let meant = meant.map(Listing::capabilities);
     if meant.is_some_and(|meant| meant != capabilities) {
-        say("/".into(), format!("{capabilities} files with capabilities instead of {}", meant.unwrap_or_default()));
+        say("/".into(), format!("{capable} instead of {}", meant.unwrap_or_default()));
     }
     let said = match findings.len() {
-        0 => format!("no keys or secrets, no machine's identity, {capabilities} files with capabilities"),
-        count => format!("{count} findings"),
+        0 => format!("no keys or secrets, no machine's identity, {capable}"),
+        found => count(found, "finding"),
     };
     Check::passed(QUESTION, JUDGE, said).with_findings(findings).took(started.elapsed())
 }

@@ -25,6 +25,7 @@ use readers::ReadBack;
 use crate::error::Failure;
 use crate::manifest::{CONTENTS_FILE, Manifest};
 use crate::plan::hash_file;
+use crate::report::amounts::count;
 use crate::report::progress::{Progress, Stage, human_bytes};
 use snug_formats::FilesystemKind;
 use snug_rootfs::listing::Listing;
@@ -162,11 +163,11 @@ fn tree(
     // A read error says more than that the content is missing.
     findings.retain(|finding| !reading.unreadable.iter().any(|unreadable| unreadable.place == finding.place));
     findings.append(&mut reading.unreadable);
-    let names = meant.records.len();
+    let names = count(meant.records.len(), "name");
     let said = match (findings.len(), bodies) {
-        (0, true) => format!("{names} names and {} of content match", human_bytes(meant.file_bytes())),
-        (0, false) => format!("{names} names match; content was not read"),
-        (count, _) => format!("{count} differences in {names} names"),
+        (0, true) => format!("{names} and {} of content match", human_bytes(meant.file_bytes())),
+        (0, false) => format!("no difference in {names}; content was not read"),
+        (found, _) => format!("{} in {names}", count(found, "difference")),
     };
     let mut notes = std::mem::take(&mut reading.notes);
     notes.extend(reading.unseen.iter().map(|(property, why)| format!("not compared: {property}: {why}")));

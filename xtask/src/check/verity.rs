@@ -57,7 +57,10 @@ pub(super) fn check(image: &Path, seal: Seal, stage: &Stage) -> Check {
             Check::passed(QUESTION, "SHA-256", said)
         }
         Ok(wrong) => {
-            let said = format!("{} blocks do not match the root hash", wrong.len());
+            let said = match wrong.len() {
+                1 => "1 block does not match the root hash".to_owned(),
+                count => format!("{count} blocks do not match the root hash"),
+            };
             Check::failed(QUESTION, "SHA-256", said).with_findings(wrong)
         }
         Err(error) => return Check::broken(QUESTION, "SHA-256", &error).took(started.elapsed()),

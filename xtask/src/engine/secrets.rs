@@ -9,6 +9,7 @@ use snug_rootfs::tree::{Kind, RootTree};
 use snug_sandbox::SECRETS;
 
 use crate::plan::{PlannedSecret, SecretSource};
+use crate::report::amounts::count;
 use crate::steps::secret::{SHORTEST, Secret};
 
 /// Bytes of a file that are searched at a time.
@@ -36,9 +37,9 @@ fn read_one(secret: &PlannedSecret) -> Result<Secret> {
     let secret = Secret { id: secret.id.clone(), value };
     if secret.core().len() < SHORTEST {
         bail!(
-            "the secret `{}` has {} bytes, and below {SHORTEST} it could not be told apart from other text",
+            "the secret `{}` has {}, and below {SHORTEST} it could not be told apart from other text",
             secret.id,
-            secret.core().len()
+            count(secret.core().len(), "byte")
         );
     }
     Ok(secret)

@@ -151,7 +151,7 @@ fn an_empty_layer_and_one_without_an_end_marker_are_layers() {
     let mut merged = Layers::new(tempfile::tempfile().unwrap(), &LIMITS).unwrap();
     assert_eq!(
         merged.apply(&whole[..512]).unwrap_err().to_string(),
-        "`a`: the archive ends 1 bytes before the entry's data does"
+        "`a`: the archive ends 1 byte before the entry's data does"
     );
 }
 

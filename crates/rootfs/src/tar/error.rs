@@ -71,7 +71,7 @@ pub enum TarError {
         offset: u64,
     },
     /// The input ends inside an entry's data.
-    #[error("{entry}: the archive ends {missing} bytes before the entry's data does")]
+    #[error("{entry}: the archive ends {} before the entry's data does", bytes(*missing))]
     Truncated {
         /// The entry.
         entry: EntryName,
@@ -232,7 +232,7 @@ pub enum TarError {
         max: usize,
     },
     /// An entry of a type without data has data.
-    #[error("{entry}: a {kind} with {size} bytes of data")]
+    #[error("{entry}: a {kind} with {} of data", bytes(*size))]
     UnexpectedData {
         /// The entry.
         entry: EntryName,
@@ -358,4 +358,10 @@ impl fmt::Debug for EntryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// `1 byte`, `2 bytes`
+fn bytes(count: u64) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} byte{ending}")
 }

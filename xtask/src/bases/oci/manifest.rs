@@ -8,6 +8,7 @@ use snug_rootfs::oci::{Digest, Reference};
 use snug_rootfs::platform::Platform;
 
 use super::error::OciError;
+use crate::report::amounts::count;
 
 /// Most layers of an image. Docker itself cannot mount more than 127.
 const MAX_LAYERS: usize = 512;
@@ -169,7 +170,7 @@ impl Config {
         let config: Config = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         if config.rootfs.diff_ids.len() != layers {
             let found = config.rootfs.diff_ids.len();
-            return Err(malformed(format!("it has {found} layers, and the manifest has {layers}")));
+            return Err(malformed(format!("it has {}, and the manifest has {layers}", count(found, "layer"))));
         }
         if !config.runs.on(platform) {
             return Err(missing(reference, platform, vec![config.runs.describe()]));

@@ -16,6 +16,7 @@ use super::{Accelerator, BootReport, BootRequest, DEFAULT_BUDGET, Disk, Guest, K
 use crate::atomic::Scratch;
 use crate::check::verdict::{Check, Finding};
 use crate::filesystem;
+use crate::report::amounts;
 use crate::report::progress::{Progress, human_duration};
 
 /// How long a command of the spec may take unless it says otherwise. Emulated machines are some ten times slower than
@@ -306,7 +307,7 @@ fn commands(test: &BootTest, login: &Login, summary: &mut BootSummary, progress:
     let count = test.commands.len();
     let said = match findings.len() {
         0 => format!("{count} of the spec's commands passed"),
-        wrong => format!("{wrong} of the spec's {count} commands failed"),
+        wrong => format!("{wrong} of the spec's {} failed", amounts::count(count, "command")),
     };
     Ok(Check::passed("commands", "SSH", said).with_findings(findings).took(started.elapsed()))
 }
