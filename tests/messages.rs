@@ -44,6 +44,43 @@ fn a_registry_out_of_reach_is_named_once_and_fails_no_image_of_all() {
     assert_eq!((named.status.code(), stderr(&named).matches("cannot be reached").count()), (Some(1), 1));
 }
 
+/// What no host could build is another matter than what this one cannot.
+#[test]
+fn what_is_wrong_with_an_image_or_its_place_fails_all() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.spec("here", "");
+    let all = || {
+        let output = workshop.xtask(&["image", "--all", "--json"]).output().expect("xtask runs");
+        let about: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let states =
+            about["images"].as_array().expect("rows").iter().map(|row| row["state"].clone()).collect::<Vec<_>>();
+        (output.status.code(), states, stderr(&output))
+    };
+    // A base as `docker save` writes it.
+    let script = "mkdir save; touch save/manifest.json save/oci-layout save/index.json; tar -cf save.tar -C save .";
+    succeed(Command::new("sh").args(["-ec", script]).current_dir(workshop.path("")));
+    let saved = format!("base = {{ tar = \"{}\" }}\nfilesystem = \"ext4\"\n", workshop.path("save.tar").display());
+    workshop.write_spec("saved", &saved);
+    let (code, states, said) = all();
+    assert_eq!((code, &states[1]), (Some(1), &"failed".into()), "{said}");
+    assert!(said.contains("as `docker save` writes it") && !said.contains("on this host"), "{said}");
+    // A filesystem that the guest's kernel does not know.
+    workshop.write_spec("saved", "base = { debian = \"trixie\" }\nfilesystem = \"erofs\"\n[boot]\nkernel = \"4.19\"\n");
+    let (code, states, said) = all();
+    assert_eq!((code, &states[1]), (Some(1), &"failed".into()), "{said}");
+    fs::remove_dir_all(workshop.path("images/saved")).expect("the image goes");
+    // A folder, and a pipe, where the image belongs.
+    for place in ["mkdir", "mkfifo"] {
+        let image = workshop.image("here");
+        succeed(Command::new("sh").args(["-ec", "rm -rf -- \"$2\"; \"$1\" -- \"$2\"", "sh", place]).arg(&image));
+        let (code, states, said) = all();
+        assert_eq!((code, &states[0]), (Some(1), &"failed".into()), "{place}: {said}");
+    }
+}
+
 #[test]
 fn a_missing_base_is_shown_at_its_place_in_the_spec() {
     let folder = tempfile::tempdir().expect("a folder");

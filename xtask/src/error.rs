@@ -27,6 +27,9 @@ pub enum Failure {
     /// Command line and spec are well-formed, and what they ask for cannot be done.
     #[error("{0}")]
     Usage(String),
+    /// This host has no way to do what was asked for, and another host may.
+    #[error("{0}")]
+    Unsupported(String),
     /// An image failed its checks; with the findings.
     #[error("the image is not what it should be\n{0}")]
     Check(String),
@@ -44,7 +47,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => WRONG_USAGE,
             Failure::Check(_) => CHECK_FAILED,
-            Failure::Unreachable(_) | Failure::OutputClosed => FAILED,
+            Failure::Unsupported(_) | Failure::Unreachable(_) | Failure::OutputClosed => FAILED,
         }
     }
 }
@@ -93,19 +96,32 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(Known::all(error).find_map(|known| known.exit_code()).unwrap_or(FAILED))
 }
 
-/// Whether this host or this version of the tool has no way to do what was asked for. A wrong spec and a build that failed
-/// are other errors.
+/// The exit code of a command that looked for its subjects itself, as `image --all` does, and found one that fails so. Nobody
+/// asked for what that one cannot have; its spec may be wrong all the same.
+pub fn exit_code_of_found(error: &anyhow::Error) -> ExitCode {
+    match Known::all(error).find_map(|known| known.exit_code()) {
+        Some(WRONG_USAGE) if Known::spec(error).is_none() => ExitCode::from(FAILED),
+        code => ExitCode::from(code.unwrap_or(FAILED)),
+    }
+}
+
+/// Whether this host has no way to do what was asked for: it lacks a program, or cannot do it with those it has. A wrong spec
+/// and a build that failed are other errors.
 pub fn is_unsupported(error: &anyhow::Error) -> bool {
-    Known::all(error).any(|known| matches!(known, Known::Missing(_) | Known::Failure(Failure::Usage(_))))
+    Known::all(error).any(|known| matches!(known, Known::Missing(_) | Known::Failure(Failure::Unsupported(_))))
+}
+
+/// The programs that this host lacks, where that is the cause.
+pub fn missing(error: &anyhow::Error) -> Option<&Missing> {
+    Known::all(error).find_map(|known| match known {
+        Known::Missing(missing) => Some(missing),
+        _ => None,
+    })
 }
 
 /// The packages of the programs that this host lacks, where that is the cause.
 pub fn missing_packages(error: &anyhow::Error) -> Vec<&'static str> {
-    let lacked = Known::all(error).filter_map(|known| match known {
-        Known::Missing(missing) => Some(missing.lacked.iter().map(|lacked| lacked.package)),
-        _ => None,
-    });
-    lacked.flatten().collect()
+    missing(error).into_iter().flat_map(|missing| &missing.lacked).map(|lacked| lacked.package).collect()
 }
 
 /// What on the network does not answer, if that is the cause.
@@ -155,12 +171,8 @@ pub fn summary(error: &anyhow::Error) -> String {
         return first_line(text.to_owned());
     }
     // A missing program is the reason, whatever needed it.
-    let missing = Known::all(error).find_map(|known| match known {
-        Known::Missing(missing) => Some(missing.to_string()),
-        _ => None,
-    });
-    if let Some(missing) = missing {
-        return first_line(missing);
+    if let Some(missing) = missing(error) {
+        return first_line(missing.to_string());
     }
     let causes: Vec<String> = Parts::of(error).causes.into_iter().take(2).map(first_line).collect();
     // Paths of specs are absolute; a table shows them as seen from here.
@@ -206,8 +218,12 @@ mod tests {
     fn exit_codes_are_found_in_the_chain() {
         let code = |error: anyhow::Error| format!("{:?}", exit_code(&error));
         let usage = anyhow::Error::from(Failure::Usage("no".to_owned())).context("cannot plan");
-        assert!(is_unsupported(&usage));
+        assert!(!is_unsupported(&usage), "what no host can do");
+        assert_eq!(format!("{:?}", exit_code_of_found(&usage)), format!("{:?}", ExitCode::from(1)));
         assert_eq!(code(usage), format!("{:?}", ExitCode::from(2)));
+        let unsupported = anyhow::Error::from(Failure::Unsupported("no".to_owned())).context("cannot build");
+        assert!(is_unsupported(&unsupported));
+        assert_eq!(code(unsupported), format!("{:?}", ExitCode::from(1)));
         assert_eq!(code(Failure::Check("tree".to_owned()).into()), format!("{:?}", ExitCode::from(4)));
         assert_eq!(code(anyhow::anyhow!("other")), format!("{:?}", ExitCode::from(1)));
     }

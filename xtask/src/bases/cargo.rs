@@ -16,6 +16,7 @@ use snug_process::{Child, child};
 use snug_rootfs::digest;
 use snug_rootfs::platform::Platform;
 
+use crate::error::Failure;
 use crate::report::progress::{Progress, Stage};
 use crate::steps::LAST_LINES;
 use crate::workspace::Workspace;
@@ -180,11 +181,10 @@ fn target(platform: Platform) -> Result<String> {
             output.status.success() && Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir()
         })
     };
-    C_LIBRARIES.iter().map(|library| triple(platform, library)).find(installed).with_context(|| {
-        format!(
-            "Rust's standard library for {platform} is not installed\nhint: rustup target add {}",
-            triple(platform, C_LIBRARIES[0])
-        )
+    C_LIBRARIES.iter().map(|library| triple(platform, library)).find(installed).ok_or_else(|| {
+        let hint = format!("rustup target add {}", triple(platform, C_LIBRARIES[0]));
+        let said = format!("Rust's standard library for {platform} is not installed\nhint: {hint}");
+        Failure::Unsupported(said).into()
     })
 }
 

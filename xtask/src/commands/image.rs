@@ -133,6 +133,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         true => orders,
         false => orders.into_iter().map(|order| order.map(Ok)).collect::<Result<_>>()?,
     };
+    let exit_code = if arguments.all { error::exit_code_of_found } else { error::exit_code };
     let output = run.results()?;
     let engines = run.engines()?;
     if arguments.dry_run {
@@ -145,7 +146,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         arguments.format.print(&plans)?;
         let fails = |error: &&anyhow::Error| !(arguments.all && !arguments.setup.setup && is_beyond(error));
         let failed = orders.iter().filter_map(|order| order.as_ref().err()).find(fails);
-        return Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code));
+        return Ok(failed.map_or(ExitCode::SUCCESS, exit_code));
     }
     arguments.setup.prepare(orders.iter().flatten().flat_map(Order::tasks))?;
     let cache = run.swept_cache()?;
@@ -182,7 +183,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     });
     arguments.format.print(&Results { images: results.iter().map(Fared::row).collect() })?;
     let failed = results.iter().filter(|fared| !fared.left_out).find_map(|fared| fared.outcome.as_ref().err());
-    Ok(failed.map_or(ExitCode::SUCCESS, error::exit_code))
+    Ok(failed.map_or(ExitCode::SUCCESS, exit_code))
 }
 
 /// Whether this host has no way to build an image: what is missing here, or does not answer, is no fault of the image.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
+use snug_process::program::Missing;
 
 use super::Engine;
 use super::builtin::Builtin;
 use super::container::Container;
 use crate::cache::Cache;
-use crate::error::Failure;
+use crate::error::{self, Failure};
 use crate::plan::EngineKind;
 
 /// The variable that names an engine where the command line does not.
@@ -37,8 +38,26 @@ pub struct Engines {
 #[derive(Clone)]
 struct Probed {
     engine: Arc<dyn Engine>,
-    /// Why it does not work on this host, and what to do.
-    lack: Option<String>,
+    lack: Option<Lack>,
+}
+
+/// Why an engine does not work on this host.
+#[derive(Clone)]
+struct Lack {
+    /// With what to do.
+    text: String,
+    /// The program that is missing, if that is why.
+    missing: Option<Missing>,
+}
+
+impl Lack {
+    fn of(error: &Error) -> Self {
+        Lack { text: format!("{error:#}"), missing: error::missing(error).cloned() }
+    }
+
+    fn into_error(self) -> Error {
+        self.missing.map_or_else(|| anyhow!(self.text), Error::from)
+    }
 }
 
 impl Engines {
@@ -60,15 +79,17 @@ impl Engines {
             let Probed { engine, lack } = self.probe(kind);
             return match lack {
                 None => Ok(Choice { engine, reason: format!("{who} asks for it") }),
-                Some(lack) => Err(anyhow::anyhow!(lack))
-                    .with_context(|| format!("{who} asks for the engine {kind}, which cannot work here")),
+                Some(lack) => {
+                    let said = format!("{who} asks for the engine {kind}, which cannot work here");
+                    Err(lack.into_error().context(said))
+                }
             };
         }
         let mut lacks = Vec::new();
         for kind in PREFERENCE {
             let Probed { engine, lack } = self.probe(kind);
             let Some(lack) = lack else { return Ok(Choice { engine, reason: found(&lacks) }) };
-            lacks.push((kind, lack));
+            lacks.push((kind, lack.text));
         }
         let lacks: Vec<String> = lacks.iter().map(|(kind, lack)| format!("{kind}: {lack}")).collect();
         bail!("no engine can work here\n{}", lacks.join("\n"))
@@ -80,7 +101,7 @@ impl Engines {
             .entry(kind)
             .or_insert_with(|| {
                 let engine = engine(kind, &self.cache);
-                let lack = engine.probe().err().map(|error| format!("{error:#}"));
+                let lack = engine.probe().err().as_ref().map(Lack::of);
                 Probed { engine, lack }
             })
             .clone()

@@ -69,11 +69,10 @@ impl Container {
             self.cli.require_buildkit()?;
         }
         if Some(plan.platform) != Platform::host() {
-            bail!(
+            bail!(Failure::Unsupported(format!(
                 "{} builds for its own machine only, and not for {}\nhint: --engine builtin",
-                self.cli,
-                plan.platform
-            );
+                self.cli, plan.platform
+            )));
         }
         Ok(())
     }

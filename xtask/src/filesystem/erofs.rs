@@ -22,6 +22,7 @@ use snug_rootfs::tree::image_time;
 
 use crate::bases::unpacked::Tools;
 use crate::cache::Cache;
+use crate::error::Failure;
 use crate::filesystem::FilesystemWriter;
 use crate::host::erofs_utils::{MKFS, dedupe_damages, host_version, version};
 use crate::report::progress::{Progress, Stage, human_bytes};
@@ -117,10 +118,12 @@ impl ErofsWriter {
     fn refuse_damaged(&self, image_bytes: u64) -> Result<()> {
         ensure!(
             !(self.options.dedupe && dedupe_damages(&self.utils.version, image_bytes)),
-            "erofs dedupe of mkfs.erofs {} damages images over 4 GiB, and this one takes {}: 1.8.10 is the first that does \
-             not\nhint: leave dedupe out, or install erofs-utils 1.8.10 or newer",
-            self.utils.version,
-            human_bytes(image_bytes)
+            Failure::Unsupported(format!(
+                "erofs dedupe of mkfs.erofs {} damages images over 4 GiB, and this one takes {}: 1.8.10 is the first that \
+                 does not\nhint: leave dedupe out, or install erofs-utils 1.8.10 or newer",
+                self.utils.version,
+                human_bytes(image_bytes)
+            ))
         );
         Ok(())
     }

@@ -20,6 +20,7 @@ use snug_rootfs::tree::{RootTree, TreePath};
 
 pub use self::compression::{Algorithm, Compression, CompressionError};
 use self::tables::census;
+use crate::error::Failure;
 use crate::filesystem::FilesystemWriter;
 use crate::report::progress::Stage;
 
@@ -66,10 +67,12 @@ impl Program {
             let (major, minor) = version.context("mksquashfs does not state its version")?;
             ensure!(
                 (major, minor) >= READS_TAR,
-                "mksquashfs {major}.{minor} cannot read tar streams; {}.{} is the first version that can\nhint: {}",
-                READS_TAR.0,
-                READS_TAR.1,
-                install_command(&TAR2SQFS.missing().lacked)
+                Failure::Unsupported(format!(
+                    "mksquashfs {major}.{minor} cannot read tar streams; {}.{} is the first version that can\nhint: {}",
+                    READS_TAR.0,
+                    READS_TAR.1,
+                    install_command(&TAR2SQFS.missing().lacked)
+                ))
             );
         }
         Ok(())

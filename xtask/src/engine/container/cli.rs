@@ -19,6 +19,7 @@ use snug_rootfs::platform::Platform;
 use super::names::BuildNames;
 use super::output::{Builder, Watch};
 use super::pause;
+use crate::error::Failure;
 use crate::plan::EngineKind;
 use crate::steps::environment::PASSED;
 use crate::steps::secret::Secret;
@@ -135,11 +136,11 @@ impl Cli {
         if has_own_buildkit(&version) || self.ask(&["buildx", "version"]).is_ok() {
             return Ok(());
         }
-        bail!(
+        bail!(Failure::Unsupported(format!(
             "docker shows secrets to steps by BuildKit alone, and docker {version} has no buildx here\n\
              hint: {} (where the distribution has it), --engine builtin, or --engine podman",
             as_root("apt-get install docker-buildx")
-        )
+        )))
     }
 
     /// Imports the tar that `write` writes as the base image.
