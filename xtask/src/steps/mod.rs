@@ -17,7 +17,7 @@ const FIRST_REASONS: usize = 10;
 
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} failed{}\n  asked for at {place}{}{}", status_text(*.status), output_text(.last_lines), network_text(.last_lines))]
+#[error("{what} failed{}\n  asked for at {place}{}{}", status_text(*.status), output_text(.last_lines), network_text(.last_lines, *.fetches))]
 pub struct StepFailed {
     /// The step, in one line.
     pub what: String,
@@ -34,7 +34,7 @@ pub struct StepFailed {
 impl StepFailed {
     /// Returns the error: where packages are fetched and the network fails, nothing is wrong with them or the spec.
     pub fn into_error(self) -> anyhow::Error {
-        match self.fetches && has_network_trouble(&self.last_lines) {
+        match self.fetches && has_network_trouble(&self.last_lines, self.fetches) {
             true => Failure::Unreachable(self.to_string()).into(),
             false => self.into(),
         }
@@ -77,8 +77,8 @@ fn output_text(lines: &[String]) -> String {
     shown("it says", &why) + &shown(&last, &others)
 }
 
-/// What apt, npm, pip, curl and the C library print when the network fails.
-const NETWORK_TROUBLE: [&str; 24] = [
+/// What apt, apk (its `print.c`), npm, pip, curl and the C library print when the network fails.
+const NETWORK_TROUBLE: [&str; 35] = [
     "Temporary failure resolving",
     "Temporary failure in name resolution",
     "Could not resolve",
@@ -103,14 +103,62 @@ const NETWORK_TROUBLE: [&str; 24] = [
     "ECONNREFUSED",
     "ETIMEDOUT",
     "ENETUNREACH",
+    "EHOSTUNREACH",
+    "ERR_SOCKET_TIMEOUT",
+    "No route to host",
+    "Read timed out",
+    "ConnectTimeout",
+    "temporary error (try again later)",
+    "could not connect to server",
+    "network error (check Internet",
+    "network connection aborted",
+    "DNS lookup error",
+    "DNS: transient error",
 ];
 
-fn has_network_trouble(lines: &[String]) -> bool {
-    lines.iter().any(|line| NETWORK_TROUBLE.iter().any(|words| line.contains(words)))
+/// What apt prints once every index was fetched (the step fails otherwise) and what was asked
+/// for is not in them, or once the packages are there and do not install.
+const FETCHED: [&str; 6] = [
+    "E: Unable to locate package",
+    "E: Couldn't find any package by",
+    "has no installation candidate",
+    "E: Version '",
+    "E: Unable to correct problems",
+    "E: Sub-process /usr/bin/dpkg returned an error code",
+];
+
+/// How npm begins the line with the code of the error that ended it.
+const CODE_OF_NPM: [&str; 2] = ["npm error code ", "npm ERR! code "];
+
+fn tells_of_trouble(text: &str) -> bool {
+    NETWORK_TROUBLE.iter().any(|words| text.contains(words))
 }
 
-fn network_text(lines: &[String]) -> &'static str {
-    if has_network_trouble(lines) {
+/// Whether a line of a package manager says that it failed for another reason than the network.
+fn tells_otherwise(line: &str) -> bool {
+    let code = CODE_OF_NPM.iter().find_map(|start| line.strip_prefix(start));
+    code.is_some_and(|code| !tells_of_trouble(code)) || FETCHED.iter().any(|words| line.contains(words))
+}
+
+/// Whether a line tells of an attempt after which another follows: apt's, or pip's, which counts down to its last.
+fn is_tried_again(line: &str) -> bool {
+    line.starts_with("Ign:") || line.contains("Retry(total=") && !line.contains("Retry(total=0,")
+}
+
+/// Whether the network is why a step failed. One that `fetches` runs a package manager alone, which says if it was
+/// something else: the network may have failed before, for a moment.
+fn has_network_trouble(lines: &[String], fetches: bool) -> bool {
+    let mut passed = false;
+    let mut last = lines.iter().filter(|line| {
+        // An indented line belongs to the one before it.
+        passed = is_tried_again(line) || passed && line.starts_with("  ");
+        !passed
+    });
+    last.any(|line| tells_of_trouble(line)) && !(fetches && lines.iter().any(|line| tells_otherwise(line)))
+}
+
+fn network_text(lines: &[String], fetches: bool) -> &'static str {
+    if has_network_trouble(lines, fetches) {
         "\nhint: the network did not answer, or the proxy that http_proxy and https_proxy name: try again when it does"
     } else {
         ""
@@ -192,5 +240,47 @@ mod tests {
         assert!(error::unreachable(&failed(&lines, true).into_error()).is_some());
         assert!(error::unreachable(&failed(&lines, false).into_error()).is_none());
         assert!(error::unreachable(&failed(&["E: Unable to locate package x"], true).into_error()).is_none());
+    }
+
+    #[test]
+    fn the_network_is_not_why_a_step_fails_that_reached_it_at_the_next_attempt() {
+        let again = "WARNING: Retrying (Retry(total=4, connect=None)) after connection broken by 'NewConnectionError(\"Failed to \
+                     establish a new connection: [Errno 111] Connection refused\")': /simple/x/";
+        let none = [
+            "ERROR: Could not find a version that satisfies the requirement x (from versions: none)",
+            "ERROR: No matching distribution found for x",
+        ];
+        let apt = ["Ign:1 http://deb.debian.org/debian trixie InRelease", "  Connection failed [IP: 192.0.2.1 80]"];
+        let bus = "Failed to connect to bus: No such file or directory";
+        let dpkg = "E: Sub-process /usr/bin/dpkg returned an error code (1)";
+        for lines in [
+            &[again, none[0], none[1]][..],
+            &[apt[0], apt[1], "Get:1 http://deb.debian.org/debian trixie InRelease", "E: some other reason"],
+            &["Err:1 http://x", "  Connection failed", "E: Unable to locate package tpyo"],
+            &["npm http fetch GET https://x/y attempt 1 failed with ECONNRESET", "npm error code E404"],
+            &["npm ERR! code ERESOLVE", "npm ERR! ERESOLVE could not resolve after ECONNRESET"],
+            &[bus, "dpkg: error processing package x (--configure):", dpkg],
+        ] {
+            let failed = failed(lines, true);
+            assert!(!failed.to_string().contains("hint: the network"), "{failed}");
+            assert!(error::unreachable(&failed.into_error()).is_none(), "{lines:?}");
+        }
+        let last = again.replace("total=4", "total=0");
+        for lines in [
+            &[again, &last, none[0], none[1]][..],
+            &[apt[0], apt[1], "Err:1 http://deb.debian.org/debian trixie InRelease", apt[1]],
+            &["npm error code ECONNREFUSED", "npm error A complete log of this run can be found in: /root/.npm"],
+            &[
+                "WARNING: fetching http://x: could not connect to server (check repositories file)",
+                "ERROR: unable to select",
+            ],
+        ] {
+            let failed = failed(lines, true);
+            assert!(failed.to_string().contains("hint: the network"), "{failed}");
+            assert!(error::unreachable(&failed.into_error()).is_some(), "{lines:?}");
+        }
+        // A command of the spec may go on after a package manager has failed.
+        let said = failed(&["curl: (7) Failed to connect to x", "E: Unable to locate package x"], false).to_string();
+        assert!(said.contains("hint: the network"), "{said}");
     }
 }
