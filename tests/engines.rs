@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use snug_tests::{busybox_base, have, is_root, succeed, xtask};
+use snug_tests::{busybox_base, have, is_root, number_of_its_own, succeed, xtask};
 
 use crate::containers::{Dockerd, Podman};
 
@@ -111,7 +111,7 @@ fn an_interrupt_leaves_nothing_with_an_engine_and_a_kill_nothing_after_the_next_
     let folder = tempfile::tempdir().expect("a temporary folder");
     busybox_base(folder.path());
     // The step's argument is this process's own, so that no other test's is taken for it.
-    let number = format!("{}", 2_000_000 + std::process::id());
+    let number = number_of_its_own();
     let step_runs = || {
         let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
         let mut words = processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());

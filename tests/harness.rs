@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-pub use workshop::Workshop;
+pub use workshop::{Workshop, number_of_its_own};
 
 /// The workspace's root.
 pub fn workspace() -> &'static Path {

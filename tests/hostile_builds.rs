@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
-use snug_tests::{Workshop, busybox_base, have, is_root, succeed, xtask};
+use snug_tests::{Workshop, busybox_base, have, is_root, number_of_its_own, succeed, xtask};
 
 fn build(folder: &Path, name: &str, rest: &str) -> std::process::Output {
     prepare(folder, name, rest).output().expect("xtask runs")
@@ -87,7 +87,7 @@ fn an_interrupted_build_leaves_the_last_image_and_nothing_else() {
     let image = folder.join("out/slow/rootfs.ext4");
     let good = fs::read(&image).expect("an image");
     // The step's argument is this process's own, so that no other test's is taken for it.
-    let number = format!("{}", 1_000_000 + std::process::id());
+    let number = number_of_its_own();
     for (signal, killed_by) in [("INT", 2), ("TERM", 15), ("KILL", 9)] {
         let mut command = prepare(folder, "slow", &format!("run = [\"sleep {number}\"]"));
         let mut running = command.stderr(std::process::Stdio::null()).spawn().expect("xtask runs");

@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::{Pid, setsid};
-use snug_tests::{Workshop, have, xtask};
+use snug_tests::{Workshop, have, number_of_its_own, xtask};
 
 /// Far longer than the end of a process takes, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -159,8 +159,7 @@ impl Waiting {
 
 /// Starts the build of an image whose step sleeps. `prepare` sets its streams.
 fn start(workshop: &Workshop, words: &[&str], prepare: impl FnOnce(&mut Command)) -> Waiting {
-    // The step's argument is this process's own, so that no other test's is taken for it.
-    let number = format!("{}", 3_000_000 + std::process::id());
+    let number = number_of_its_own();
     workshop.spec("slow", &format!("run = [\"sleep {number}\"]"));
     let mut command = workshop.xtask(words);
     command.stdout(Stdio::null());

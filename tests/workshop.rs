@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{busybox_base, succeed, xtask};
 
@@ -11,6 +12,17 @@ use crate::{busybox_base, succeed, xtask};
 const USER: u32 = 61_234;
 /// Its first subordinate id.
 const FIRST_SUBORDINATE: u32 = 7_000_000;
+
+/// Returns a number that nothing else of these tests has, of this run or of another, for the argument of a process that is to
+/// be found again: `sleep` takes it as seconds. Tests are threads of one process, and a test may start several.
+pub fn number_of_its_own() -> String {
+    /// Numbers that a run has: with ids of processes up to 2^22 (`pid_max` of proc_sys_kernel(5)), 31 bits hold them all.
+    const EACH: u32 = 500;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(next < EACH, "a run has {EACH} numbers");
+    (std::process::id() * EACH + next).to_string()
+}
 
 /// Folders and the command.
 pub struct Workshop {
