@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use snug_tests::{Workshop, have, is_root, succeed};
+use snug_tests::{CLOSED, Workshop, have, is_root, succeed};
 
 use crate::proxy::VanishingProxy;
 
@@ -210,10 +210,9 @@ fn a_network_that_is_gone_is_named() {
     }
     let workshop = Workshop::new();
     workshop.write_spec("far", "base = { debian = \"trixie\" }\nfilesystem = \"ext4\"\n");
-    // Port 9 is `discard`: where anything listens there, it is no proxy.
     let mut build = workshop.xtask(&["image", "far"]);
     for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
-        build.env(name, "http://127.0.0.1:9");
+        build.env(name, format!("http://{CLOSED}"));
     }
     let output = build.output().expect("xtask runs");
     let said = String::from_utf8_lossy(&output.stderr);

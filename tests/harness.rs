@@ -10,6 +10,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use workshop::{Workshop, number_of_its_own};
 
+/// An address at which nothing answers: that of `discard`, which no system of today serves. A port that was free a moment ago
+/// may be somebody's by now; a port below 1024 is given to nobody who asks for any.
+pub const CLOSED: &str = "127.0.0.1:9";
+
 /// The workspace's root.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the workspace")

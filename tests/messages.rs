@@ -1,19 +1,13 @@
 //! What is said to people: how much, once, with the place, and what to do.
 
 use std::fs;
-use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use snug_tests::{Workshop, have, is_root, succeed, xtask};
+use snug_tests::{CLOSED, Workshop, have, is_root, succeed, xtask};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// A port of this host at which nothing listens.
-fn closed_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).expect("a port").local_addr().expect("an address").port()
 }
 
 #[test]
@@ -22,9 +16,8 @@ fn a_registry_out_of_reach_is_named_once_and_fails_no_image_of_all() {
         return;
     }
     let workshop = Workshop::new();
-    let registry = format!("127.0.0.1:{}", closed_port());
     for name in ["far", "farther"] {
-        let text = format!("base = {{ oci = \"{registry}/a/b:1\" }}\nfilesystem = \"ext4\"\n");
+        let text = format!("base = {{ oci = \"{CLOSED}/a/b:1\" }}\nfilesystem = \"ext4\"\n");
         workshop.write_spec(name, &text);
     }
     workshop.spec("here", "");

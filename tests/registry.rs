@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use snug_tests::{have, is_root, succeed, xtask};
+use snug_tests::{CLOSED, have, is_root, succeed, xtask};
 
 /// What every test here needs.
 const TOOLS: [&str; 8] =
@@ -324,10 +324,8 @@ fn what_cannot_be_had_is_said_in_words_that_help() {
         "{said}"
     );
 
-    let closed =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a port");
-    let said = refusal(&mut desk.image(&registry, "nobody", &format!("{closed}/a/image:1")));
-    assert!(said.contains(&format!("the registry {closed} cannot be reached")), "{said}");
+    let said = refusal(&mut desk.image(&registry, "nobody", &format!("{CLOSED}/a/image:1")));
+    assert!(said.contains(&format!("the registry {CLOSED} cannot be reached")), "{said}");
 
     // An image for one other platform, by an index and alone.
     let layout = desk.path("foreign");
