@@ -332,12 +332,15 @@ for algorithm in sha256 sha512; do plant store/$algorithm/poison 2>/dev/null || 
 busybox rm -rf store/sha256/* 2>/dev/null
 busybox ln -s / npm/_cacache/content-v2/sha512/way
 busybox ln -s /etc/passwd apt/link.deb
+busybox mkdir -p apt/partial
+busybox sh -c 'echo linked >apt/linked.deb' && busybox ln apt/linked.deb apt/partial/left
 busybox mkfifo apt/pipe.deb
 busybox dd if=/dev/zero of=apt/hole.deb bs=1 count=1 seek=1000000000000 2>/dev/null
 "#;
 
-/// The digest of what is planted.
+/// The digests of what is planted, and of what has a second name beside.
 const POISON: &str = "e1bd750c5735ddf4c2f41f2d66e8184b40bbd998ffe1d9a6f1e231b6076d853f";
+const LINKED: &str = "922e77203577a854eb6ac2e383bc9fb7b8fb19be37bba31c5d912a3adf1cd336";
 
 #[test]
 fn what_a_base_leaves_among_the_downloads_reaches_no_other() {
@@ -383,12 +386,13 @@ fn leave_among_the_downloads(command: impl Fn(&Workshop, &str) -> (Command, Path
     let [seen, planted] = build("one", "");
     assert_eq!(seen, none);
     assert_eq!(planted, everywhere);
-    // The store has it under its true name alone.
-    let by_digest = format!("./store/sha256/{POISON}");
+    // The store has both under their true names alone.
+    let [linked, poison] = [LINKED, POISON].map(|digest| format!("./store/sha256/{digest}"));
     let [seen, planted] = build("two", "");
-    assert_eq!(seen, [by_digest.as_str()]);
+    assert_eq!(seen, [linked.as_str(), &poison]);
     assert_eq!(planted, everywhere);
-    // The image itself finds its index and its caches again.
+    // The image itself finds its index and its caches again, and no other name for what is in the store.
     let [seen, _] = build("one", "run = [\"true\"]");
-    assert_eq!(seen, ["./apk/poison.deb", "./npm/_cacache/index-v5/11/22/poison", "./pip/poison.deb", &by_digest]);
+    let own = ["./apk/poison.deb", "./npm/_cacache/index-v5/11/22/poison", "./pip/poison.deb"];
+    assert_eq!(seen, [&own[..], &[&linked, &poison]].concat());
 }

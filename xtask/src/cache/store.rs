@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Read;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -93,13 +93,15 @@ impl Store {
 
     /// Moves a file that a finished step left into the store. With `expected`, only if that is its digest. A damaged file of the
     /// same name is replaced. Returns whether it was taken: not what is no plain file, has holes (no download has, and they make a
-    /// file that takes for ever to read), or belongs to an id of the namespace.
+    /// file that takes for ever to read), belongs to an id of the namespace, or has a second name, by which it could be written to
+    /// once it is in the store.
     pub fn take(&self, path: &Path, algorithm: Algorithm, expected: Option<&str>) -> Result<bool> {
         // Neither a symlink nor a FIFO that nobody writes to is followed or waited for.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let Ok(mut file) = OpenOptions::new().read(true).custom_flags(flags).open(path) else { return Ok(false) };
         let about = file.metadata()?;
         if !about.is_file()
+            || about.nlink() != 1
             || has_holes(&file, about.len())
             || file.set_permissions(Permissions::from_mode(MODE)).is_err()
         {
@@ -117,6 +119,7 @@ impl Store {
             std::io::copy(&mut File::open(path)?, &mut copy).context("cannot write to the cache")?;
             copy.as_file().set_permissions(Permissions::from_mode(MODE))?;
             copy.persist(&place).with_context(|| format!("cannot rename to {}", place.display()))?;
+            fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(true)
     }
@@ -170,6 +173,14 @@ mod tests {
         fs::write(&path, "abc").unwrap();
         assert!(take(Algorithm::Sha256, Some(name)));
         assert_eq!(fs::read(&place).unwrap(), b"abc");
+
+        // What has another name could be written to by it.
+        let other = folder.path().join("other");
+        fs::write(&path, "linked").unwrap();
+        fs::hard_link(&path, &other).unwrap();
+        assert!(!take(Algorithm::Sha512, None) && path.exists());
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(&other).unwrap();
 
         symlink("/etc/passwd", &path).unwrap();
         assert!(!take(Algorithm::Sha512, None));

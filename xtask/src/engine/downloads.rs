@@ -87,14 +87,18 @@ impl Downloads {
         self.own.join(manager.as_str())
     }
 
-    /// Takes apt's packages. Those that are not taken go as well: apt would use them for their length alone.
+    /// Takes apt's packages. All else goes as well: apt would use packages for their length alone, and what it finds in
+    /// `partial` as the beginning of one.
     fn keep_apt(&self) -> Result<()> {
         let folder = self.own(PackageManager::Apt);
+        // Folders first, and with them the second names that packages may have there.
+        for entry in entries(&folder)? {
+            if entry.file_type()?.is_dir() {
+                snug_sandbox::remove_folder(&entry.path())?;
+            }
+        }
         for entry in entries(&folder)? {
             let path = entry.path();
-            if entry.file_type()?.is_dir() {
-                continue;
-            }
             let is_package = path.extension().is_some_and(|extension| extension == PACKAGE);
             if !(is_package && self.store.take(&path, Algorithm::Sha256, None)?) {
                 fs::remove_file(&path)?;
