@@ -6,8 +6,6 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use base16ct::lower::encode_string as hex;
@@ -24,11 +22,12 @@ use crate::report::progress::human_bytes;
 
 /// Ending of files that are not complete yet.
 const ENDING: &str = ".partial";
-/// How long a new file may stay locked by another run's sweep, which takes it for abandoned: far longer than a removal
-/// takes.
-const SWEEP_TIME: Duration = Duration::from_secs(2);
+/// Names that are tried for one process id: in containers that share a folder, all may have the same.
+const NAMES: usize = 100;
 /// Digits of the largest process id that its type can hold.
 const PID_DIGITS: usize = 10;
+/// What tells names of one process id apart, at its longest: `-99`.
+const COUNT_DIGITS: usize = 3;
 /// The longest name in bytes where the filesystem does not say (`NAME_MAX` of limits.h).
 const LONGEST_NAME: usize = 255;
 /// Hexadecimal digits that tell one long name from another.
@@ -50,6 +49,8 @@ pub struct Partial {
     ahead: Option<SyncAhead>,
     /// The file that has the name now, whose permissions and owner the new one keeps.
     replaced: Option<Metadata>,
+    /// How the user has it written to another folder.
+    other_folder: &'static str,
     published: bool,
 }
 
@@ -77,13 +78,9 @@ impl Partial {
     pub(super) fn begin_there(place: &Path, replaced: Option<Metadata>) -> Result<Self> {
         let folder = folder_of(place);
         let name = place.file_name().with_context(|| format!("{} names no file", place.display()))?;
-        let ending = format!("{}{ENDING}", std::process::id());
-        let prefix = prefix(name, longest_name(&folder).saturating_sub(PID_DIGITS + ENDING.len()));
+        let prefix = prefix(name, longest_name(&folder).saturating_sub(PID_DIGITS + COUNT_DIGITS + ENDING.len()));
         Self::sweep_names(&folder, &prefix)?;
-        let mut begun = prefix;
-        begun.push(ending);
-        let path = folder.join(begun);
-        let lock = Self::create(&path, place)?;
+        let (path, lock) = Self::create(&folder, &prefix)?;
         let registered = interrupt::remove_on_interrupt(&path, |path| Ok(fs::remove_file(path)?));
         if let Some(replaced) = &replaced {
             // Before there is anything in it that only some may read.
@@ -96,31 +93,43 @@ impl Partial {
             _registered: registered,
             ahead: None,
             replaced,
+            other_folder: "choose another folder with --output",
             published: false,
         })
     }
 
-    /// Makes the file and locks it.
-    fn create(path: &Path, place: &Path) -> Result<File> {
-        let started = Instant::now();
-        let mut options = OpenOptions::new();
-        // The name can be guessed: in a folder that others write to, it may be their link.
-        options.write(true).create(true).truncate(true).custom_flags(OFlag::O_NOFOLLOW.bits());
-        loop {
-            let file = options.open(path).with_context(|| {
-                format!("cannot write in {}\nhint: choose a folder that can be written to", folder_of(place).display())
-            })?;
+    /// Has a full disk explained with how the user chooses another folder, where that is not by `--output`.
+    pub(super) fn chosen_by(mut self, other_folder: &'static str) -> Self {
+        self.other_folder = other_folder;
+        self
+    }
+
+    /// Makes a file that nobody else has, and locks it.
+    fn create(folder: &Path, prefix: &OsStr) -> Result<(PathBuf, File)> {
+        let cannot = || format!("cannot write in {}\nhint: choose a folder that can be written to", folder.display());
+        for count in 0..NAMES {
+            let mut name = prefix.to_owned();
+            name.push(match count {
+                0 => format!("{}{ENDING}", std::process::id()),
+                _ => format!("{}-{count}{ENDING}", std::process::id()),
+            });
+            let path = folder.join(name);
+            // What has the name is another run's file, or was put there by somebody else: the name can be guessed.
+            let file = match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                file => file.with_context(cannot)?,
+            };
             match file.try_lock() {
-                // Another run's sweep may have removed it before it was locked.
-                Ok(()) if is_at(&file, path)? => return Ok(file),
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) if started.elapsed() < SWEEP_TIME => thread::sleep(SWEEP_TIME / 100),
-                Err(error) => {
-                    let context = format!("{} is being written by another run", place.display());
-                    return Err(anyhow::Error::new(error).context(context));
+                Ok(()) if is_at(&file, &path)? => return Ok((path, file)),
+                // Another run's sweep took it for abandoned before it was locked, and removes it.
+                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => {
+                    let _ = fs::remove_file(&path);
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
                 }
             }
         }
+        bail!("{NAMES} files {}*{ENDING} are in the way\nhint: remove them", folder.join(prefix).display());
     }
 
     /// Syncs the file to the disk while it is written, so that [publishing](Self::publish) waits less.
@@ -154,9 +163,11 @@ impl Partial {
                 continue;
             }
             let path = entry.path();
-            let Ok(file) = File::open(&path) else { continue };
+            // Neither a symlink nor a FIFO that others put there is followed or waited for.
+            let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+            let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(&path) else { continue };
             // Another sweep may have removed it since it was opened.
-            if file.try_lock().is_ok() && is_at(&file, &path)? {
+            if file.metadata()?.is_file() && file.try_lock().is_ok() && is_at(&file, &path)? {
                 taken.push((path, file));
             }
         }
@@ -211,10 +222,11 @@ impl Partial {
         let size = fs::metadata(&self.path).map(|about| about.len()).unwrap_or(0);
         error.context(format!(
             "the disk of {} is full: the image takes up to {}, and {} are free beside what was written of it\n\
-             hint: free some space, or choose another folder with --output",
+             hint: free some space, or {}",
             folder.display(),
             human_bytes(size),
-            human_bytes(disk_space::free(&folder))
+            human_bytes(disk_space::free(&folder)),
+            self.other_folder
         ))
     }
 }
@@ -269,6 +281,7 @@ fn prefix(name: &OsStr, longest: usize) -> OsString {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
 
     use super::*;
 
@@ -346,6 +359,40 @@ mod tests {
         expected.sort();
         assert_eq!(names(folder.path()), expected);
         drop(begun);
+    }
+
+    #[test]
+    fn runs_with_one_process_id_write_files_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("image");
+        // As from containers that share a folder.
+        let [one, two] = [(); 2].map(|()| Partial::begin(&place).unwrap());
+        fs::write(one.path(), "one").unwrap();
+        fs::write(two.path(), "two").unwrap();
+        one.publish().unwrap();
+        assert_eq!(fs::read_to_string(&place).unwrap(), "one");
+        two.publish().unwrap();
+        assert_eq!(fs::read_to_string(&place).unwrap(), "two");
+    }
+
+    #[test]
+    fn what_others_put_where_the_file_will_be_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let own = |count: &str| at(&format!(".image.{}{count}.partial", std::process::id()));
+        fs::write(at("victim"), "theirs").unwrap();
+        let planted = [own(""), own("-1"), own("-2"), at(".image.x.partial")];
+        std::os::unix::fs::symlink("victim", &planted[0]).unwrap();
+        std::os::unix::fs::symlink("nowhere", &planted[1]).unwrap();
+        for pipe in &planted[2..] {
+            nix::unistd::mkfifo(pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        let begun = Partial::begin(&at("image")).unwrap();
+        assert_eq!(begun.path(), own("-3"));
+        fs::write(begun.path(), "ours").unwrap();
+        begun.publish().unwrap();
+        assert_eq!(fs::read_to_string(at("victim")).unwrap(), "theirs");
+        assert!(!at("nowhere").exists() && planted.iter().all(|path| path.symlink_metadata().is_ok()));
     }
 
     #[test]
