@@ -154,10 +154,11 @@ fn end(signal: Signal, cleared: Sender<Event>, events: &Receiver<Event>, say: fn
 }
 
 /// Says something, unless that takes too long.
-fn in_time(say: fn(&str), text: &'static str) {
+fn in_time(say: fn(&str), text: impl Into<String>) {
     let (sender, said) = mpsc::channel();
+    let text = text.into();
     thread::spawn(move || {
-        say(text);
+        say(&text);
         let _ = sender.send(());
     });
     let _ = said.recv_timeout(MESSAGE_TIME);
@@ -251,9 +252,14 @@ pub(crate) fn kill_on_interrupt(id: u32) -> Registered {
     register(Victim::Child(id as i32))
 }
 
-/// Has `undo` called if a signal comes, after the children are killed.
+/// Has `undo` called if a signal comes, after the children are killed. What it does must not block.
 pub fn do_on_interrupt(undo: impl Fn() + Send + Sync + 'static) -> Registered {
     register(Victim::Elsewhere(Arc::new(undo)))
+}
+
+/// Has `text` said if a signal comes, as a part of clearing up that waits for no terminal. `say` may fail or block.
+pub fn say_on_interrupt(text: String, say: fn(&str)) -> Registered {
+    do_on_interrupt(move || in_time(say, text.clone()))
 }
 
 fn register(victim: Victim) -> Registered {

@@ -69,10 +69,8 @@ impl BlockDevice {
                 human_bytes(self.size)
             ))
         );
-        let said = format!("{place}: the device is written in part only");
-        let mut interrupted = interrupt::do_on_interrupt(move || {
-            screen::say(&format!("warning: {said}"));
-        });
+        let warning = format!("warning: {place}: the device is written in part only");
+        let mut interrupted = interrupt::say_on_interrupt(warning, screen::say);
         let stage = progress.stage(format!("write to {place}"));
         stage.expect_bytes(length);
         let written = self.copy(&mut source, length, &stage).and_then(|()| self.file.sync_all());
