@@ -259,6 +259,15 @@ fn an_export_is_streamed_or_compressed_as_its_name_says() {
     succeed(&mut shell);
     assert!(fs::read(&other).expect("a tar") == plain);
 
+    // What was written to a pipe is told, and what only its reader knows is not.
+    let words = ["export", "small", "-o", "/proc/self/fd/3", "--json"];
+    let pipe = shell_with_pipe(&workshop, &words);
+    assert_eq!(pipe["size-bytes"].as_u64(), Some(plain.len() as u64));
+    let packed = workshop.path("link.tar.gz");
+    symlink("/proc/self/fd/3", &packed).expect("a link");
+    let pipe = shell_with_pipe(&workshop, &["export", "small", "-o", packed.to_str().expect("UTF-8"), "--json"]);
+    assert!(pipe["tar"].is_string() && pipe["size-bytes"].is_null(), "{pipe}");
+
     let run = |name: &str| {
         let file = workshop.path(name);
         let output = succeed(workshop.xtask(&["export", "small", "--json"]).arg("-o").arg(&file));
@@ -307,6 +316,19 @@ fn an_export_is_streamed_or_compressed_as_its_name_says() {
     assert!(fs::read(&kept).expect("an image") == before);
 }
 
+/// Runs xtask with a pipe as its open file 3, and returns the JSON that it prints.
+#[track_caller]
+fn shell_with_pipe(workshop: &Workshop, words: &[&str]) -> serde_json::Value {
+    let command = workshop.xtask(words);
+    let mut shell = Command::new("bash");
+    shell.args(["-c", "exec 3> >(cat >/dev/null); exec \"$0\" \"$@\""]).arg(command.get_program());
+    shell.args(command.get_args()).current_dir(snug_tests::workspace());
+    for (name, value) in command.get_envs() {
+        value.map(|value| shell.env(name, value));
+    }
+    serde_json::from_slice(&succeed(&mut shell).stdout).expect("JSON on standard output")
+}
+
 /// A loop device on a file, by a node in a folder of ours.
 struct Loop {
     device: String,
@@ -353,9 +375,15 @@ fn a_block_device_is_overwritten_when_that_is_asked_for_and_possible() {
     let export = xtask_in(folder.path()).args(["export", "no-such-image", "-o", "disk"]).output();
     assert_refused(&export.expect("xtask runs"), &["is a block device"]);
     // Its size is known once the image is.
-    let output = pack(folder.path(), &["-o", "small", "--force"]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("nothing was written to it"), "{}", said(&output));
+    fs::write(at("list"), "of another image").expect("a list");
+    for list in ["list", "-"] {
+        let output = pack(folder.path(), &["-o", "small", "--force", "--contents", list]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains("nothing was written to it"), "{}", said(&output));
+        // No list describes an image that is not there.
+        assert_eq!(output.stdout, b"");
+        assert_eq!(fs::read_to_string(at("list")).expect("the list"), "of another image");
+    }
     assert!(untouched("disk.back") && untouched("small.back"));
 
     // The image has holes: where it has none of its own bytes, the device must not keep the old ones.

@@ -163,7 +163,8 @@ impl Destination {
     pub fn begin(&self) -> Result<Partial> {
         match &self.target {
             Target::File { path, replaced } => Partial::begin_there(path, replaced.clone()),
-            Target::Device { scratch, .. } => Partial::begin_there(&scratch.path().join("image"), None),
+            Target::Device { scratch, .. } => Ok(Partial::begin_there(&scratch.path().join("image"), None)?
+                .chosen_by("name a folder on another disk with TMPDIR")),
             Target::Stream(_) => bail!("{} takes a stream, not a file", self.shown()),
         }
     }
@@ -188,7 +189,18 @@ impl Destination {
 
     /// Writes the result from front to back by `write`, and puts it in place.
     pub fn write(self, progress: &Progress, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-        self.write_by(progress, |file| {
+        self.write_behind(progress, || Ok(()), write)
+    }
+
+    /// As [`Self::write`], for what describes another result: once `first` has put that in place, a file takes its name, and a
+    /// stream is written to.
+    pub fn write_behind(
+        self,
+        progress: &Progress,
+        first: impl FnOnce() -> Result<()>,
+        write: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<()> {
+        self.write_file(progress, first, |file| {
             let mut buffer = BufWriter::with_capacity(BUFFER, OpenFile(file));
             write(&mut buffer)?;
             Ok(buffer.flush()?)
@@ -197,14 +209,30 @@ impl Destination {
 
     /// As [`Self::write`], where another program writes to the file.
     pub fn write_by(self, progress: &Progress, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        self.write_file(progress, || Ok(()), write)
+    }
+
+    fn write_file(
+        self,
+        progress: &Progress,
+        first: impl FnOnce() -> Result<()>,
+        write: impl FnOnce(&File) -> Result<()>,
+    ) -> Result<()> {
         let cannot = format!("cannot write to {}", self.shown());
         if let Target::Stream(stream) = &self.target {
+            first()?;
             return write(stream).context(cannot);
         }
         let partial = self.begin()?;
         let file = OpenOptions::new().write(true).open(partial.path()).context("cannot write a partial file")?;
         write(&file).map_err(|error| partial.explain(error)).context(cannot)?;
+        first()?;
         self.finish(partial, true, progress)
+    }
+
+    /// Whether it is an open file of this process, standard output for one.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.target, Target::Stream(_))
     }
 
     /// Whether it is a block device.

@@ -66,7 +66,7 @@ fn export(arguments: Arguments) -> Result<ExitCode> {
     if output.is_terminal() {
         bail!(Failure::Usage("a terminal takes no tar\nhint: name a file, or pipe it on".to_owned()));
     }
-    let to_stdout = output.is_stdout();
+    let (to_stdout, to_stream) = (output.is_stdout(), output.is_stream());
     if to_stdout && arguments.format.is_json() {
         bail!(Failure::Usage("--json and the tar would both be printed\nhint: name a file with -o".to_owned()));
     }
@@ -93,6 +93,7 @@ fn export(arguments: Arguments) -> Result<ExitCode> {
     let stage = if to_stdout { Progress::hidden() } else { progress.clone() }.stage("write the tar");
     let write =
         |out: &mut dyn Write| Ok(tar::write(&tree, out, TarOptions::FAITHFUL, &mut |bytes| stage.advance_to(bytes))?);
+    let compressed = compressor.is_some();
     match compressor {
         None => output.write(&progress, write)?,
         Some(compressor) => output.write_by(&progress, |file| {
@@ -103,10 +104,14 @@ fn export(arguments: Arguments) -> Result<ExitCode> {
             })
         })?,
     }
-    let written = human_bytes(stage.bytes());
-    stage.finish(&written);
+    let tar_bytes = stage.bytes();
+    stage.finish(&human_bytes(tar_bytes));
     if !to_stdout {
-        let size_bytes = fs::metadata(&arguments.output).context("the tar is gone")?.len();
+        // A stream has no size, or that of all that was ever written to it.
+        let size_bytes = match to_stream {
+            false => Some(fs::metadata(&arguments.output).context("the tar is gone")?.len()),
+            true => (!compressed).then_some(tar_bytes),
+        };
         arguments.format.print(&Exported { tar: arguments.output, size_bytes })?;
     }
     Ok(ExitCode::SUCCESS)
@@ -173,11 +178,14 @@ impl Compressor {
 struct Exported {
     #[serde(serialize_with = "render::path")]
     tar: PathBuf,
-    size_bytes: u64,
+    /// What was written; `None` where a compressor wrote it to a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_bytes: Option<u64>,
 }
 
 impl Render for Exported {
     fn text(&self) -> String {
-        format!("{}: {}\n", self.tar.display(), human_bytes(self.size_bytes))
+        let tar = self.tar.display();
+        self.size_bytes.map_or_else(|| format!("{tar}\n"), |bytes| format!("{tar}: {}\n", human_bytes(bytes)))
     }
 }

@@ -144,11 +144,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let written = image::write(&tree, &*writer, verity, &sizing, partial, digests, progress)?;
     let to_stdout = contents.as_ref().is_some_and(Destination::is_stdout);
-    if let Some((list, bodies)) = contents.zip(written.bodies.as_ref()) {
-        list.write(progress, |out| Ok(write_list(&tree, bodies, out)?))?;
-    }
     let image = output.named().to_path_buf();
-    output.finish(written.partial, !arguments.no_sync, progress)?;
+    let finish = || output.finish(written.partial, !arguments.no_sync, progress);
+    match contents.zip(written.bodies.as_ref()) {
+        // It never describes an image that is not there.
+        Some((list, bodies)) => list.write_behind(progress, finish, |out| Ok(write_list(&tree, bodies, out)?))?,
+        None => finish()?,
+    }
     let sha256 = written.sha256.map(|digest| hex(&digest));
     let (census, verity) = (Census { adjustments, ..written.census }, written.verity);
     let packed = Packed { image, filesystem, sha256, census, verity };
