@@ -60,13 +60,14 @@ impl Budget {
         self.charge_metadata(NAME_COST + bytes as u64, entry)
     }
 
-    /// Charges `count` directories that the path `entry` implied. Each has a path no longer than that.
-    pub(crate) fn charge_implied(&mut self, count: usize, entry: &[u8]) -> Result<(), TarError> {
+    /// Charges `count` directories that the path `entry` implied. Each has a path of no more than `bytes` bytes, which are those
+    /// of the place where the entry went.
+    pub(super) fn charge_implied(&mut self, count: usize, bytes: usize, entry: &[u8]) -> Result<(), TarError> {
         if count == 0 {
             return Ok(());
         }
         self.charge_entries(count as u64, entry)?;
-        self.charge_metadata(count as u64 * (NAME_COST + entry.len() as u64), entry)
+        self.charge_metadata(count as u64 * (NAME_COST + bytes as u64), entry)
     }
 
     fn charge_entries(&mut self, count: u64, entry: &[u8]) -> Result<(), TarError> {

@@ -33,11 +33,12 @@ impl Placement {
             self.followed = None;
         }
         let slots = tree.inode_slots();
-        let own = match entry {
+        let (own, length) = match entry {
             Entry::Inode { path, inode } => {
                 let place = self.place(tree, path, written.as_ref())?;
+                let length = place.as_bytes().len();
                 self.put_inode(tree, place, inode).map_err(|error| explain(error, written.as_ref()))?;
-                1
+                (1, length)
             }
             Entry::HardLink { path, target, body } => {
                 let place = self.place(tree, path, written.as_ref())?;
@@ -46,14 +47,15 @@ impl Placement {
                 if let Some(body) = body {
                     set_link_body(tree, written.as_ref().unwrap_or(&place), &target, body)?;
                 }
-                0
+                (0, place.as_bytes().len())
             }
         };
-        match written {
-            // Of the new inodes one may be the entry's own.
-            Some(written) => budget.charge_implied(tree.inode_slots().saturating_sub(slots + own), written.as_bytes()),
-            None => Ok(()),
-        }
+        let Some(written) = written else { return Ok(()) };
+        // The reader charged the name as it is written, and a short one may lead to a long one.
+        let longer = length.saturating_sub(written.as_bytes().len());
+        budget.charge_metadata(longer as u64, written.as_bytes())?;
+        // Of the new inodes one may be the entry's own.
+        budget.charge_implied(tree.inode_slots().saturating_sub(slots + own), length, written.as_bytes())
     }
 
     /// Returns where an entry goes: `path`, or where the symlinks above it lead if it was `written` with a parent that is no

@@ -302,6 +302,15 @@ fn limits_hold() {
         &archive([attributes, Raw::file(b"a", b"")]),
         &Limits { metadata_bytes: 400, ..Limits::default() },
     ));
+    // A short name below a symlink to a long path costs what the long one does, and so does each directory on the way.
+    let long = [b'd'; 90].map(|byte| [byte, b'/']).concat();
+    let through = [Raw::link(b'2', b"l", &long[..99]), Raw::file(b"l/a", b"")];
+    let below = |count: usize| {
+        let more = (0..count).map(|number| Raw::file(format!("l/{number}").as_bytes(), b""));
+        archive([Raw::link(b'2', b"l", &[b'd'; 99]), Raw::new(b'5', &[b'd'; 99], b"")].into_iter().chain(more))
+    };
+    errors.push(limited(&archive(through), &Limits { metadata_bytes: 5000, ..Limits::default() }));
+    errors.push(limited(&below(100), &Limits { metadata_bytes: 12_000, ..Limits::default() }));
     insta::assert_snapshot!(errors.join("\n"));
 }
 
