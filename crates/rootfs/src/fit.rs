@@ -5,6 +5,7 @@
 //! known before anything is written. All of it is decided from the tree and the limits alone, so that the same tree always
 //! loses the same.
 
+use std::cmp::Reverse;
 use std::ops::RangeInclusive;
 
 use super::acl::{self, Acl};
@@ -26,7 +27,8 @@ pub struct FilesystemLimits {
     pub nanoseconds_since: i64,
     /// Beginnings of the names of extended attributes, access control lists aside.
     pub xattr_namespaces: &'static [&'static [u8]],
-    /// Whether extended attributes of one inode, each within Linux's own limits, fit together.
+    /// Whether extended attributes of one inode, each within Linux's own limits, fit together. Without some of them they always
+    /// do where they did with them.
     pub xattrs_fit: fn(&Xattrs) -> bool,
     /// Whether there are POSIX access control lists.
     pub acls: bool,
@@ -182,15 +184,32 @@ impl Fitter<'_> {
                 }
             }
         }
-        // The largest first: the small ones are those that a machine depends on (capabilities, labels), and most are kept.
-        while !(self.limits.xattrs_fit)(&kept) {
-            let largest = kept.iter().rev().max_by_key(|(name, value)| name.len() + value.len());
-            let largest = largest.map(|(name, _)| name.clone());
-            let Some(largest) = largest else { break };
-            self.note(Adjustment::XattrSize, || example(&largest, path));
-            kept.remove(&largest);
+        if !(self.limits.xattrs_fit)(&kept) {
+            kept = self.smallest(path, kept);
         }
         (kept.len() < inode.xattrs.len()).then_some(kept)
+    }
+
+    /// Returns those of too many attributes that have room together. The largest are left out first: the small ones are those
+    /// that a machine depends on (capabilities, labels), and most are kept. An archive may have a million of them.
+    fn smallest(&mut self, path: &TreePath, xattrs: Xattrs) -> Xattrs {
+        let mut largest_first = Vec::from_iter(xattrs);
+        // Of equal ones the first by name.
+        largest_first.sort_by_key(|(name, value)| Reverse(name.len() + value.len()));
+        let without = |count: usize| -> Xattrs { largest_first[count..].iter().cloned().collect() };
+        // Fewer attributes never take more room: how many are left out can be searched for.
+        let (mut too_few, mut enough) = (0, largest_first.len());
+        while enough - too_few > 1 {
+            let half = too_few + (enough - too_few) / 2;
+            match (self.limits.xattrs_fit)(&without(half)) {
+                true => enough = half,
+                false => too_few = half,
+            }
+        }
+        for (name, _) in &largest_first[..enough] {
+            self.note(Adjustment::XattrSize, || example(name, path));
+        }
+        without(enough)
     }
 
     /// Returns why an attribute cannot be kept, if that does not depend on the others, and whether it is a limit of Linux.
@@ -233,6 +252,8 @@ fn example(name: &[u8], path: &TreePath) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::super::tree::{Body, BodySource};
     use super::*;
 
@@ -338,6 +359,30 @@ mod tests {
         assert!(tree.get(&path("socket")).is_none());
         // Doing it again changes nothing.
         assert_eq!(fit(&mut tree, &limits), Ok(Adjustments::default()));
+    }
+
+    #[test]
+    fn how_many_attributes_are_left_out_is_found_in_few_attempts() {
+        static ATTEMPTS: AtomicUsize = AtomicUsize::new(0);
+        let limits = FilesystemLimits {
+            xattrs_fit: |xattrs| {
+                ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+                (SMALL.xattrs_fit)(xattrs)
+            },
+            ..SMALL
+        };
+        let mut tree = tree();
+        let mut inode = file();
+        inode.xattrs = (0..5000).map(|number| (format!("user.{number:05}").into_bytes().into(), [].into())).collect();
+        tree.insert(path("f"), inode).unwrap();
+        let told = fit(&mut tree, &limits).unwrap();
+        // Ten bytes each: of equal ones those with the first names go.
+        assert_eq!(
+            told.iter().map(|told| (told.count, told.first.as_str())).next(),
+            Some((4990, "`user.00000` of /f"))
+        );
+        assert_eq!(names(&tree, "f"), (4990..5000).map(|number| format!("user.{number:05}")).collect::<Vec<_>>());
+        assert!(ATTEMPTS.load(Ordering::Relaxed) <= 15);
     }
 
     #[test]
