@@ -176,7 +176,7 @@ fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, stand_ins: &mut S
     for (attribute, value) in &inode.xattrs {
         match xattr::set(path, OsStr::from_bytes(attribute), value) {
             Ok(()) => {}
-            Err(error) if is_refusal(&error) => {
+            Err(error) if is_refusal(&error) || is_too_much(&error) => {
                 stand_ins.hold(path)?.xattrs.insert(attribute.clone(), value.clone());
             }
             Err(error) => {
@@ -194,17 +194,19 @@ fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, stand_ins: &mut S
     Ok(())
 }
 
-/// Whether the kernel or the filesystem does not allow this attribute here, or has no room for it (ext4 says that its disk is
-/// full, btrfs that the list is too long, XFS that the value is).
+/// Whether the kernel or the filesystem does not allow attributes here.
 fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc_errno) if [
-        nix::Error::EPERM,
-        nix::Error::EOPNOTSUPP,
-        nix::Error::EINVAL,
-        nix::Error::ENOSPC,
-        nix::Error::E2BIG,
-        nix::Error::ERANGE,
-    ].contains(&nix::Error::from_raw(libc_errno)))
+    is_one_of(error, &[nix::Error::EPERM, nix::Error::EOPNOTSUPP, nix::Error::EINVAL])
+}
+
+/// Whether the filesystem has no room for an attribute (ext4 says that its disk is full, btrfs that the list is too long, XFS
+/// that the value is). Where attributes are listed, this would be the loss of all of them.
+fn is_too_much(error: &io::Error) -> bool {
+    is_one_of(error, &[nix::Error::ENOSPC, nix::Error::E2BIG, nix::Error::ERANGE])
+}
+
+fn is_one_of(error: &io::Error, kinds: &[nix::Error]) -> bool {
+    error.raw_os_error().is_some_and(|errno| kinds.contains(&nix::Error::from_raw(errno)))
 }
 
 /// Reads the files below `root` as a tree, without entering other mounts. `stand_ins` has what [`materialise`] and
