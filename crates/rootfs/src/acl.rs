@@ -8,6 +8,8 @@ use super::accounts::Accounts;
 
 /// The kernel's form (`linux/posix_acl_xattr.h`): a version, then entries of tag, permissions and id.
 const VERSION: u32 = 2;
+/// Bytes of an entry.
+const ENTRY_BYTES: usize = 8;
 const USER_OBJ: u16 = 0x01;
 const USER: u16 = 0x02;
 const GROUP_OBJ: u16 = 0x04;
@@ -50,11 +52,11 @@ impl Acl {
         if u32::from_le_bytes(*version) != VERSION {
             return None;
         }
-        let (entries, rest) = entries.as_chunks::<8>();
+        let (entries, rest) = entries.as_chunks::<ENTRY_BYTES>();
         if !rest.is_empty() {
             return None;
         }
-        let entry = |[tag_0, tag_1, permissions_0, permissions_1, id @ ..]: &[u8; 8]| {
+        let entry = |[tag_0, tag_1, permissions_0, permissions_1, id @ ..]: &[u8; ENTRY_BYTES]| {
             let tag = u16::from_le_bytes([*tag_0, *tag_1]);
             let id = is_named(tag).then_some(u32::from_le_bytes(*id));
             AclEntry { tag, id, permissions: u16::from_le_bytes([*permissions_0, *permissions_1]) }
@@ -129,7 +131,7 @@ struct TextEntry {
     permissions: u16,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Who {
     /// The owner, the owning group, others, or the mask.
     Class,
@@ -146,9 +148,10 @@ impl TextAcl {
             .map(parse_entry)
             .collect::<Result<Vec<_>, _>>()?;
         let text = TextAcl { entries };
-        let same = |a: &TextEntry, b: &TextEntry| (a.tag, &a.who) == (b.tag, &b.who);
-        if text.entries.iter().enumerate().any(|(at, entry)| text.entries[..at].iter().any(|other| same(entry, other)))
-        {
+        // Sorted, since a header may have millions of them.
+        let mut whom: Vec<(u16, &Who)> = text.entries.iter().map(|entry| (entry.tag, &entry.who)).collect();
+        whom.sort_unstable();
+        if !whom.is_sorted_by(|a, b| a < b) {
             return Err("it has two entries for the same");
         }
         // Which number a name has makes no difference to whether the list is whole.
@@ -173,6 +176,16 @@ impl TextAcl {
         let of = |tag| self.permissions(tag).unwrap_or(0);
         let group = self.permissions(MASK).unwrap_or_else(|| of(GROUP_OBJ));
         of(USER_OBJ) << 6 | group << 3 | of(OTHER)
+    }
+
+    /// Returns the permission bits that grant no more than the list does where it is left out, as [`Acl::mode_without`].
+    pub(crate) fn mode_without(&self) -> u16 {
+        self.with_ids(|_, _| None).mode_without()
+    }
+
+    /// Returns the most bytes that the extended attribute can have, whatever the names in the list are.
+    pub(crate) fn xattr_bytes(&self) -> usize {
+        size_of_val(&VERSION) + ENTRY_BYTES * self.entries.len()
     }
 
     /// Returns the list, if all users and groups in it are numbers.

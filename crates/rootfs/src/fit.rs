@@ -108,7 +108,7 @@ pub fn fit(tree: &mut RootTree, limits: &FilesystemLimits) -> Result<Adjustments
             let left_out = inode.xattrs.get(acl::ACCESS).filter(|_| !xattrs.contains_key(acl::ACCESS));
             // Else the owning group would get what the list grants to others by name.
             if let Some(acl) = left_out.and_then(|value| Acl::from_xattr(value)) {
-                inode.mode = inode.mode & !0o777 | acl.mode_without();
+                inode.set_permissions(acl.mode_without());
             }
             inode.xattrs = xattrs;
         }
@@ -352,6 +352,7 @@ mod tests {
         ");
         assert_eq!(names(&tree, "a"), ["security.capability"]);
         assert_eq!(names(&tree, "link"), ["security.selinux"]);
+        assert_eq!(tree.get(&path("link")).unwrap().mode, 0o777);
         let times: Vec<Timestamp> = ["a", "b", "c", "d", "e"].map(|name| tree.get(&path(name)).unwrap().mtime).to_vec();
         let cut = [0, 1000, 499, 1000].map(Timestamp::from_seconds);
         assert_eq!(times[..4], cut);

@@ -71,6 +71,13 @@ impl<C> Inode<C> {
         matches!(self.kind, Kind::Directory)
     }
 
+    /// Sets the permission bits to those of an access control list. A symlink has no list, and its bits mean nothing.
+    pub(crate) fn set_permissions(&mut self, permissions: u16) {
+        if !matches!(self.kind, Kind::Symlink(_)) {
+            self.mode = self.mode & !0o777 | permissions;
+        }
+    }
+
     /// Returns the same inode with `change` applied to a file's content.
     pub fn map_content<D>(&self, change: impl FnOnce(&C) -> D) -> Inode<D> {
         Inode {

@@ -13,7 +13,7 @@ use super::member::Member;
 use super::own;
 use super::sparse::{Map, TextMap};
 use super::text_acls::pending;
-use crate::acl::{self, TextAcl};
+use crate::acl::{self, Acl, TextAcl};
 use crate::adjustments::{Adjustment, Adjustments};
 use crate::tree::{Body, DataRange, Extents, Inode, Kind, PathError, TreePath, XATTR_NAME_MAX, XATTR_VALUE_MAX};
 
@@ -329,15 +329,24 @@ impl<'a> Reader<'a> {
     /// Adds an extended attribute, unless Linux itself has no such one: then no filesystem could hold it.
     fn add_xattr(&mut self, member: &Member, inode: &mut Inode, name: &[u8], value: &[u8]) -> Result<(), TarError> {
         let described = || format!("{} of {}", EntryName::new(name), EntryName::new(&member.name));
+        // One that is left out takes time: a global header may have many, for every entry.
+        self.headers.charge(NAME_COST)?;
         if name.is_empty() || name.contains(&0) || name.len() > XATTR_NAME_MAX {
             self.adjustments.note(Adjustment::XattrName, described);
             return Ok(());
         }
-        if value.len() > XATTR_VALUE_MAX {
+        let is_large = value.len() > XATTR_VALUE_MAX;
+        if !is_large || name == acl::ACCESS {
+            self.headers.charge((name.len() + value.len()) as u64)?;
+        }
+        if is_large {
             self.adjustments.note(Adjustment::XattrSize, described);
+            // Else the owning group would get what the list grants to others by name.
+            if let Some(acl) = Some(value).filter(|_| name == acl::ACCESS).and_then(Acl::from_xattr) {
+                inode.set_permissions(acl.mode_without());
+            }
             return Ok(());
         }
-        self.headers.charge(NAME_COST + (name.len() + value.len()) as u64)?;
         inode.xattrs.insert(name.into(), value.into());
         Ok(())
     }
@@ -354,23 +363,35 @@ impl<'a> Reader<'a> {
         if text.is_empty() || inode.xattrs.contains_key(name) {
             return Ok(());
         }
+        // Each entry reads the text of a global header anew.
+        self.headers.charge(NAME_COST + text.len() as u64)?;
+        let described = || format!("{} of {}", EntryName::new(name), EntryName::new(&member.name));
         let acl = match TextAcl::parse(text) {
             Ok(acl) => acl,
             Err(reason) => {
-                let described = || format!("{} of {}: {reason}", EntryName::new(name), EntryName::new(&member.name));
-                self.adjustments.note(Adjustment::AclInvalid, described);
+                self.adjustments.note(Adjustment::AclInvalid, || format!("{}: {reason}", described()));
                 return Ok(());
             }
         };
+        // With names, too, it is the entries that count: text is longer than numbers.
+        let is_large = acl.xattr_bytes() > XATTR_VALUE_MAX;
         if name == acl::ACCESS {
-            inode.mode = inode.mode & !0o777 | acl.mode();
+            inode.set_permissions(if is_large { acl.mode_without() } else { acl.mode() });
             if acl.is_minimal() {
                 return Ok(());
             }
         }
+        if is_large {
+            self.adjustments.note(Adjustment::XattrSize, described);
+            return Ok(());
+        }
         match acl.numeric() {
             Some(acl) => self.add_xattr(member, inode, name, &acl.to_xattr()),
-            None => self.add_xattr(member, inode, pending(name), text),
+            None => {
+                self.headers.charge(NAME_COST + text.len() as u64)?;
+                inode.xattrs.insert(pending(name).into(), text.into());
+                Ok(())
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::super::header::{BLOCK, Header, seal};
 use super::identity::{from_file, from_pipe};
 use super::*;
-use crate::acl::Acl;
+use crate::acl::{Acl, TextAcl};
 
 /// A header block under construction, with its data.
 pub(super) struct Raw(Vec<u8>);
@@ -280,6 +280,36 @@ fn names_in_access_control_lists_are_looked_up_in_the_archives_own_accounts() {
     assert_eq!(of("a", "system.posix_acl_access"), expected);
     assert_eq!(of("b", "system.posix_acl_access"), expected);
     assert_eq!(of("d", "system.posix_acl_default").1, []);
+}
+
+/// A list that is left out takes the rights with it that its mask would give to the owning group.
+#[test]
+fn a_list_with_more_entries_than_linux_holds_is_left_out_with_its_mask() {
+    let text = |count: usize, who: &str| {
+        let users: String = (0..count).map(|number| format!("user:{who}{number}:rwx,")).collect();
+        format!("{users}user::rw-,group::r--,mask::rwx,other::---").into_bytes()
+    };
+    // Linux holds 8,191 entries in 64 KiB.
+    let value = TextAcl::parse(&text(8188, "")).unwrap().numeric().unwrap().to_xattr();
+    let files: [(&str, &[u8]); 5] = [
+        ("SCHILY.acl.access", &text(8187, "")),
+        ("SCHILY.acl.access", &text(8188, "")),
+        ("SCHILY.acl.access", &text(8187, "name-")),
+        ("SCHILY.acl.access", &text(200_000, "n")),
+        ("SCHILY.xattr.system.posix_acl_access", &value),
+    ];
+    let members = (0..).zip(&files).flat_map(|(at, file)| [Raw::pax(&[*file]), Raw::file(&[b'a' + at], b"")]);
+    let link = [Raw::pax(&[("SCHILY.acl.access", b"user::rw-,group::r--,other::---")]), Raw::link(b'2', b"s", b"a")];
+    let passwd: String = (0..8187).map(|number| format!("name-{number}:x:{number}:\n")).collect();
+    let tree = from_file(&archive(members.chain(link).chain([Raw::file(b"etc/passwd", passwd.as_bytes())]))).unwrap();
+    let of = |name: &str| {
+        let inode = tree.get(&TreePath::new(name).unwrap()).unwrap();
+        (format!("{:o}", inode.mode), inode.xattrs.get(b"system.posix_acl_access".as_slice()).map(|value| value.len()))
+    };
+    let (whole, without) = (("670".to_owned(), Some(4 + 8 * 8191)), ("640".to_owned(), None));
+    assert_eq!(["a", "b", "c", "d", "e"].map(of), [whole.clone(), without.clone(), whole, without.clone(), without]);
+    assert_eq!(of("s"), ("644".to_owned(), None));
+    insta::assert_snapshot!(tree.adjustments(), @"3 extended attributes were left out, since Linux has no room for them; the first is `system.posix_acl_access` of `b`");
 }
 
 #[test]
