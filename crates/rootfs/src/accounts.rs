@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::tree::{Kind, RootTree, TreePath};
 
-/// Bytes of the largest `/etc/passwd` or `/etc/group` that is read: a hundred thousand accounts have a tenth of that.
-const FILE_MAX: u64 = 64 << 20;
+/// Bytes of the largest `/etc/passwd` or `/etc/group` that is read: a hundred thousand accounts have less than half of that.
+const FILE_MAX: u64 = 16 << 20;
 
 /// A user or a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,6 +62,12 @@ impl Accounts {
     /// Reads `/etc/passwd` and `/etc/group` of `tree`, which may be symlinks in it. A file that is missing, or larger than
     /// any real one, has no accounts, and lines that are not of the files' format are passed over.
     pub fn read(tree: &RootTree) -> io::Result<Self> {
+        Self::read_some(tree, |_| true)
+    }
+
+    /// As [`Self::read`], with those users and groups only whose names are `wanted`: files that strangers wrote may have
+    /// millions.
+    pub(crate) fn read_some(tree: &RootTree, wanted: impl Fn(&str) -> bool) -> io::Result<Self> {
         let ids = |path: &str| -> io::Result<BTreeMap<String, u32>> {
             let path = TreePath::new(path).expect("the paths written here are clean");
             let inode = tree.resolve(&path).and_then(|path| tree.get(&path));
@@ -70,12 +76,14 @@ impl Accounts {
                 _ => return Ok(BTreeMap::new()),
             };
             let text = tree.bodies().read_to_vec(body)?;
-            let text = String::from_utf8_lossy(&text);
             // Both files begin with name, password and number. Of two lines with one name the first counts, as in getpwnam(3).
             let mut ids = BTreeMap::new();
-            for line in text.lines() {
+            for line in text.split(|&byte| byte == b'\n') {
+                let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
                 let mut fields = line.split(':');
-                if let Some((name, Ok(id))) = fields.next().zip(fields.nth(1).map(str::parse)) {
+                if let Some((name, Ok(id))) = fields.next().zip(fields.nth(1).map(str::parse))
+                    && wanted(name)
+                {
                     ids.entry(name.to_owned()).or_insert(id);
                 }
             }
@@ -130,6 +138,8 @@ mod tests {
         assert_eq!(ids(name("tty"), name("tty")), Err(UnknownAccount::User("tty".into())));
         assert_eq!(ids(name("root"), name("node")), Err(UnknownAccount::Group("node".into())));
         assert_eq!(ids(name("odd"), Account::Id(0)), Err(UnknownAccount::User("odd".into())));
+        let some = Accounts::read_some(&tree, |name| name == "node").unwrap();
+        assert_eq!((some.user("node"), some.user("root"), some.group("root")), (Some(1000), None, None));
         // `/etc/passwd` of NixOS and of images with a read-only `/etc` is a symlink.
         let etc = TreePath::new("etc/passwd").unwrap();
         let passwd = tree.get(&etc).unwrap().clone();

@@ -188,6 +188,14 @@ impl TextAcl {
         size_of_val(&VERSION) + ENTRY_BYTES * self.entries.len()
     }
 
+    /// Returns the users and groups that have names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries.iter().filter_map(|entry| match &entry.who {
+            Who::Name(name) => Some(name.as_slice()),
+            _ => None,
+        })
+    }
+
     /// Returns the list, if all users and groups in it are numbers.
     pub(crate) fn numeric(&self) -> Option<Acl> {
         let named = |entry: &TextEntry| matches!(entry.who, Who::Name(_));

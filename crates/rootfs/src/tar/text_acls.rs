@@ -1,6 +1,7 @@
 //! Access control lists that an archive has as text and that name users or groups: kept as text until the whole tree is read,
 //! since its `/etc/passwd` and `/etc/group`, which say what the names mean, may come last.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use super::error::EntryName;
@@ -28,17 +29,20 @@ pub(super) fn pending(name: &[u8]) -> &'static [u8] {
 pub(crate) fn resolve_acls(tree: &mut RootTree) -> io::Result<Adjustments> {
     let mut adjustments = Adjustments::default();
     let mut found = Vec::new();
+    let mut names = BTreeSet::new();
     for entry in tree.entries().filter(|entry| entry.hard_link_to.is_none() && !entry.inode.xattrs.is_empty()) {
         for (record, name) in [(ACCESS_RECORD, acl::ACCESS), (DEFAULT_RECORD, acl::DEFAULT)] {
-            if entry.inode.xattrs.contains_key(record) {
-                found.push((entry.path.clone(), entry.id, record, name));
+            let Some(text) = entry.inode.xattrs.get(record) else { continue };
+            found.push((entry.path.clone(), entry.id, record, name));
+            if let Ok(text) = TextAcl::parse(text) {
+                names.extend(text.names().map(|name| String::from_utf8_lossy(name).into_owned()));
             }
         }
     }
     if found.is_empty() {
         return Ok(adjustments);
     }
-    let accounts = Accounts::read(tree)?;
+    let accounts = Accounts::read_some(tree, |name| names.contains(name))?;
     for (path, id, record, name) in found {
         let xattrs = &mut tree.inode_mut(id).xattrs;
         let Some(text) = xattrs.remove(record) else { continue };
