@@ -162,6 +162,9 @@ impl<'a> Headers<'a> {
             self.charge(content.len() as u64)?;
             return Rc::make_mut(&mut self.globals).read(&content, max_ranges).map_err(malformed);
         }
+        if header.typeflag() == b'x' {
+            self.charge(self.globals.cost())?;
+        }
         let next = &mut self.next;
         next.offset.get_or_insert(offset);
         let is_second = match header.typeflag() {

@@ -11,6 +11,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::own::{ADJUSTMENTS_RECORD, SOCKET, TYPE_RECORD};
+use super::limits::NAME_COST;
 use super::text::{Reason, decimal};
 use super::text_acls::{ACCESS_RECORD, DEFAULT_RECORD};
 use crate::acl;
@@ -78,6 +79,15 @@ impl Records {
             self.set(&record[..equals], &record[equals + 1..], max_ranges)?;
         }
         Ok(())
+    }
+
+    /// Returns what a copy costs in memory, in bytes.
+    pub(super) fn cost(&self) -> u64 {
+        let words = [&self.path, &self.linkpath, &self.sparse.name].map(|word| word.as_ref().map_or(0, Vec::len));
+        let xattrs = self.xattrs.iter().map(|(name, value)| NAME_COST + (name.len() + value.len()) as u64);
+        let lists = self.acls.values().map(|text| NAME_COST + text.len() as u64);
+        let rest = words.iter().sum::<usize>() + size_of_val(self.sparse.map.as_slice());
+        xattrs.chain(lists).sum::<u64>() + rest as u64
     }
 
     fn set(&mut self, key: &[u8], value: &[u8], max_ranges: usize) -> Result<(), Reason> {
