@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use super::tar::{Budget, EndMarker, Entry, Limits, Placement, Reader, TarError, resolve_acls};
-use super::tree::{BodySource, RootTree, TreePath};
+use super::tree::{BodySource, Missing, RootTree, TreePath};
 
 /// Prefix of a whiteout; the hidden name follows.
 const WHITEOUT: &[u8] = b".wh.";
@@ -32,6 +32,7 @@ pub const LIMITS: Limits = Limits {
     extended_header_bytes: 16 << 20,
     sparse_ranges: 1_000_000,
     metadata_bytes: 1 << 30,
+    followed_bytes: 64 << 30,
 };
 
 /// Why a layer is refused.
@@ -109,7 +110,7 @@ impl Layers {
             Name::Opaque if parent.is_root() => return Err(LayerError::OpaqueRoot(path.clone())),
             Name::Opaque => {
                 // A missing directory has nothing to hide.
-                let Some(directory) = self.tree.resolve(&parent) else { return Ok(()) };
+                let Some(directory) = self.follow(&parent)? else { return Ok(()) };
                 let hidden: Vec<TreePath> =
                     self.tree.subtree(&directory).skip(1).map(|(path, _)| path.clone()).collect();
                 for path in &hidden {
@@ -121,13 +122,18 @@ impl Layers {
                 if matches!(hidden, b"" | b"." | b"..") {
                     return Err(LayerError::BadWhiteout(path.clone()));
                 }
-                if let Some(hidden) = self.tree.resolve(&parent).and_then(|parent| parent.join(hidden)) {
+                if let Some(hidden) = self.follow(&parent)?.and_then(|parent| parent.join(hidden)) {
                     self.tree.remove(&hidden);
                 }
             }
             Name::Plain | Name::Mark => {}
         }
         Ok(())
+    }
+
+    /// Returns the directory in which a whiteout hides something.
+    fn follow(&mut self, directory: &TreePath) -> Result<Option<TreePath>, TarError> {
+        Ok(self.budget.follow(&self.tree, directory, Missing::Refused)?.ok())
     }
 }
 

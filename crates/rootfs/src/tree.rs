@@ -65,7 +65,7 @@ pub(crate) enum Missing {
 pub(crate) enum FollowError {
     /// A name does not exist.
     Missing,
-    /// More than [`LINKS_MAX`] symlinks (`ELOOP`).
+    /// More than [`LINKS_MAX`] symlinks (`ELOOP`), or than [`NAMES_MAX`] names in them.
     Loop,
     /// What it leads to is no valid path.
     Path(PathError),
@@ -108,6 +108,11 @@ pub struct RootTree {
 
 /// Symlinks followed for one path before it counts as a loop (`MAXSYMLINKS` of Linux, path_resolution(7)).
 const LINKS_MAX: usize = 40;
+/// Names looked up for one path, those in the targets of its symlinks included: twice as many as the longest path has, where
+/// 40 targets could have 80,000.
+const NAMES_MAX: usize = 4096;
+/// What the lookup of a name costs beside the bytes of its path, in the time that one byte takes.
+const LOOKUP_COST: usize = 64;
 
 fn names_reversed(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect()
@@ -416,16 +421,21 @@ impl RootTree {
     /// Follows all symlinks in `path`, including the last component, inside the tree. Returns the path of what it leads to;
     /// `None` if that does not exist or the symlinks form a loop.
     pub fn resolve(&self, path: &TreePath) -> Option<TreePath> {
-        self.follow(path, Missing::Refused).ok()
+        self.follow(path, Missing::Refused, &mut 0).ok()
     }
 
     /// Follows all symlinks in `path` inside the tree, as a process does whose root it is: an absolute target begins at the
-    /// root, and `..` does not lead above it.
-    pub(crate) fn follow(&self, path: &TreePath, missing: Missing) -> Result<TreePath, FollowError> {
+    /// root, and `..` does not lead above it. What that took is added to `work`, in bytes of the paths looked up.
+    pub(crate) fn follow(&self, path: &TreePath, missing: Missing, work: &mut u64) -> Result<TreePath, FollowError> {
         let mut pending: Vec<Vec<u8>> = names_reversed(path.as_bytes());
         let mut here = TreePath::root();
-        let mut links = 0;
+        let (mut links, mut names) = (0, 0);
         while let Some(name) = pending.pop() {
+            names += 1;
+            if names > NAMES_MAX {
+                return Err(FollowError::Loop);
+            }
+            *work += (here.as_bytes().len() + LOOKUP_COST) as u64;
             let next = match name.as_slice() {
                 b"" | b"." => continue,
                 b".." => {

@@ -151,7 +151,7 @@ pub enum TarError {
     /// The symlinks above an entry form a loop.
     #[error(
         "{path}: too many symlinks on the way to {above} (ELOOP)\n\
-         hint: they lead round in a circle, or through more than 40 others"
+         hint: they lead round in a circle, through more than 40 others, or through thousands of names"
     )]
     SymlinkLoop {
         /// The entry.

@@ -1,6 +1,7 @@
 //! Bounds on archives, and what has been used of them.
 
 use super::error::{EntryName, TarError};
+use crate::tree::{FollowError, Missing, RootTree, TreePath};
 
 /// What a name costs in memory beside its own bytes, in bytes.
 pub(super) const NAME_COST: u64 = 64;
@@ -21,6 +22,9 @@ pub struct Limits {
     /// Bytes of memory for everything but fixed-size inodes: names, symlink targets, attributes, sparse maps, of the
     /// whole archive. Default 1 GiB.
     pub metadata_bytes: u64,
+    /// Bytes of the paths that are looked up one name after the other where symlinks are above entries, of the whole archive:
+    /// work, not memory. Default 64 GiB, some minutes.
+    pub followed_bytes: u64,
 }
 
 impl Default for Limits {
@@ -31,6 +35,7 @@ impl Default for Limits {
             extended_header_bytes: 16 << 20,
             sparse_ranges: 1_000_000,
             metadata_bytes: 1 << 30,
+            followed_bytes: 64 << 30,
         }
     }
 }
@@ -42,12 +47,13 @@ pub struct Budget {
     entries: u64,
     data_bytes: u64,
     metadata_bytes: u64,
+    followed_bytes: u64,
 }
 
 impl Budget {
     /// Nothing used yet.
     pub fn new(limits: &Limits) -> Self {
-        Budget { limits: limits.clone(), entries: 0, data_bytes: 0, metadata_bytes: 0 }
+        Budget { limits: limits.clone(), entries: 0, data_bytes: 0, metadata_bytes: 0, followed_bytes: 0 }
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -68,6 +74,20 @@ impl Budget {
         }
         self.charge_entries(count as u64, entry)?;
         self.charge_metadata(count as u64 * (NAME_COST + bytes as u64), entry)
+    }
+
+    /// Follows the symlinks in `path` inside the tree, and charges what that takes.
+    pub(crate) fn follow(
+        &mut self,
+        tree: &RootTree,
+        path: &TreePath,
+        missing: Missing,
+    ) -> Result<Result<TreePath, FollowError>, TarError> {
+        let mut work = 0;
+        let followed = tree.follow(path, missing, &mut work);
+        let max = self.limits.followed_bytes;
+        charge(&mut self.followed_bytes, work, max, "bytes of paths through symlinks", path.as_bytes())?;
+        Ok(followed)
     }
 
     fn charge_entries(&mut self, count: u64, entry: &[u8]) -> Result<(), TarError> {

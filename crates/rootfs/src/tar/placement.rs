@@ -35,14 +35,14 @@ impl Placement {
         let slots = tree.inode_slots();
         let (own, length) = match entry {
             Entry::Inode { path, inode } => {
-                let place = self.place(tree, path, written.as_ref())?;
+                let place = self.place(tree, path, written.as_ref(), budget)?;
                 let length = place.as_bytes().len();
                 self.put_inode(tree, place, inode).map_err(|error| explain(error, written.as_ref()))?;
                 (1, length)
             }
             Entry::HardLink { path, target, body } => {
-                let place = self.place(tree, path, written.as_ref())?;
-                let target = target_of(tree, written.as_ref().unwrap_or(&place), target)?;
+                let place = self.place(tree, path, written.as_ref(), budget)?;
+                let target = target_of(tree, written.as_ref().unwrap_or(&place), target, budget)?;
                 self.put_link(tree, &place, &target).map_err(|error| explain(error, written.as_ref()))?;
                 if let Some(body) = body {
                     set_link_body(tree, written.as_ref().unwrap_or(&place), &target, body)?;
@@ -60,12 +60,18 @@ impl Placement {
 
     /// Returns where an entry goes: `path`, or where the symlinks above it lead if it was `written` with a parent that is no
     /// directory of the tree.
-    fn place(&mut self, tree: &mut RootTree, path: TreePath, written: Option<&TreePath>) -> Result<TreePath, TarError> {
+    fn place(
+        &mut self,
+        tree: &mut RootTree,
+        path: TreePath,
+        written: Option<&TreePath>,
+        budget: &mut Budget,
+    ) -> Result<TreePath, TarError> {
         let Some(parent) = written.and_then(TreePath::parent) else { return Ok(path) };
         let real = match &self.followed {
             // Neighbours in an archive share their directory.
             Some((from, to)) if *from == parent => to.clone(),
-            _ => tree.follow(&parent, Missing::Kept).map_err(|error| match error {
+            _ => budget.follow(tree, &parent, Missing::Kept)?.map_err(|error| match error {
                 FollowError::Path(reason) => TarError::PlacePath { path: path.clone(), reason },
                 FollowError::Loop | FollowError::Missing => {
                     TarError::SymlinkLoop { path: path.clone(), above: parent.clone() }
@@ -127,11 +133,14 @@ impl Placement {
 }
 
 /// Returns the name under which the tree has the target of the hard link `path`.
-fn target_of(tree: &RootTree, path: &TreePath, target: TreePath) -> Result<TreePath, TarError> {
+fn target_of(tree: &RootTree, path: &TreePath, target: TreePath, budget: &mut Budget) -> Result<TreePath, TarError> {
     if tree.id(&target).is_some() {
         return Ok(target);
     }
-    let parent = target.parent().and_then(|parent| tree.follow(&parent, Missing::Refused).ok());
+    let parent = match target.parent() {
+        Some(parent) => budget.follow(tree, &parent, Missing::Refused)?.ok(),
+        None => None,
+    };
     let real = parent.and_then(|parent| parent.join(target.name())).filter(|real| tree.id(real).is_some());
     real.ok_or_else(|| TarError::DanglingHardLink { path: path.clone(), target })
 }

@@ -62,6 +62,10 @@ fn links_resolve_inside_the_tree() {
     assert_eq!(tree.resolve(&path("a")), None);
     assert_eq!(tree.resolve(&path("bin/none")), None);
     assert_eq!(tree.resolve_parent(&path("bin/new")), path("usr/bin/new"));
+    // Few links, each of them allowed, through many names.
+    tree.insert(path("there"), link(&"usr/../".repeat(500))).unwrap();
+    assert_eq!(tree.resolve(&path("there/there/bin")), Some(path("usr/bin")));
+    assert_eq!(tree.follow(&path(&"there/".repeat(5)), Missing::Refused, &mut 0), Err(FollowError::Loop));
 }
 
 #[test]

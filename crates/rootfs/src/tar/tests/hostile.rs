@@ -334,13 +334,25 @@ fn limits_hold() {
     ));
     // A short name below a symlink to a long path costs what the long one does, and so does each directory on the way.
     let long = [b'd'; 90].map(|byte| [byte, b'/']).concat();
-    let through = [Raw::link(b'2', b"l", &long[..99]), Raw::file(b"l/a", b"")];
+    let through = archive([Raw::link(b'2', b"l", &long[..99]), Raw::file(b"l/a", b"")]);
     let below = |count: usize| {
         let more = (0..count).map(|number| Raw::file(format!("l/{number}").as_bytes(), b""));
         archive([Raw::link(b'2', b"l", &[b'd'; 99]), Raw::new(b'5', &[b'd'; 99], b"")].into_iter().chain(more))
     };
-    errors.push(limited(&archive(through), &Limits { metadata_bytes: 5000, ..Limits::default() }));
+    errors.push(limited(&through, &Limits { metadata_bytes: 5000, ..Limits::default() }));
     errors.push(limited(&below(100), &Limits { metadata_bytes: 12_000, ..Limits::default() }));
+    errors.push(limited(&through, &Limits { followed_bytes: 1000, ..Limits::default() }));
+    // What a global header says is kept for every entry with a header of its own, read or not.
+    let global = |records: &[(&str, &[u8])]| Raw::pax(records).set(156, b"g");
+    let own = || [Raw::pax(&[("mtime", b"1")]), Raw::file(b"a", b"")];
+    let many = |record, value: &[u8]| archive([global(&[(record, value)])].into_iter().chain(own()).chain(own()));
+    for record in ["SCHILY.xattr.user.x", "SCHILY.acl.access"] {
+        errors.push(limited(&many(record, &[b'x'; 70_000]), &Limits { metadata_bytes: 200_000, ..Limits::default() }));
+    }
+    // As often as it is read.
+    let acl = [b"user::rw-,group::r--,other::---".as_slice(), &[b'\n'; 3000]].concat();
+    let read = [global(&[("SCHILY.acl.access", &acl)]), Raw::file(b"a", b""), Raw::file(b"b", b"")];
+    errors.push(limited(&archive(read), &Limits { metadata_bytes: 9000, ..Limits::default() }));
     insta::assert_snapshot!(errors.join("\n"));
 }
 
