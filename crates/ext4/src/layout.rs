@@ -76,6 +76,9 @@ impl Geometry {
         inodes: u64,
         growth: Option<u64>,
     ) -> Result<Self, TooFewGroups> {
+        if inodes > MAX_INODES {
+            return Err(NO_NUMBER_OF_GROUPS);
+        }
         let group_bytes = group_bytes(blocks_per_group);
         let descriptor_blocks = groups.div_ceil(DESCRIPTORS_PER_BLOCK);
         let descriptors_for = |bytes: u64| bytes.div_ceil(group_bytes).div_ceil(u64::from(DESCRIPTORS_PER_BLOCK));
@@ -95,7 +98,7 @@ impl Geometry {
         let max_inodes = u64::from(max_inodes.min(MAX_INODES_PER_GROUP));
         let inodes_per_group = inodes.div_ceil(u64::from(groups)).next_multiple_of(u64::from(INODES_PER_BLOCK));
         // With more groups, descriptors take no less.
-        if max_inodes == 0 || inodes_per_group.saturating_mul(u64::from(groups)) > MAX_INODES {
+        if max_inodes == 0 || inodes_per_group * u64::from(groups) > MAX_INODES {
             return Err(NO_NUMBER_OF_GROUPS);
         }
         if inodes_per_group > max_inodes {

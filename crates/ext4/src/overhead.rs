@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::layout::Layout;
-    use crate::size::{Demand, Headroom, Rule, SizeDecision, SizePolicy, decide};
+    use crate::size::{Demand, Headroom, Rule, SizeDecision, SizeError, SizePolicy, decide};
 
     /// Returns the blocks without a purpose in a filesystem of this size; `None` if it does not hold what is decided.
     fn left_over(model: &Ext4Overhead, blocks: u64, group: u32, decision: &SizeDecision) -> Option<u64> {
@@ -161,6 +161,16 @@ mod tests {
     }
 
     #[test]
+    fn more_inodes_than_have_numbers_are_in_no_filesystem() {
+        let (options, demand) = (Ext4Options::default(), Demand { data_blocks: 5, inodes: 11 });
+        for free_inodes in [1 << 32, u64::MAX / 2, u64::MAX - 26, u64::MAX - 11, u64::MAX] {
+            let policy = SizePolicy { free_inodes: Some(free_inodes), ..SizePolicy::default() };
+            let decided = decide(demand, &policy, &Ext4Overhead::new(&options));
+            assert_eq!(decided, Err(SizeError::Unrepresentable { data_blocks: 5, inodes: 11 }), "{free_inodes}");
+        }
+    }
+
+    #[test]
     fn content_that_ends_just_behind_a_group_leaves_no_block_either() {
         let options = Ext4Options { journal: false, ..Ext4Options::default() };
         let none = SizePolicy { headroom: Headroom::NONE, ..SizePolicy::default() };
@@ -170,6 +180,30 @@ mod tests {
             let left = left_over(&model, decision.total_blocks, decision.blocks_per_group, &decision);
             assert_eq!(left, Some(0), "{decision:?}");
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_numbers_overflow(
+            data_blocks in any_size(), inodes in any_size(), millionths: u32, min_size in any_size(),
+            free_inodes in prop::option::of(any_size()), growth in prop::option::of(any_size()), journal: bool,
+        ) {
+            let policy = SizePolicy { min_size, max_size: None, headroom: Headroom { millionths }, free_inodes };
+            let options = Ext4Options { journal, growth, ..Ext4Options::default() };
+            // Every filesystem has the eleven inodes that are reserved.
+            let demand = Demand { data_blocks, inodes: inodes.max(11) };
+            let _ = decide(demand, &policy, &Ext4Overhead::new(&options));
+        }
+    }
+
+    /// All powers of two, and their neighbours: most numbers of 64 bits are simply too large.
+    fn any_size() -> impl Strategy<Value = u64> {
+        (0..=u64::BITS, 0..40_u64, any::<bool>()).prop_map(|(bits, near, above)| {
+            let power = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
+            if above { power.saturating_add(near) } else { power.saturating_sub(near) }
+        })
     }
 
     proptest! {

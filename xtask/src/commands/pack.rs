@@ -61,7 +61,7 @@ pub struct Arguments {
     headroom: Option<Headroom>,
     /// Free inodes to leave, where that is more than the headroom gives
     #[arg(long, value_name = "COUNT")]
-    free_inodes: Option<u64>,
+    free_inodes: Option<u32>,
     /// Write ext4 without a journal
     #[arg(long)]
     no_journal: bool,
@@ -104,7 +104,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         min_size: arguments.min_size.unwrap_or(0),
         max_size: arguments.max_size,
         headroom: arguments.headroom.unwrap_or(Headroom::DEFAULT),
-        free_inodes: arguments.free_inodes,
+        free_inodes: arguments.free_inodes.map(u64::from),
     };
     // As the reader of specs does: before anything is read.
     if let Some(max) = sizing.max_size.filter(|max| *max < sizing.min_size) {
