@@ -66,7 +66,8 @@ pub struct Usage {
 /// Is told of every command before it starts.
 static OBSERVER: OnceLock<fn(&Command)> = OnceLock::new();
 
-/// Has `observe` called with every command before it starts; the first such function is kept.
+/// Has `observe` called with every command before it starts, except those that clear up after a signal; the first such function
+/// is kept.
 pub fn on_start(observe: fn(&Command)) {
     let _ = OBSERVER.set(observe);
 }
@@ -92,7 +93,7 @@ impl Child {
     pub fn start_with(command: &mut Command, signal: DeathSignal) -> Result<Self, StartError> {
         // What a signal is ending starts nothing new.
         interrupt::hold_if_interrupted();
-        if let Some(observe) = OBSERVER.get() {
+        if let Some(observe) = OBSERVER.get().filter(|_| !interrupt::clears_up()) {
             observe(command);
         }
         let name = name_of(command);

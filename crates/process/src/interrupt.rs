@@ -1,15 +1,16 @@
 //! Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: children are killed, files in the making are removed, and the process ends by the
 //! signal, whatever its other threads wait for.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{PipeReader, Read, pipe};
 use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::{self, ThreadId};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -22,27 +23,40 @@ use nix::unistd::Pid;
 /// The register of what to kill and to remove when a signal comes, by keys of its own.
 static UNDER_WAY: Mutex<BTreeMap<u64, Victim>> = Mutex::new(BTreeMap::new());
 
-/// The thread that clears up after a signal, once one came.
-static CLEARING: OnceLock<ThreadId> = OnceLock::new();
+/// No key is used twice: an entry that was cleared may yet be forgotten.
+static NEXT_KEY: AtomicU64 = AtomicU64::new(0);
+
+/// Whether a signal came that ends the process.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Whether this thread clears up after the signal.
+    static CLEARS: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The writing end of the pipe by which the handler hands signals over.
 static CAUGHT: AtomicI32 = AtomicI32::new(-1);
 
-/// Does not return once a signal came, except on the thread that clears up: the program is about to end, and that a child
+/// Does not return once a signal came, except on the threads that clear up: the program is about to end, and that a child
 /// was killed is no failure to report.
 pub fn hold_if_interrupted() {
-    while CLEARING.get().is_some_and(|clearing| *clearing != thread::current().id()) {
+    while INTERRUPTED.load(Ordering::SeqCst) && !clears_up() {
         thread::park();
     }
 }
 
-#[derive(Clone)]
+/// Whether this thread clears up after a signal. Then it takes no lock that another thread may hold for ever: who shows a
+/// command may wait for a stopped terminal.
+pub(crate) fn clears_up() -> bool {
+    CLEARS.get()
+}
+
 enum Victim {
     Child(i32),
     /// A path, and how it is removed.
     Path(PathBuf, fn(&Path) -> Result<()>),
     /// What another program holds, a daemon's container for one, and how it is removed there.
-    Elsewhere(Arc<dyn Fn() + Send + Sync>),
+    Elsewhere(Box<dyn Fn() + Send + Sync>),
 }
 
 /// Removing is tried again for a second: killed processes may write for a moment yet.
@@ -129,7 +143,7 @@ fn attend(mut caught: PipeReader, say: fn(&str)) {
 fn end(signal: Signal, cleared: Sender<Event>, events: &Receiver<Event>, say: fn(&str)) {
     let started = Instant::now();
     thread::spawn(move || {
-        let _ = CLEARING.set(thread::current().id());
+        INTERRUPTED.store(true, Ordering::SeqCst);
         clear_up();
         let _ = cleared.send(Event::Cleared);
     });
@@ -181,29 +195,60 @@ pub fn end_by(signal: Signal) -> ! {
     unsafe { libc::_exit(BY_SIGNAL + signal as i32) }
 }
 
+/// Clears the register, until nothing is in it and all that is undone elsewhere is done.
+///
+/// Other threads run until they start a process, wait for one or register something; what they register is cleared, too.
+/// Nothing waits for what is undone elsewhere, which may take as long as a daemon does.
 fn clear_up() {
-    let victims = std::mem::take(&mut *UNDER_WAY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-    let children = victims.values().filter_map(|victim| match victim {
-        Victim::Child(pid) => Some(*pid),
-        _ => None,
-    });
-    for pid in with_descendants(children.collect()) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    CLEARS.set(true);
+    let mut elsewhere: Vec<JoinHandle<()>> = Vec::new();
+    loop {
+        let victims = std::mem::take(&mut *UNDER_WAY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let is_empty = victims.is_empty();
+        elsewhere.extend(clear(victims.into_values()));
+        elsewhere.retain(|undoing| !undoing.is_finished());
+        if is_empty && elsewhere.is_empty() {
+            return;
+        }
+        if is_empty {
+            thread::sleep(REMOVAL_PAUSE);
+        }
     }
-    for victim in victims.values() {
-        if let Victim::Elsewhere(undo) = victim {
+}
+
+/// Kills the children, and removes the paths. Returns the threads that undo what is elsewhere.
+fn clear(victims: impl Iterator<Item = Victim>) -> Vec<JoinHandle<()>> {
+    let (mut children, mut paths, mut undos) = (Vec::new(), Vec::new(), Vec::new());
+    for victim in victims {
+        match victim {
+            Victim::Child(pid) => children.push(pid),
+            Victim::Path(path, remove) => paths.push((path, remove)),
+            Victim::Elsewhere(undo) => undos.push(undo),
+        }
+    }
+    if !children.is_empty() {
+        for pid in with_descendants(children) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    let undoing = undos.into_iter().filter_map(|undo| {
+        let undo = move || {
+            CLEARS.set(true);
             undo();
+        };
+        // Where there can be no further thread, the next run removes it.
+        thread::Builder::new().spawn(undo).ok()
+    });
+    let undoing = undoing.collect();
+    for _ in 0..REMOVAL_TRIES {
+        // What cannot be removed in time is removed by the next run.
+        paths.retain(|(path, remove)| remove(path).is_err() && fs::symlink_metadata(path).is_ok());
+        if paths.is_empty() {
+            break;
         }
-        if let Victim::Path(path, remove) = victim {
-            // What cannot be removed now is removed by the next run.
-            (0..REMOVAL_TRIES).any(|_| {
-                remove(path).is_ok() || {
-                    thread::sleep(REMOVAL_PAUSE);
-                    false
-                }
-            });
-        }
+        thread::sleep(REMOVAL_PAUSE);
     }
+    undoing
 }
 
 /// The processes and all that descend from them, in no order: what cargo or make started would outlive them.
@@ -225,14 +270,16 @@ fn with_descendants(mut found: Vec<i32>) -> BTreeSet<i32> {
     all
 }
 
-/// An entry of the register, taken out when this is dropped.
+/// An entry of the register, taken out when this is dropped. What clears up has none.
 #[derive(Debug)]
-pub struct Registered(u64);
+pub struct Registered(Option<u64>);
 
 impl Registered {
     /// Takes the entry out.
     pub fn forget(&mut self) {
-        UNDER_WAY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&self.0);
+        if let Some(key) = self.0.take() {
+            UNDER_WAY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&key);
+        }
     }
 }
 
@@ -252,9 +299,9 @@ pub(crate) fn kill_on_interrupt(id: u32) -> Registered {
     register(Victim::Child(id as i32))
 }
 
-/// Has `undo` called if a signal comes, after the children are killed. What it does must not block.
+/// Has `undo` called if a signal comes, on a thread of its own after the children are killed.
 pub fn do_on_interrupt(undo: impl Fn() + Send + Sync + 'static) -> Registered {
-    register(Victim::Elsewhere(Arc::new(undo)))
+    register(Victim::Elsewhere(Box::new(undo)))
 }
 
 /// Has `text` said if a signal comes, as a part of clearing up that waits for no terminal. `say` may fail or block.
@@ -262,9 +309,79 @@ pub fn say_on_interrupt(text: String, say: fn(&str)) -> Registered {
     do_on_interrupt(move || in_time(say, text.clone()))
 }
 
+/// Does not return where a signal is ending the process: the entry is cleared with the others.
 fn register(victim: Victim) -> Registered {
-    let mut under_way = UNDER_WAY.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let key = under_way.last_key_value().map_or(0, |(last, _)| last + 1);
-    under_way.insert(key, victim);
-    Registered(key)
+    if clears_up() {
+        return Registered(None);
+    }
+    let key = NEXT_KEY.fetch_add(1, Ordering::SeqCst);
+    UNDER_WAY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(key, victim);
+    hold_if_interrupted();
+    Registered(Some(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+    use crate::child;
+
+    /// Names the folder to the process that a signal ends.
+    const FOLDER: &str = "SNUG_INTERRUPTED_FOLDER";
+
+    fn remove(path: &Path) -> Result<()> {
+        Ok(fs::remove_file(path)?)
+    }
+
+    fn wait_until(is_so: impl Fn() -> bool) {
+        while !is_so() {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What is removed elsewhere here ends only when the files are gone: the one that was registered behind it, and one that
+    /// another thread registers when clearing up is under way already.
+    #[test]
+    fn nothing_waits_for_what_is_elsewhere_and_what_comes_late_is_cleared() {
+        let Some(folder) = env::var_os(FOLDER) else { return end_another() };
+        let (behind, late) = (Path::new(&folder).join("behind"), Path::new(&folder).join("late"));
+        install(|text| eprintln!("{text}")).unwrap();
+        // As one that waits for the terminal: clearing up must not call it.
+        child::on_start(|_| wait_until(|| false));
+        let (paths, ran) = ((behind.clone(), late.clone()), Path::new(&folder).join("ran"));
+        let _first = do_on_interrupt(move || {
+            let late = paths.1.clone();
+            thread::spawn(move || {
+                fs::write(&late, "").unwrap();
+                let _held = remove_on_interrupt(&late, remove);
+                // Nothing that is ended comes here.
+                fs::write(late.with_extension("not held"), "").unwrap();
+            });
+            wait_until(|| !paths.0.exists());
+            child::status(Command::new("touch").arg(&ran)).unwrap();
+            wait_until(|| !paths.1.exists());
+        });
+        fs::write(&behind, "").unwrap();
+        fs::write(&late, "").unwrap();
+        let _second = remove_on_interrupt(&behind, remove);
+        signal::kill(Pid::this(), Signal::SIGTERM).unwrap();
+        wait_until(|| false);
+    }
+
+    fn end_another() {
+        let folder = env::temp_dir().join(format!("snug-interrupted-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let name = "interrupt::tests::nothing_waits_for_what_is_elsewhere_and_what_comes_late_is_cleared";
+        let mut command = Command::new(env::current_exe().unwrap());
+        let output = command.args(["--exact", name, "--nocapture"]).env(FOLDER, &folder).output().unwrap();
+        let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(left, ["ran"]);
+        assert_eq!(output.status.signal(), Some(libc::SIGTERM), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("what was not finished is removed"), "{output:?}");
+    }
 }
