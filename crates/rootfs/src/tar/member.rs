@@ -6,8 +6,7 @@ use std::rc::Rc;
 
 use super::error::{EntryName, TarError};
 use super::header::{DEVMAJOR, DEVMINOR, Header, LINKNAME, MTIME, NAME, PREFIX, SIZE};
-use super::pax::Records;
-use crate::tree::Timestamp;
+use super::pax::{Bounded, Records};
 
 /// A device's major number has 12 bits in Linux, its minor number 20.
 const MAJOR_MAX: u32 = (1 << 12) - 1;
@@ -41,13 +40,11 @@ impl Member<'_> {
         id.ok_or_else(|| TarError::OutOfRange { entry: EntryName::new(&self.name), field: what, value })
     }
 
-    pub(super) fn mtime(&self) -> Result<Timestamp, TarError> {
+    pub(super) fn mtime(&self) -> Result<Bounded, TarError> {
         if let Some(time) = self.records.mtime {
             return Ok(time);
         }
-        let value = self.number(MTIME, "mtime")?;
-        // GNU's binary form has more bits than any filesystem.
-        Ok(Timestamp::from_seconds(value.clamp(i64::MIN.into(), i64::MAX.into()) as i64))
+        Ok(Bounded::new(self.number(MTIME, "mtime")?, 0))
     }
 
     pub(super) fn device(&self) -> Result<(u32, u32), TarError> {

@@ -35,7 +35,7 @@ pub(super) struct Records {
     pub size: Option<u64>,
     pub uid: Option<u64>,
     pub gid: Option<u64>,
-    pub mtime: Option<Timestamp>,
+    pub mtime: Option<Bounded>,
     /// By full name, decoded.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Access control lists in text, by the attribute in which the kernel keeps them.
@@ -45,6 +45,22 @@ pub(super) struct Records {
     pub adjustments: Option<Rc<[u8]>>,
     /// Whether [`TYPE_RECORD`] says that it is a socket.
     pub is_socket: bool,
+}
+
+/// A time as an archive has it: in more bits than any filesystem has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bounded {
+    /// The nearest one that 64 bits of seconds hold.
+    pub time: Timestamp,
+    /// Whether that is another one.
+    pub was_moved: bool,
+}
+
+impl Bounded {
+    pub(super) fn new(seconds: i128, nanoseconds: u32) -> Self {
+        let held = seconds.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+        Bounded { time: Timestamp { seconds: held, nanoseconds }, was_moved: i128::from(held) != seconds }
+    }
 }
 
 /// The `GNU.sparse.*` records; GNU tar manual, "PAX Format, Versions 0.0, 0.1 and 1.0".
@@ -152,8 +168,8 @@ fn optional(value: &[u8], reason: Reason) -> Result<Option<u64>, Reason> {
 }
 
 /// Seconds with an optional sign and fraction; finer than a nanosecond is cut towards the past, as GNU tar does. More seconds
-/// than 64 bits have are the most that they have: no filesystem holds either.
-pub(super) fn parse_time(text: &[u8]) -> Option<Timestamp> {
+/// than 64 bits have are the most that they have.
+pub(super) fn parse_time(text: &[u8]) -> Option<Bounded> {
     let (negative, digits) = match text.strip_prefix(b"-") {
         Some(digits) => (true, digits),
         None => (false, text),
@@ -164,7 +180,6 @@ pub(super) fn parse_time(text: &[u8]) -> Option<Timestamp> {
         return None;
     }
     let whole = i128::from(decimal(whole).unwrap_or(u64::MAX));
-    let bounded = |seconds: i128| seconds.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
     let fraction = digits.get(dot + 1..).unwrap_or_default();
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
@@ -172,14 +187,14 @@ pub(super) fn parse_time(text: &[u8]) -> Option<Timestamp> {
     let digit = |place: usize| fraction.get(place).map_or(0, |&byte| i64::from(byte - b'0'));
     let mut nanos = (0..9).fold(0, |value, place| value * 10 + digit(place));
     if !negative {
-        return Some(Timestamp { seconds: bounded(whole), nanoseconds: nanos as u32 });
+        return Some(Bounded::new(whole, nanos as u32));
     }
     if fraction.iter().skip(9).any(|&byte| byte != b'0') {
         nanos += 1;
     }
     // −1.25 is a second and three quarters before the next: seconds −2, nanoseconds 750,000,000.
-    let seconds = bounded(-whole - i128::from(nanos > 0));
-    Some(Timestamp { seconds, nanoseconds: ((NANOS_PER_SECOND - nanos) % NANOS_PER_SECOND) as u32 })
+    let nanoseconds = ((NANOS_PER_SECOND - nanos) % NANOS_PER_SECOND) as u32;
+    Some(Bounded::new(-whole - i128::from(nanos > 0), nanoseconds))
 }
 
 /// The decimal text of a time, as short as it can be.
@@ -270,6 +285,7 @@ mod tests {
     #[test]
     fn times_are_floored_and_written_back() {
         let time = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
+        let held = |text: &[u8]| parse_time(text).map(|bounded| bounded.time);
         for (text, wanted) in [
             ("0", time(0, 0)),
             ("1.5", time(1, 500_000_000)),
@@ -278,18 +294,27 @@ mod tests {
             ("-0.000000001", time(-1, 999_999_999)),
             ("4294967296.123456789", time(4_294_967_296, 123_456_789)),
         ] {
-            assert_eq!(parse_time(text.as_bytes()), Some(wanted), "{text}");
+            assert_eq!(held(text.as_bytes()), Some(wanted), "{text}");
             assert_eq!(format_time(wanted), text);
         }
-        assert_eq!(parse_time(b"-0.9999999999"), Some(time(-1, 0)));
-        assert_eq!(parse_time(b"-0.0000000001"), Some(time(-1, 999_999_999)));
-        assert_eq!(parse_time(b"1.9999999999"), Some(time(1, 999_999_999)));
-        assert_eq!(parse_time(b"-0.0"), Some(time(0, 0)));
+        assert_eq!(held(b"-0.9999999999"), Some(time(-1, 0)));
+        assert_eq!(held(b"-0.0000000001"), Some(time(-1, 999_999_999)));
+        assert_eq!(held(b"1.9999999999"), Some(time(1, 999_999_999)));
+        assert_eq!(held(b"-0.0"), Some(time(0, 0)));
         for bad in ["", "-", ".5", "1e9", "+1", "1.x", "--1"] {
-            assert_eq!(parse_time(bad.as_bytes()), None, "{bad}");
+            assert_eq!(held(bad.as_bytes()), None, "{bad}");
         }
-        assert_eq!(parse_time(b"99999999999999999999"), Some(time(i64::MAX, 0)));
-        assert_eq!(parse_time(b"-99999999999999999999"), Some(time(i64::MIN, 0)));
+        assert_eq!(held(b"99999999999999999999"), Some(time(i64::MAX, 0)));
+        assert_eq!(held(b"-99999999999999999999"), Some(time(i64::MIN, 0)));
+        for (text, was_moved) in [
+            ("9223372036854775807", false),
+            ("9223372036854775808", true),
+            ("-9223372036854775808", false),
+            ("-9223372036854775809", true),
+        ] {
+            let moved = parse_time(text.as_bytes()).is_some_and(|bounded| bounded.was_moved);
+            assert_eq!(moved, was_moved, "{text}");
+        }
         assert_eq!(format_time(time(i64::MIN, 0)), "-9223372036854775808");
     }
 

@@ -316,7 +316,13 @@ impl<'a> Reader<'a> {
         let mut inode = Inode::new(kind, (member.number(MODE, "mode")? & 0o7777) as u16);
         inode.uid = member.id(UID, "uid", member.records.uid)?;
         inode.gid = member.id(GID, "gid", member.records.gid)?;
-        inode.mtime = member.mtime()?;
+        let mtime = member.mtime()?;
+        inode.mtime = mtime.time;
+        if mtime.was_moved {
+            self.adjustments.note(Adjustment::TimeRange, || {
+                format!("{}, of more seconds than 64 bits hold", EntryName::new(&member.name))
+            });
+        }
         for (name, value) in &member.records.xattrs {
             self.add_xattr(member, &mut inode, name, value)?;
         }

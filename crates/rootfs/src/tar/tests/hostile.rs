@@ -247,6 +247,7 @@ fn attributes_that_linux_does_not_have_are_left_out_and_told() {
     1 invalid access control list was left out: `system.posix_acl_access` of `a`: an entry is not of the form `user:NAME:rwx`
     3 extended attributes were left out, since Linux cannot hold their names; the first is `` of `a`
     2 extended attributes were left out, since Linux has no room for them; the first is `com.apple.ResourceFork` of `a`
+    1 modification time was moved to the nearest that Linux can hold: `a`, of more seconds than 64 bits hold
     ");
 }
 
