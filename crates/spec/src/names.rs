@@ -152,7 +152,7 @@ pub(crate) fn suite(text: &str) -> Result<(), Problem> {
     Err(Problem::new(format!("`{}` is not a Debian suite", text), "as \"trixie\""))
 }
 
-/// The suites of Debian's archive, newest first.
+/// The suites of Debian's archive: the releases, the ones to come, and their aliases.
 const SUITES: [&str; 9] =
     ["trixie", "bookworm", "bullseye", "forky", "sid", "stable", "testing", "unstable", "oldstable"];
 
