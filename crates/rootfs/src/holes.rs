@@ -1,27 +1,20 @@
 //! Blocks of zeros are holes, whatever an archive says of them: a file takes as many blocks as it has blocks of content, and
 //! the same content has the same [`runs`](Body::runs), whether it came as a sparse file or with its zeros written out.
 
-use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread;
 
 use nix::unistd::{Whence, lseek64};
 
-use super::body::{BLOCK, Body, BodySource, DataRange, Extents};
-use super::inode::{InodeId, Kind};
-use super::tree::RootTree;
+use super::body::{BLOCK, Body, DataRange, Extents};
 
-/// Bytes at the start of a block that are looked at first: a block of data seldom begins with as many zeros, and reading a
-/// few bytes of a cached file takes a fraction of the time that reading it whole takes.
-const SAMPLE: usize = 16;
-/// Bytes of a large file that one thread looks through at a time.
-const PIECE: u64 = 16 << 20;
-/// Files, or pieces of them, that a thread takes at a time: neighbours in the source, and so many that threads seldom contend.
-const BATCH: usize = 64;
+/// Bytes on each side of the boundary between two blocks that are looked at first: one read of a cached file, which costs
+/// about as much as reading a whole block, then mostly tells of two that they are data. A line of the processor's cache is
+/// fetched whole anyway.
+const SAMPLE: u64 = 64;
 
 /// Whether all bytes are zero.
 #[inline]
@@ -34,7 +27,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 /// in `bytes`; adjacent ones together.
 pub fn data_parts(offset: u64, bytes: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut next = 0;
-    std::iter::from_fn(move || {
+    iter::from_fn(move || {
         let block = |at: usize| {
             let left = BLOCK - (offset + at as u64) % BLOCK;
             at..bytes.len().min(at + left as usize)
@@ -55,12 +48,6 @@ pub fn data_parts(offset: u64, bytes: &[u8]) -> impl Iterator<Item = Range<usize
 pub(crate) struct Ranges(Vec<DataRange>);
 
 impl Ranges {
-    fn of(ranges: impl IntoIterator<Item = DataRange>) -> Self {
-        let mut merged = Ranges::default();
-        ranges.into_iter().for_each(|range| merged.push(range));
-        merged
-    }
-
     pub(crate) fn push(&mut self, range: DataRange) {
         match self.0.last_mut() {
             _ if range.length == 0 => {}
@@ -86,31 +73,40 @@ pub fn without_zeros(body: &Body, mut read: impl FnMut(&mut [u8], u64) -> io::Re
 }
 
 /// Adds the parts of `range` that are not blocks of zeros.
-fn data_in(
+pub(crate) fn data_in(
     range: &DataRange,
     read: &mut impl FnMut(&mut [u8], u64) -> io::Result<()>,
     into: &mut Ranges,
 ) -> io::Result<()> {
-    let (mut sample, mut whole) = ([0; SAMPLE], [0; BLOCK as usize]);
-    for DataRange { offset, length, source } in pieces(*range, BLOCK) {
-        let sample = &mut sample[..SAMPLE.min(length as usize)];
-        read(sample, source)?;
-        let is_hole = is_zero(sample) && {
-            let whole = &mut whole[..length as usize];
-            read(whole, source)?;
-            is_zero(whole)
-        };
-        if !is_hole {
-            into.push(DataRange { offset, length, source });
+    let mut samples = [0; 2 * SAMPLE as usize];
+    let mut pieces = pieces(*range, BLOCK);
+    while let Some(first) = pieces.next() {
+        let second = pieces.next();
+        let before = first.length.min(SAMPLE);
+        let after = second.map_or(0, |second| second.length.min(SAMPLE));
+        let samples = &mut samples[..(before + after) as usize];
+        read(samples, first.source + first.length - before)?;
+        let (end_of_first, start_of_second) = samples.split_at(before as usize);
+        for (piece, sample) in iter::once((first, end_of_first)).chain(second.map(|second| (second, start_of_second))) {
+            if !(is_zero(sample) && is_hole(&piece, read)?) {
+                into.push(piece);
+            }
         }
     }
     Ok(())
 }
 
+/// Whether all of a range, a block at most, is zeros.
+fn is_hole(piece: &DataRange, read: &mut impl FnMut(&mut [u8], u64) -> io::Result<()>) -> io::Result<bool> {
+    let whole = &mut [0; BLOCK as usize][..piece.length as usize];
+    read(whole, piece.source)?;
+    Ok(is_zero(whole))
+}
+
 /// Cuts a range at the multiples of `size` in its file.
-fn pieces(range: DataRange, size: u64) -> impl Iterator<Item = DataRange> {
+pub(crate) fn pieces(range: DataRange, size: u64) -> impl Iterator<Item = DataRange> {
     let mut done = 0;
-    std::iter::from_fn(move || {
+    iter::from_fn(move || {
         let offset = range.offset + done;
         let length = (size - offset % size).min(range.length - done);
         let piece = DataRange { offset, length, source: range.source + done };
@@ -119,89 +115,39 @@ fn pieces(range: DataRange, size: u64) -> impl Iterator<Item = DataRange> {
     })
 }
 
-/// Leaves the blocks of zeros out of all bodies of a tree, in `threads` threads (at least one). Where the source is a sparse
-/// file itself, its holes are not read. `progress` is called with the bytes of data that were looked through so far.
-pub fn find(tree: &mut RootTree, threads: usize, progress: &mut dyn FnMut(u64)) -> io::Result<()> {
-    let bodies = tree.bodies().clone();
-    let stored = Stored::of(&bodies)?;
-    let mut pending: Vec<(InodeId, DataRange)> = Vec::new();
-    for (id, inode) in tree.inodes() {
-        if let Kind::File(body) = &inode.kind {
-            let ranges = body.extents.as_slice().iter();
-            pending.extend(ranges.flat_map(|range| pieces(*range, PIECE)).map(|piece| (id, piece)));
-        }
-    }
-    // In the order of the source, in which it is read ahead; those of one body stay in the order of the file.
-    pending.sort_by_key(|(_, piece)| piece.source);
-    let batches: Vec<_> = pending.chunks(BATCH).collect();
-    let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
-    let work = |progress: &mut dyn FnMut(u64)| -> io::Result<Vec<(usize, Vec<DataRange>)>> {
-        let mut changed = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(batch) = batches.get(at) else { return Ok(changed) };
-            for ((_, piece), index) in batch.iter().zip(at * BATCH..) {
-                let mut found = Ranges::default();
-                stored.each(&bodies, piece, |part| {
-                    data_in(&part, &mut |buffer, source| bodies.read_exact_at(buffer, source), &mut found)
-                })?;
-                if found.0 != [*piece] {
-                    changed.push((index, found.0));
-                }
-            }
-            let passed = batch.iter().map(|(_, piece)| piece.length).sum();
-            progress(done.fetch_add(passed, Ordering::Relaxed) + passed);
-        }
-    };
-    let mut changed: HashMap<usize, Vec<DataRange>> = thread::scope(|scope| {
-        let workers: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(|| work(&mut |_| {}))).collect();
-        let mut changed = HashMap::from_iter(work(progress)?);
-        for worker in workers {
-            changed.extend(worker.join().expect("reading does not panic")?);
-        }
-        io::Result::Ok(changed)
-    })?;
-    let touched: HashSet<InodeId> = changed.keys().map(|index| pending[*index].0).collect();
-    let mut ranges: HashMap<InodeId, Vec<DataRange>> = HashMap::new();
-    for (index, (id, piece)) in pending.into_iter().enumerate().filter(|(_, (id, _))| touched.contains(id)) {
-        ranges.entry(id).or_default().extend(changed.remove(&index).unwrap_or_else(|| vec![piece]));
-    }
-    for (id, mut ranges) in ranges {
-        ranges.sort_unstable_by_key(|range| range.offset);
-        tree.set_extents(id, Ranges::of(ranges).into_extents());
-    }
-    Ok(())
-}
-
-/// Which parts of the file behind a source are stored: all, unless it is sparse.
-struct Stored(Option<Vec<Range<u64>>>);
+/// Which parts of a file are stored: all, unless it is sparse.
+#[derive(Debug)]
+pub(crate) struct Stored(Option<Vec<Range<u64>>>);
 
 impl Stored {
-    fn of(bodies: &BodySource) -> io::Result<Self> {
-        let Some((file, 0)) = bodies.file_at(0) else { return Ok(Stored(None)) };
+    /// Of an open file, whose cursor moves.
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
         let about = file.metadata()?;
         // `st_blocks` counts 512-byte units whatever the block size.
         let is_sparse = about.is_file() && about.blocks().saturating_mul(512) < about.len();
         Ok(Stored(is_sparse.then(|| data_ranges(file, about.len())).transpose()?))
     }
 
-    /// Passes on the parts of `range` that are stored.
-    fn each(
-        &self,
-        bodies: &BodySource,
-        range: &DataRange,
-        mut take: impl FnMut(DataRange) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let Some(stored) = self.0.as_ref().filter(|_| bodies.file_at(range.source).is_some()) else {
-            return take(*range);
-        };
+    /// Returns the parts of `range`, whose source is an offset in the file, that are stored.
+    pub(crate) fn parts(&self, range: DataRange) -> impl Iterator<Item = DataRange> {
         let end = range.source + range.length;
-        let first = stored.partition_point(|part| part.end <= range.source);
-        for part in stored[first..].iter().take_while(|part| part.start < end) {
-            let (from, until) = (part.start.max(range.source), part.end.min(end));
-            take(DataRange { offset: range.offset + (from - range.source), length: until - from, source: from })?;
+        let mut at = range.source;
+        iter::from_fn(move || {
+            let part = self.after(at).filter(|part| part.start < end)?;
+            let (from, until) = (part.start.max(at), part.end.min(end));
+            at = until;
+            let offset = range.offset + (from - range.source);
+            Some(DataRange { offset, length: until - from, source: from })
+        })
+        .take_while(|part| part.length > 0)
+    }
+
+    /// Returns the first part that ends after `at`.
+    pub(crate) fn after(&self, at: u64) -> Option<Range<u64>> {
+        match &self.0 {
+            None => Some(0..u64::MAX),
+            Some(parts) => parts.get(parts.partition_point(|part| part.end <= at)).cloned(),
         }
-        Ok(())
     }
 }
 
@@ -228,12 +174,12 @@ pub(crate) fn data_ranges(file: &File, size: u64) -> io::Result<Vec<Range<u64>>>
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::fs::FileExt;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::inode::Inode;
-    use crate::tree::{ReadAt, TreePath};
+    use crate::tree::BodySource;
 
     /// A content of blocks, of which some are zeros, and a part of one.
     fn content() -> impl Strategy<Value = Vec<u8>> {
@@ -266,7 +212,7 @@ mod tests {
 
         #[test]
         fn exactly_the_blocks_of_zeros_are_left_out(
-            content in content(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4), threads in 1..3_usize
+            content in content(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4)
         ) {
             // Stated in ranges of any length, each somewhere else in the source.
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(content.len() + 1)).collect();
@@ -281,17 +227,10 @@ mod tests {
             }
             let size = content.len() as u64;
             let stated = Body { size, extents: ranges.into_iter().collect() };
-            let mut tree = RootTree::new(BodySource::new(source));
-            let path = TreePath::new("file").unwrap();
-            tree.insert(path.clone(), Inode::new(Kind::File(stated.clone()), 0o644)).unwrap();
-            let mut seen = 0;
-            find(&mut tree, threads, &mut |bytes| seen = bytes).unwrap();
-            let Some(Kind::File(found)) = tree.get(&path).map(|inode| inode.kind.clone()) else { panic!("a file") };
+            let source = BodySource::new(source);
+            let found = without_zeros(&stated, |buffer, at| source.read_exact_at(buffer, at)).unwrap();
             prop_assert_eq!(blocks_of(&found), blocks(&content));
-            prop_assert!(tree.bodies().read_to_vec(&found).unwrap() == content);
-            prop_assert!(threads > 1 || seen == size);
-            let alone = without_zeros(&stated, |buffer, at| tree.bodies().read_exact_at(buffer, at)).unwrap();
-            prop_assert_eq!(alone, found);
+            prop_assert!(source.read_to_vec(&found).unwrap() == content);
         }
 
         #[test]
@@ -307,39 +246,19 @@ mod tests {
         }
     }
 
-    /// A sparse file that counts the bytes that are read of it.
-    struct Counted(File, std::sync::Arc<AtomicU64>);
-
-    impl ReadAt for Counted {
-        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-            self.1.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-            ReadAt::read_exact_at(&self.0, buffer, offset)
-        }
-
-        fn as_file(&self) -> Option<&File> {
-            Some(&self.0)
-        }
-    }
-
     #[test]
-    fn holes_of_the_source_are_not_read() {
-        const SIZE: u64 = 8 << 30;
+    fn holes_of_a_sparse_file_are_passed_over() {
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[5; 4096]).unwrap();
-        file.set_len(SIZE).unwrap();
-        let read = std::sync::Arc::new(AtomicU64::new(0));
-        let mut tree = RootTree::new(BodySource::new(Counted(file, read.clone())));
-        let path = TreePath::new("file").unwrap();
-        tree.insert(path.clone(), Inode::new(Kind::File(Body::contiguous(SIZE, 0)), 0o644)).unwrap();
-        let memory = tree.add_body(b"in memory");
-        tree.insert(TreePath::new("memory").unwrap(), Inode::new(Kind::File(memory), 0o644)).unwrap();
-        find(&mut tree, 2, &mut |_| {}).unwrap();
-        let body = |path: &str| match &tree.get(&TreePath::new(path).unwrap()).unwrap().kind {
-            Kind::File(body) => body.clone(),
-            _ => panic!("a file"),
+        file.write_all(&[5; 8192]).unwrap();
+        let stored = |file: &File, offset, length, source| {
+            let stored = Stored::of(file).unwrap();
+            let parts = stored.parts(DataRange { offset, length, source });
+            parts.map(|part| (part.offset, part.length, part.source)).collect::<Vec<_>>()
         };
-        assert!(body("file").runs().eq(Some(0..4096)));
-        assert_eq!(tree.bodies().read_to_vec(&body("memory")).unwrap(), b"in memory");
-        assert!(read.load(Ordering::Relaxed) < 1 << 20);
+        assert_eq!(stored(&file, 7, 8000, 100), [(7, 8000, 100)]);
+        file.set_len(8 << 30).unwrap();
+        file.write_all_at(&[6; 4096], 4 << 30).unwrap();
+        assert_eq!(stored(&file, 7, 8 << 29, 100), [(7, 8092, 100), (7 + (4 << 30) - 100, 100, 4 << 30)]);
+        assert_eq!(stored(&file, 0, 1 << 30, 1 << 30), []);
     }
 }

@@ -229,18 +229,6 @@ impl RootTree {
         &self.inodes[id.0 as usize]
     }
 
-    /// Returns every inode with its id, including those without a name any more.
-    pub(crate) fn inodes(&self) -> impl Iterator<Item = (InodeId, &Inode)> {
-        (0..).map(InodeId).zip(&self.inodes)
-    }
-
-    /// Changes where the content of a file is; other types are left alone.
-    pub(crate) fn set_extents(&mut self, id: InodeId, extents: Extents) {
-        if let Kind::File(body) = &mut self.inodes[id.0 as usize].kind {
-            body.extents = extents;
-        }
-    }
-
     /// Returns the row of an inode in a table of [`Self::inode_slots`] rows.
     pub fn slot(id: InodeId) -> usize {
         id.0 as usize

@@ -4,14 +4,20 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use super::error::TarError;
-use crate::holes::Ranges;
+use crate::holes::{self, Ranges, Stored};
 use crate::spool::{self, Spool};
 use crate::tree::{BLOCK, DataRange, Extents};
 
 /// Bytes read at once from a file: enough for several small members, and little to read in vain before a large one is
 /// skipped.
 const FILE_WINDOW: usize = 16 << 10;
+/// Bytes that the kernel reads ahead of a search for zeros: what keeps a disk busy meanwhile.
+const READ_AHEAD: u64 = 8 << 20;
+/// Bytes of one advice to read ahead: of a longer one the kernel reads no more than the disk's `read_ahead_kb`, by default.
+const ADVICE: u64 = 128 << 10;
 /// Bytes read at once from a pipe, so that its two ends seldom wait for each other.
 const STREAM_BUFFER: usize = spool::BUFFER;
 
@@ -27,7 +33,7 @@ pub(super) trait Input {
     fn peek(&mut self, length: usize) -> Result<&[u8], TarError>;
 
     /// Consumes the data of a body, which follows without gaps: `ranges` are offset and length of each part of it, in order.
-    /// Returns where to read it.
+    /// Returns where to read it, without its blocks of zeros.
     fn keep(&mut self, ranges: &[(u64, u64)]) -> Result<Kept, TarError>;
 
     /// Skips the next `length` bytes. Returns how many of them there were.
@@ -51,6 +57,10 @@ pub(super) enum Kept {
 /// A seekable archive.
 pub(super) struct FileInput {
     file: File,
+    /// Where to look for blocks of zeros; `None`: nowhere, so that bodies are as the archive states them.
+    searched: Option<Stored>,
+    /// Up to where the kernel was told to read ahead.
+    ahead: u64,
     length: u64,
     window: Vec<u8>,
     /// Offset of the window's first byte.
@@ -60,9 +70,17 @@ pub(super) struct FileInput {
 }
 
 impl FileInput {
-    pub(super) fn new(mut file: File) -> Result<Self, TarError> {
+    /// Leaves blocks of zeros out of bodies.
+    pub(super) fn new(file: File) -> Result<Self, TarError> {
+        let searched = Stored::of(&file).map_err(|source| TarError::Read { offset: 0, source })?;
+        Ok(FileInput { searched: Some(searched), ..FileInput::as_stated(file)? })
+    }
+
+    /// Reads nothing of bodies.
+    pub(super) fn as_stated(mut file: File) -> Result<Self, TarError> {
         let length = file.seek(SeekFrom::End(0)).map_err(|source| TarError::Read { offset: 0, source })?;
-        Ok(FileInput { file, length, window: Vec::with_capacity(FILE_WINDOW), window_at: 0, at: 0 })
+        let window = Vec::with_capacity(FILE_WINDOW);
+        Ok(FileInput { file, searched: None, ahead: 0, length, window, window_at: 0, at: 0 })
     }
 
     /// Returns the window's bytes from the cursor on, refilled if it holds fewer than `wanted`.
@@ -79,6 +97,50 @@ impl FileInput {
         }
         Ok(&self.window[(self.at - self.window_at) as usize..])
     }
+
+    /// Adds the parts of `range` that are not blocks of zeros, as far as they are to be searched for.
+    fn search(&mut self, range: DataRange, into: &mut Ranges) -> io::Result<()> {
+        let Some(stored) = &self.searched else {
+            into.push(range);
+            return Ok(());
+        };
+        for part in stored.parts(range).flat_map(|part| holes::pieces(part, READ_AHEAD / 4)) {
+            self.ahead = read_ahead(&self.file, stored, part.source, self.ahead);
+            // Small bodies were read with their headers.
+            let mut read = |buffer: &mut [u8], at| match within(&self.window, self.window_at, buffer.len(), at) {
+                Some(found) => {
+                    buffer.copy_from_slice(found);
+                    Ok(())
+                }
+                None => self.file.read_exact_at(buffer, at),
+            };
+            holes::data_in(&part, &mut read, into)?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns `length` bytes from `at` of the file, of which `window` holds the bytes from `window_at` on.
+fn within(window: &[u8], window_at: u64, length: usize, at: u64) -> Option<&[u8]> {
+    let start = usize::try_from(at.checked_sub(window_at)?).ok()?;
+    window.get(start..start.checked_add(length)?)
+}
+
+/// Has the kernel read what comes after `at` of what is stored, unless it was told to up to `ahead` and that is still far. It
+/// does not by itself where a few bytes of every other page are read. Returns up to where it was told to.
+fn read_ahead(file: &File, stored: &Stored, at: u64, ahead: u64) -> u64 {
+    if ahead >= at + READ_AHEAD / 2 {
+        return ahead;
+    }
+    let until = stored.after(at).map_or(at, |part| part.end.min(at + READ_AHEAD));
+    let mut from = ahead.max(at);
+    while from < until {
+        let length = ADVICE.min(until - from);
+        // It is an advice: without it, reading only takes longer.
+        let _ = posix_fadvise(file, from as i64, length as i64, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+        from += length;
+    }
+    from
 }
 
 fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -129,7 +191,8 @@ impl Input for FileInput {
         }
         let mut kept = Ranges::default();
         for &(offset, length) in ranges {
-            kept.push(DataRange { offset, length, source });
+            self.search(DataRange { offset, length, source }, &mut kept)
+                .map_err(|error| TarError::Read { offset: source, source: error })?;
             source += length;
         }
         Ok(Kept::At(kept.into_extents()))
@@ -280,5 +343,23 @@ impl Input for StreamInput<'_> {
         while self.refill().is_ok() && self.start < self.end {
             self.start = self.end;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_searched_is_an_error() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 64 << 10]).unwrap();
+        let mut input = FileInput::new(file.try_clone().unwrap()).unwrap();
+        file.set_len(40_000).unwrap();
+        assert!(matches!(input.keep(&[(0, 32 << 10)]), Ok(Kept::At(_))));
+        let kept = input.keep(&[(0, 32 << 10)]);
+        assert!(matches!(kept, Err(TarError::Read { offset: 32_768, .. })));
     }
 }

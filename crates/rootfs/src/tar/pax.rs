@@ -10,8 +10,8 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::own::{ADJUSTMENTS_RECORD, SOCKET, TYPE_RECORD};
 use super::limits::NAME_COST;
+use super::own::{ADJUSTMENTS_RECORD, SOCKET, TYPE_RECORD};
 use super::text::{Reason, decimal};
 use super::text_acls::{ACCESS_RECORD, DEFAULT_RECORD};
 use crate::acl;

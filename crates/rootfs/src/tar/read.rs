@@ -62,9 +62,15 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads an archive that can be sought in: only headers are read, and bodies are ranges of the file.
+    /// Reads an archive that can be sought in: bodies are ranges of the file, without their blocks of zeros, for which a few
+    /// bytes of each are read.
     pub fn from_file(file: File, end_marker: EndMarker, budget: &'a mut Budget) -> Result<Self, TarError> {
         Ok(Reader::new(Box::new(FileInput::new(file)?), end_marker, budget))
+    }
+
+    /// As [`Self::from_file`], with the ranges that the archive states: only headers are read.
+    pub fn from_file_as_stated(file: File, end_marker: EndMarker, budget: &'a mut Budget) -> Result<Self, TarError> {
+        Ok(Reader::new(Box::new(FileInput::as_stated(file)?), end_marker, budget))
     }
 
     /// Reads an archive from a pipe. Bodies are appended to `spool`, a temporary file, and are ranges of it; the last of

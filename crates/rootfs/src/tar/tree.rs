@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::thread;
 
 use super::end_marker::EndMarker;
 use super::error::TarError;
@@ -11,45 +10,45 @@ use super::placement::Placement;
 use super::read::Reader;
 use super::text_acls::resolve_acls;
 use crate::adjustments::Adjustments;
-use crate::holes;
 use crate::tree::{BodySource, RootTree};
 
 /// Bytes of the archive between two reports of progress.
 const PROGRESS_STEP: u64 = 1 << 20;
 
-/// Threads that look for blocks of zeros: more than a few only wait for the disk.
-const MAX_THREADS: usize = 4;
-
-/// Reads a tar that can be sought in as a tree: bodies stay where they are, and a look at each of their blocks
-/// [finds](holes::find) those of zeros. `progress` is called with the bytes passed since the start, first of headers, then of
-/// bodies.
+/// Reads a tar that can be sought in as a tree: bodies stay where they are, and a look at each of their blocks finds those of
+/// [zeros](crate::holes). `progress` is called with the bytes passed since the start.
 pub fn read_file(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<RootTree, TarError> {
-    let mut tree = read_as_stated(file, limits, progress)?;
-    let threads = thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_THREADS));
-    holes::find(&mut tree, threads, progress).map_err(|source| TarError::Read { offset: 0, source })?;
-    Ok(tree)
+    let bodies = shared(&file)?;
+    let mut budget = Budget::new(limits);
+    build(&mut Reader::from_file(file, EndMarker::Required, &mut budget)?, bodies, progress)
 }
 
 /// As [`read_file`], with the ranges of data that the archive states: only headers are read. In what
 /// [`write()`](super::write()) makes of a tree without blocks of zeros, there are none either.
 pub fn read_as_stated(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<RootTree, TarError> {
-    let bodies = file.try_clone().map_err(|source| TarError::Read { offset: 0, source })?;
+    let bodies = shared(&file)?;
     let mut budget = Budget::new(limits);
-    build(&mut Reader::from_file(file, EndMarker::Required, &mut budget)?, BodySource::new(bodies), progress)
+    build(&mut Reader::from_file_as_stated(file, EndMarker::Required, &mut budget)?, bodies, progress)
+}
+
+/// Returns the open file once more, to read bodies from.
+fn shared(file: &File) -> Result<BodySource, TarError> {
+    let file = file.try_clone().map_err(|source| TarError::Read { offset: 0, source })?;
+    Ok(BodySource::new(file))
 }
 
 /// As [`read_as_stated`], of an archive that was written with [`TarOptions::OWN`](super::TarOptions::OWN).
 pub fn read_own(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<RootTree, TarError> {
-    let bodies = file.try_clone().map_err(|source| TarError::Read { offset: 0, source })?;
+    let bodies = shared(&file)?;
     let mut budget = Budget::new(limits);
-    build(&mut Reader::from_file(file, EndMarker::Required, &mut budget)?.own(), BodySource::new(bodies), progress)
+    build(&mut Reader::from_file_as_stated(file, EndMarker::Required, &mut budget)?.own(), bodies, progress)
 }
 
 /// Returns what an archive says was adjusted of its tree, from its first header. It must have been written with
 /// [`TarOptions::OWN`](super::TarOptions::OWN).
 pub fn own_adjustments(file: File) -> Result<Adjustments, TarError> {
     let mut budget = Budget::new(&Limits::default());
-    let mut reader = Reader::from_file(file, EndMarker::Required, &mut budget)?.own();
+    let mut reader = Reader::from_file_as_stated(file, EndMarker::Required, &mut budget)?.own();
     reader.next_entry()?;
     reader.own_adjustments()
 }
