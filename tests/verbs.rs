@@ -318,7 +318,9 @@ fn bash_and_fish_complete_the_names_of_images() {
                 complete -C 'cargo xtask image --platform=linux/ar'";
     let mut command = Command::new("fish");
     command.args(["--no-config", "-c", fish]).arg(script("fish")).current_dir(checkout.join("below"));
-    let said = succeed(command.env_remove("CARGO_TARGET_DIR").env("HOME", folder.path()));
+    // rustup's cargo finds no toolchain in another home.
+    command.env_remove("CARGO_TARGET_DIR").env("HOME", folder.path()).env("CARGO", env!("CARGO"));
+    let said = succeed(&mut command);
     assert_eq!(String::from_utf8_lossy(&said.stdout), "one\nkvm\n--platform=linux/arm64\n");
 
     // zsh completes only at a prompt: its functions are replaced by ones that print what they are given.

@@ -3,8 +3,9 @@
 //! An entry goes where a process would put it whose root the tree is, as container engines unpack an image: on a root whose
 //! `/lib` is a symlink to `usr/lib`, `lib/x` becomes `usr/lib/x`. Directories that a symlink leads to and that do not exist yet
 //! are made, as containerd and umoci do. A `..` in a name takes back the component before it, whatever that leads to, since the
-//! name was cleaned before it comes here: `lib/../x` is `x`. The target of a hard link is looked up in the same way. A later entry replaces an earlier one of the same name; only a directory that replaces
-//! a directory keeps its entries. Nothing of this touches the host, and nothing leaves the root.
+//! name was cleaned before it comes here: `lib/../x` is `x`. The target of a hard link is looked up in the same way. A later
+//! entry replaces an earlier one of the same name; only a directory that replaces a directory keeps its entries. Nothing of
+//! this touches the host, and nothing leaves the root.
 
 use super::error::{EntryName, TarError};
 use super::limits::Budget;
