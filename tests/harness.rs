@@ -155,9 +155,16 @@ impl Drop for Mounted {
 /// attributes. Without ext4's own lost+found.
 #[track_caller]
 pub fn tree_digest(root: &Path) -> String {
-    let script = "set -o pipefail; tar --create --file - --format pax --pax-option delete=atime,delete=ctime \
-                  --sort name --numeric-owner --xattrs --xattrs-include '*' --exclude ./lost+found -C \"$1\" . \
+    tree_digest_without(root, &[])
+}
+
+/// As [`tree_digest`], without some paths: `./etc/hostname`.
+#[track_caller]
+pub fn tree_digest_without(root: &Path, paths: &[&str]) -> String {
+    let script = "set -o pipefail; root=$1; shift; \
+                  tar --create --file - --format pax --pax-option delete=atime,delete=ctime --sort name --numeric-owner \
+                  --xattrs --xattrs-include '*' --anchored --exclude ./lost+found \"${@/#/--exclude=}\" -C \"$root\" . \
                   | sha256sum";
-    let output = succeed(Command::new("bash").args(["-c", script, "digest"]).arg(root));
+    let output = succeed(Command::new("bash").args(["-c", script, "digest"]).arg(root).args(paths));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
@@ -20,6 +22,8 @@ pub(super) const INHERITED: i32 = 3;
 
 /// How often the size of the caller's window is compared, in milliseconds.
 const WINDOW_PACE: u16 = 250;
+/// How long the signal of a hangup may take to come after the terminal has gone: far longer than it does. It ends the tool.
+const HANGUP_TIME: Duration = Duration::from_secs(2);
 
 /// The caller's end of a pseudo-terminal.
 #[derive(Debug)]
@@ -60,14 +64,16 @@ impl Terminal {
                 // EIO: no process has the shell's end open any more.
                 match ours.read(&mut bytes) {
                     Ok(0) | Err(_) => return Ok(()),
-                    Ok(count) => output.write_all(&bytes[..count])?,
+                    Ok(count) if output.write_all(&bytes[..count]).is_err() => return hung_up(),
+                    Ok(_) => {}
                 }
             }
             if typed {
-                match input.read(&mut bytes)? {
-                    // In raw mode no key ends the input: the terminal is gone, and closing the other one ends the shell.
-                    0 => return Ok(()),
-                    count => ours.write_all(&bytes[..count])?,
+                match input.read(&mut bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    // In raw mode no key ends the input: the terminal is gone.
+                    Ok(0) | Err(_) => return hung_up(),
+                    Ok(count) => ours.write_all(&bytes[..count])?,
                 }
             }
             let now = window(&io::stdin());
@@ -77,6 +83,13 @@ impl Terminal {
             }
         }
     }
+}
+
+/// Waits for the signal that comes with the end of a terminal, which its reader may see first. Where none comes, closing our
+/// end of the shell's terminal ends the shell.
+fn hung_up() -> Result<()> {
+    thread::sleep(HANGUP_TIME);
+    Ok(())
 }
 
 impl ShellEnd {
