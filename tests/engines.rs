@@ -169,7 +169,10 @@ fn an_engine_is_chosen_in_order_and_one_that_cannot_work_is_an_error_with_its_re
     if have(&["docker"]) {
         let said = wish(plan("engine = \"docker\"", "", &[]));
         assert!(said.starts_with("the spec asks for the engine docker, which cannot work here: "), "{said}");
-        assert!(said.contains("Is the docker daemon running?") && said.contains("hint: start it"), "{said}");
+        assert!(
+            said.contains("Is the docker daemon running?") && said.contains("hint: start the docker daemon"),
+            "{said}"
+        );
         assert!(wish(plan("engine = \"builtin\"", "docker", &[])).starts_with("SNUG_ENGINE asks for"));
         assert_eq!(plan("", "docker", &["--engine", "builtin"])["engine"]["reason"], "--engine asks for it");
         // What is asked for and cannot be had is never silently something else.

@@ -91,6 +91,9 @@ fn start(arguments: Arguments) -> Result<ExitCode> {
             arguments.name, built.target.platform
         )));
     }
+    if let Some(why) = built.staleness(set, &run.cached_providers()?) {
+        progress.warn(format!("warning: {}: {why}", arguments.name));
+    }
     if let Some(why) = built.changes(&progress.for_image(&arguments.name)) {
         progress.warn(format!("{0}: {why}\nhint: cargo xtask image {0} writes it again", arguments.name));
     }

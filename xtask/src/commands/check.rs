@@ -84,7 +84,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         };
         let mut checks = Vec::new();
         if let Some(note) = built.staleness(set, &run.cached_providers()?) {
-            progress.warn(format!("{name}: {note}"));
+            progress.warn(format!("warning: {name}: {note}"));
         }
         if let Some(why) = built.changes(&progress) {
             progress.warn(format!("{name}: {why}\n{rewrite}"));

@@ -127,7 +127,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     });
     if cleaned.caches.iter().any(|row| row.state == State::Kept && row.size_bytes > 0) {
         run.progress().note(
-            "hint: name caches to empty them, or give --all; all but results and kept are filled again when they are needed",
+            "hint: clean CACHE… empties caches, clean --all all of them; what they held is fetched or made again when it is \
+             needed, except finished images (results) and what --keep left (kept)",
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -133,7 +133,9 @@ impl Built {
         let named = ImageType { kind: self.manifest.filesystem.kind(), verity: self.manifest.verity.is_some() };
         let order = Order::new(set, &self.name, self.target, Some(named), providers).ok()?;
         let fingerprint = order.fingerprint().ok()?;
-        (fingerprint != self.manifest.fingerprint).then(|| "its inputs have changed since it was built".to_owned())
+        (fingerprint != self.manifest.fingerprint).then(|| {
+            format!("its inputs have changed since it was built\nhint: cargo xtask image {} builds it anew", self.name)
+        })
     }
 
     /// Returns the image with what it is to be checked against.

@@ -295,10 +295,8 @@ fn choose_filesystem(
     match named.filter(|kind| *kind != own.kind()) {
         None => Ok(Some(own)),
         Some(kind) => {
-            if own.kind() == FilesystemKind::Ext4 {
-                notes.push(format!(
-                    "min-size, max-size and headroom do not apply to {kind}: it is as large as its content"
-                ));
+            if own.kind() == FilesystemKind::Ext4 && spec.sizing != SizePolicy::default() {
+                notes.push(format!("the spec's sizing does not apply to {kind}, which is as large as its content"));
             }
             Ok(Some(Filesystem::default_of(kind)))
         }

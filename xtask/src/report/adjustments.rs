@@ -41,7 +41,7 @@ impl Strictness {
             let subject = subject.unwrap_or("the tree");
             let kinds: String = adjustments.iter().map(|adjusted| format!("\n  {adjusted}")).collect();
             bail!(
-                "--strict refuses {subject}; without it:{kinds}\n\
+                "--strict refuses {subject}, of which something would be left out or changed{kinds}\n\
                  hint: mend this where it comes from, choose another type of filesystem, or leave --strict out"
             );
         }

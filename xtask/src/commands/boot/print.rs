@@ -111,7 +111,7 @@ impl Options {
                  hint: name one with --key, or make one with ssh-keygen",
             ),
         }
-        progress.note("restrict=on keeps the machine from the network: leave it out where it may reach others");
+        progress.note("hint: to give the machine the network, remove restrict=on from its -netdev option");
         self.format.print(&Printed { command, ssh, kernel: image, initramfs, port })?;
         Ok(ExitCode::SUCCESS)
     }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{ChildStdout, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
+use nix::unistd::{Uid, User};
 use serde_json::Value;
 use snug_process::Child;
 use snug_process::child::DeathSignal;
@@ -118,7 +119,7 @@ impl Cli {
             bail!(
                 "podman has no {ENOUGH_IDS} subordinate ids here, so the image's users cannot be told apart\n\
                  hint: {}, then: podman system migrate",
-                as_root("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 \"$USER\"")
+                as_root(&format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}", user_name()))
             );
         }
         Ok(())
@@ -230,16 +231,22 @@ fn has_own_buildkit(version: &str) -> bool {
     version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| (18..23).contains(&major))
 }
 
+/// Returns the name of the user that runs this, for commands that another one types.
+fn user_name() -> String {
+    let uid = Uid::effective();
+    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+}
+
 /// Returns the message for a daemon that cannot be reached, with what to do about it.
 fn why_unreachable(said: &str) -> String {
     let hint = if said.contains("permission denied") {
-        let join = as_root("usermod --append --groups docker \"$USER\"");
+        let join = as_root(&format!("usermod --append --groups docker {}", user_name()));
         format!(
             "members of the group docker may use the daemon (it makes them as good as root): {join}, then log in again"
         )
     } else {
         let start = as_root("systemctl start docker");
-        format!("start it ({start}), or name another by DOCKER_HOST or docker context use")
+        format!("start the docker daemon ({start}), or name another by DOCKER_HOST or docker context use")
     };
     format!("the docker daemon cannot be reached: {said}\nhint: {hint}")
 }
