@@ -216,9 +216,9 @@ mod tests {
             said,
             "install curl failed with exit status 100\n  asked for at images/x/image.toml:2\n  its last line:\n  | only this"
         );
-        let noise = ["Get:9 http://deb.debian.org/debian trixie/main amd64 a amd64 1 [1 kB]"; 100];
+        let noise = ["Get:9 http://archive.example/debian trixie/main amd64 a amd64 1 [1 kB]"; 100];
         let lines = [
-            &["Err:1 http://deb.debian.org/debian trixie/main amd64 curl", "  404  Not Found"],
+            &["Err:1 http://archive.example/debian trixie/main amd64 curl", "  404  Not Found"],
             &noise[..],
             &["E: Unable to fetch"],
         ]
@@ -227,7 +227,7 @@ mod tests {
         let (why, others) = said.split_once("  its other 39 lines:\n").expect("both");
         assert!(
             why.ends_with(
-                "it says:\n  | Err:1 http://deb.debian.org/debian trixie/main amd64 curl\n  | E: Unable to fetch\n"
+                "it says:\n  | Err:1 http://archive.example/debian trixie/main amd64 curl\n  | E: Unable to fetch\n"
             ),
             "{said}"
         );
@@ -250,12 +250,12 @@ mod tests {
             "ERROR: Could not find a version that satisfies the requirement x (from versions: none)",
             "ERROR: No matching distribution found for x",
         ];
-        let apt = ["Ign:1 http://deb.debian.org/debian trixie InRelease", "  Connection failed [IP: 192.0.2.1 80]"];
+        let apt = ["Ign:1 http://archive.example/debian trixie InRelease", "  Connection failed [IP: 192.0.2.1 80]"];
         let bus = "Failed to connect to bus: No such file or directory";
         let dpkg = "E: Sub-process /usr/bin/dpkg returned an error code (1)";
         for lines in [
             &[again, none[0], none[1]][..],
-            &[apt[0], apt[1], "Get:1 http://deb.debian.org/debian trixie InRelease", "E: some other reason"],
+            &[apt[0], apt[1], "Get:1 http://archive.example/debian trixie InRelease", "E: some other reason"],
             &["Err:1 http://x", "  Connection failed", "E: Unable to locate package tpyo"],
             &["npm http fetch GET https://x/y attempt 1 failed with ECONNRESET", "npm error code E404"],
             &["npm ERR! code ERESOLVE", "npm ERR! ERESOLVE could not resolve after ECONNRESET"],
@@ -268,7 +268,7 @@ mod tests {
         let last = again.replace("total=4", "total=0");
         for lines in [
             &[again, &last, none[0], none[1]][..],
-            &[apt[0], apt[1], "Err:1 http://deb.debian.org/debian trixie InRelease", apt[1]],
+            &[apt[0], apt[1], "Err:1 http://archive.example/debian trixie InRelease", apt[1]],
             &["npm error code ECONNREFUSED", "npm error A complete log of this run can be found in: /root/.npm"],
             &[
                 "WARNING: fetching http://x: could not connect to server (check repositories file)",
