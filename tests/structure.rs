@@ -27,7 +27,7 @@ const LAYOUT: &[(&str, &[&str])] = &[
     ("bases", &["process", "rootfs", "sandbox"]),
     ("steps", &["process", "sandbox"]),
     ("cache", &["process", "sandbox"]),
-    ("atomic", &["process"]),
+    ("atomic", &["process", "rootfs"]),
     ("host", &["process", "sandbox"]),
     ("report", &["ext4", "rootfs"]),
     ("error", &["process", "spec"]),

@@ -151,8 +151,9 @@ impl Stored {
     }
 }
 
-/// Finds which parts of a file of `size` bytes are not holes (lseek(2), SEEK_DATA and SEEK_HOLE). The file's cursor moves.
-pub(crate) fn data_ranges(file: &File, size: u64) -> io::Result<Vec<Range<u64>>> {
+/// Returns which parts of a file of `size` bytes are not holes (lseek(2), SEEK_DATA and SEEK_HOLE); all of it where its
+/// filesystem knows no holes. The file's cursor moves.
+pub fn data_ranges(file: &File, size: u64) -> io::Result<Vec<Range<u64>>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let offset = |at: u64| i64::try_from(at).map_err(io::Error::other);
     let mut position = 0;
@@ -160,6 +161,10 @@ pub(crate) fn data_ranges(file: &File, size: u64) -> io::Result<Vec<Range<u64>>>
         let data = match lseek64(file, offset(position)?, Whence::SeekData) {
             Ok(data) => data as u64,
             Err(nix::Error::ENXIO) => break,
+            Err(nix::Error::EINVAL) => {
+                ranges.push(position..size);
+                break;
+            }
             Err(errno) => return Err(errno.into()),
         };
         let hole = (lseek64(file, offset(data)?, Whence::SeekHole)? as u64).min(size);

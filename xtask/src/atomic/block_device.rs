@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::stat::{major, minor};
-use nix::unistd::{Whence, lseek64};
 use snug_process::interrupt;
+use snug_rootfs::holes::data_ranges;
 
 use crate::error::Failure;
+use crate::host::mounts;
 use crate::report::progress::{Progress, Stage, human_bytes};
 use crate::report::screen;
 
@@ -83,12 +84,11 @@ impl BlockDevice {
     fn copy(&mut self, source: &mut File, length: u64, stage: &Stage) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK];
         let mut position = 0;
-        while position < length {
-            let (data, hole) = next_data(source, position, length)?;
-            self.zero(position, data - position, &mut buffer, stage)?;
-            source.seek(SeekFrom::Start(data))?;
-            self.file.seek(SeekFrom::Start(data))?;
-            let mut left = hole - data;
+        for part in data_ranges(source, length)? {
+            self.zero(position, part.start - position, &mut buffer, stage)?;
+            source.seek(SeekFrom::Start(part.start))?;
+            self.file.seek(SeekFrom::Start(part.start))?;
+            let mut left = part.end - part.start;
             while left > 0 {
                 let part = &mut buffer[..usize::try_from(left).unwrap_or(CHUNK).min(CHUNK)];
                 source.read_exact(part)?;
@@ -96,9 +96,9 @@ impl BlockDevice {
                 left -= part.len() as u64;
                 stage.advance(part.len() as u64);
             }
-            position = hole;
+            position = part.end;
         }
-        Ok(())
+        self.zero(position, length - position, &mut buffer, stage)
     }
 
     /// Zeros a range: the kernel has the device do it where the device can (`BLKZEROOUT`), and writes zeros where not.
@@ -126,32 +126,12 @@ impl BlockDevice {
     }
 }
 
-/// The next range of data of a file at or behind `position`, or an empty one at its end (lseek(2), SEEK_DATA). Where the
-/// filesystem knows no holes, all is data.
-fn next_data(file: &File, position: u64, length: u64) -> io::Result<(u64, u64)> {
-    let seek = |from: u64, to| lseek64(file, i64::try_from(from).unwrap_or(i64::MAX), to);
-    let data = match seek(position, Whence::SeekData) {
-        Ok(data) => data as u64,
-        Err(Errno::ENXIO) => return Ok((length, length)),
-        Err(Errno::EINVAL) => return Ok((position, length)),
-        Err(errno) => return Err(errno.into()),
-    };
-    let hole = seek(data, Whence::SeekHole)? as u64;
-    Ok((data.min(length), hole.min(length)))
-}
-
 /// Who uses a device that cannot be opened, as far as this process can see.
 fn user_of(path: &Path) -> String {
     let Ok(device) = fs::metadata(path).map(|about| about.rdev()) else { return "by whom cannot be told".to_owned() };
     let number = format!("{}:{}", major(device), minor(device));
-    // The third field of a line is the device, the fifth the mount point (proc_pid_mountinfo(5)).
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounted = mounts.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(' ').collect();
-        (fields.get(2) == Some(&number.as_str())).then(|| fields.get(4).copied()).flatten()
-    });
-    if let Some(place) = mounted {
-        return format!("it is mounted at {place}");
+    if let Some(mount) = mounts::mounts().unwrap_or_default().iter().find(|mount| mount.device == number) {
+        return format!("it is mounted at {}", mount.point.display());
     }
     let same = |name: &str| fs::metadata(name).is_ok_and(|about| about.rdev() == device);
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();

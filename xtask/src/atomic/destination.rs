@@ -5,7 +5,6 @@
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Write, stdout};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -14,10 +13,12 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 use super::block_device::BlockDevice;
 use super::partial::Partial;
-use super::place::{Place, folder_of, for_shell};
+use super::place::{Place, folder_of};
 use super::scratch::Scratch;
 use crate::error::Failure;
+use crate::host::mounts;
 use crate::report::progress::Progress;
+use crate::report::shell;
 use crate::report::streams::OpenFile;
 
 /// The name of standard output.
@@ -266,7 +267,7 @@ impl Target {
             Place::Open(number) => Target::open(number, named, accepts),
             Place::Special(what) => {
                 let hint = match accepts.stream {
-                    Ok(()) if what != "a folder" => format!("name a file, or `-` and > {}", for_shell(named)),
+                    Ok(()) if what != "a folder" => format!("name a file, or `-` and > {}", shell::path(named)),
                     _ => "name a file".to_owned(),
                 };
                 bail!(Failure::Usage(format!("{} is {what}, not a file\nhint: {hint}", named.display())))
@@ -349,25 +350,7 @@ fn check_replaceable(path: &Path) -> Result<()> {
 /// Whether a file is mounted at the path itself, as container engines mount single files.
 fn is_mount_point(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else { return false };
-    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    // The fifth field is the mount point, with spaces and the like as octal numbers (proc_pid_mountinfo(5)).
-    let points = mounts.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
-    points.map(unescaped).any(|point| point == path.as_os_str().as_bytes())
-}
-
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let code = after.get(..3).filter(|_| first == b'\\').and_then(|code| std::str::from_utf8(code).ok());
-        let (byte, length) = match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            Some(byte) => (byte, 4),
-            None => (first, 1),
-        };
-        bytes.push(byte);
-        rest = &rest[length..];
-    }
-    bytes
+    mounts::mounts().unwrap_or_default().iter().any(|mount| mount.point == path)
 }
 
 #[cfg(test)]
@@ -419,10 +402,5 @@ mod tests {
         assert!(to("new").refuse_both(&to("to-new")).is_err());
         to("new").refuse_both(&to("newer")).unwrap();
         to("new").refuse_both(&to("tar")).unwrap();
-    }
-
-    #[test]
-    fn octal_numbers_of_mount_points_are_read() {
-        assert_eq!(unescaped(br"/a\040b\134c\9"), br"/a b\c\9");
     }
 }

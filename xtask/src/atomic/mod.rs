@@ -12,8 +12,7 @@ use std::fs::File;
 use std::path::Path;
 
 pub use destination::{Accepts, Destination, Identity};
-pub use partial::Partial;
-pub use place::for_shell;
+pub use partial::{Partial, is_at};
 pub use scratch::Scratch;
 
 /// Takes a folder, among the runs of this tool, for publishing several files that belong together: waits for the run that

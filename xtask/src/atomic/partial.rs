@@ -120,7 +120,7 @@ impl Partial {
                 file => file.with_context(cannot)?,
             };
             match file.try_lock() {
-                Ok(()) if is_at(&file, &path)? => return Ok((path, file)),
+                Ok(()) if is_at(&file, &path).with_context(cannot)? => return Ok((path, file)),
                 // Another run's sweep took it for abandoned before it was locked, and removes it.
                 Ok(()) | Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => {
@@ -241,12 +241,12 @@ impl Drop for Partial {
 }
 
 /// Whether the open file is still the one at `path`.
-fn is_at(file: &File, path: &Path) -> Result<bool> {
+pub fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     match fs::metadata(path) {
         Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
+        Err(error) => Err(error),
     }
 }
 

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 
 use crate::error::Failure;
+use crate::report::shell;
 
 /// Links of a path that the kernel follows before it gives up with ELOOP (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -119,7 +120,7 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(Failure::Usage(format!(
                 "the folder {}{said} does not exist\nhint: mkdir -p {}",
                 folder.display(),
-                for_shell(&folder)
+                shell::path(&folder)
             ))),
             Err(error) => {
                 Err(anyhow::Error::new(error).context(format!("cannot look at the folder {}", folder.display())))
@@ -165,16 +166,6 @@ pub(super) fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
         _ => PathBuf::from("."),
-    }
-}
-
-/// The path as a shell takes it for one word.
-pub fn for_shell(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |character: char| character.is_alphanumeric() || "/._-+=:@,%".contains(character);
-    match text.chars().all(plain) && !text.is_empty() {
-        true => text,
-        false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
 
@@ -267,11 +258,5 @@ mod tests {
         // Where not all may write, it is a link like any other.
         fs::set_permissions(&all, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(Place::find(&all.join("to-file")), Ok(Place::File(..))));
-    }
-
-    #[test]
-    fn a_path_is_one_word_for_a_shell() {
-        assert_eq!(for_shell("a/b-c.d".as_ref()), "a/b-c.d");
-        assert_eq!(for_shell("it's here".as_ref()), r"'it'\''s here'");
     }
 }

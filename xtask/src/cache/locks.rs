@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -30,15 +29,6 @@ impl Cache {
 
 pub(super) fn open_lock(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("cannot make {}", path.display()))
-}
-
-/// Whether `path` still names the open file.
-pub(super) fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |about: fs::Metadata| (about.dev(), about.ino());
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => identity(open) == identity(named),
-        _ => false,
-    }
 }
 
 /// Removes a file, or a folder with all that is in it, but no file that somebody has locked. Returns whether all is gone.

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use locks::{is_at, open_lock};
+use locks::open_lock;
 
+use crate::atomic::is_at;
 use crate::host::disk_space;
 use crate::report::progress::{self, human_bytes};
 
@@ -120,7 +121,7 @@ impl Cache {
         };
         file.lock_shared().with_context(|| format!("cannot lock {}", path.display()))?;
         // Another run may have removed or replaced it before it was locked.
-        if !is_at(&file, path) {
+        if !is_at(&file, path).unwrap_or(false) {
             return Ok(None);
         }
         Ok(Some(Tree { path: path.to_path_buf(), _held: Some(file) }))

@@ -17,12 +17,13 @@ use snug_process::{Child, child};
 
 use super::run::Run;
 use super::{arguments, file_names};
-use crate::atomic::{Accepts, Destination, for_shell};
+use crate::atomic::{Accepts, Destination};
 use crate::bench::candidates::{Bench, Candidate};
 use crate::bench::{self, measure, summary, sync_output};
 use crate::error::Failure;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::render::Render;
+use crate::report::shell;
 
 /// Bytes that are hashed to measure the speed of SHA-256.
 const HASHED: usize = 64 << 20;
@@ -208,7 +209,7 @@ fn sample(place: &Path, progress: &Progress) -> Result<ExitCode> {
             "{} would hold a tar that is not compressed\nhint: --sample - | {} > {}",
             place.display(),
             by.program(),
-            for_shell(place)
+            shell::path(place)
         )));
     }
     let place = Destination::new(place, Accepts::STREAMS)?;

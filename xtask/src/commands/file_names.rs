@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use snug_formats::FilesystemKind;
 use snug_formats::file_name::{Compression, Promise};
 
-use crate::atomic::for_shell;
 use crate::error::Failure;
+use crate::report::shell;
 
 /// Returns the type of the image that is to be written to `path`: the `named` one, else what the name promises, else ext4.
 /// Refuses a name that promises something else. `option` is how the command line names the path.
@@ -21,7 +21,7 @@ pub fn image(path: &Path, named: Option<FilesystemKind>, option: &str) -> Result
     let plain = instead(path, kind.as_str());
     let then = match promise {
         Promise::Disk(_, Some(format)) => {
-            format!(", then qemu-img convert -f raw -O {format} {plain} {}", for_shell(path))
+            format!(", then qemu-img convert -f raw -O {format} {plain} {}", shell::path(path))
         }
         Promise::Compressed(by) => format!(", then {} {plain}", by.program()),
         Promise::Tar(_) => "; the verb `export` writes tars".to_owned(),
@@ -39,12 +39,12 @@ pub fn tar(path: &Path, option: &str) -> Result<Option<Compression>> {
     };
     let hint = match promise {
         Promise::Tar(Some(by)) | Promise::Compressed(by) if matches!(by, Compression::Other(_)) => {
-            format!("{option} - | {} > {}", by.program(), for_shell(path))
+            format!("{option} - | {} > {}", by.program(), shell::path(path))
         }
         Promise::Tar(compression) => return Ok(compression),
         // A name like `root.gz`; another promise before it, as in `root.cpio.gz`, is not kept.
         Promise::Compressed(by) if Promise::of(&path.with_extension("")).is_none() => return Ok(Some(by)),
-        Promise::Filesystem(_) => format!("{option} - | cargo xtask pack - -o {}", for_shell(path)),
+        Promise::Filesystem(_) => format!("{option} - | cargo xtask pack - -o {}", shell::path(path)),
         _ => format!("{option} {}", instead(path, "tar")),
     };
     refuse(path, "a tar", promise, &hint)
@@ -80,7 +80,7 @@ fn instead(path: &Path, extension: &str) -> String {
     let mut name = stem.into_os_string();
     name.push(".");
     name.push(extension);
-    for_shell(name.as_ref())
+    shell::path(name.as_ref())
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use snug_spec::values;
 
 use super::run::Run;
 use super::{arguments, file_names};
-use crate::atomic::{Accepts, Destination, Identity, for_shell};
+use crate::atomic::{Accepts, Destination, Identity};
 use crate::error::Failure;
 use crate::filesystem;
 use crate::filesystem::verity::Verity;
@@ -31,7 +31,7 @@ use crate::manifest::write_list;
 use crate::report::amounts::entries;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::render::{self, Render};
-use crate::report::table;
+use crate::report::{shell, table};
 
 /// The largest pipe that a process without privileges may have, by default (`/proc/sys/fs/pipe-max-size`, pipe(7)).
 const PIPE_BYTES: i32 = 1 << 20;
@@ -261,8 +261,8 @@ fn read(arguments: &Arguments, folder: Option<&Path>, progress: &Progress) -> Re
         if file.metadata()?.is_dir() {
             bail!(Failure::Usage(format!(
                 "{shown} is a folder, not a tar\nhint: tar -C {} --xattrs -c . | cargo xtask pack - -o {}",
-                for_shell(&arguments.tar),
-                for_shell(&arguments.output)
+                shell::path(&arguments.tar),
+                shell::path(&arguments.output)
             )));
         }
         // A named pipe or a process substitution is a stream like any other.
@@ -276,8 +276,8 @@ fn read(arguments: &Arguments, folder: Option<&Path>, progress: &Progress) -> Re
     let tree = tree.map_err(|error| match error {
         TarError::Compressed { format, command, .. } if !piped => anyhow!(
             "{shown} is {format}-compressed, not a tar\nhint: {command} {} | cargo xtask pack - -o {}",
-            for_shell(&arguments.tar),
-            for_shell(&arguments.output)
+            shell::path(&arguments.tar),
+            shell::path(&arguments.output)
         ),
         error => anyhow::Error::new(error).context(format!("cannot read {shown}")),
     })?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use snug_ext4::Meter;
 
 use super::screen::{Moving, REPAINT};
-use super::{screen, streams};
+use super::{screen, shell, streams};
 
 pub use super::amounts::{human_bytes, human_duration};
 
@@ -134,15 +134,9 @@ impl Progress {
     }
 }
 
-/// A command as a shell would take it.
+/// A command as it is typed at a prompt.
 pub fn as_typed(words: &[impl AsRef<str>]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%^".contains(c);
-    let quoted = |word: &str| match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    };
-    let words: Vec<String> = words.iter().map(|word| quoted(word.as_ref())).collect();
-    format!("$ {}", words.join(" "))
+    format!("$ {}", shell::line(words))
 }
 
 /// One running piece of work on the screen.

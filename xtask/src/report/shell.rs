@@ -1,11 +1,18 @@
 //! Commands as text that a POSIX shell reads as the same words (POSIX.1-2024, "Shell Command Language", 2.2 Quoting).
 
+use std::path::Path;
+
 /// Characters beside letters and digits that no shell takes for its own.
 const PLAIN: &str = "_@%+=:,./-";
 
 /// Returns a command in one line.
-pub fn line(words: &[String]) -> String {
-    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+pub fn line(words: &[impl AsRef<str>]) -> String {
+    words.iter().map(|word| quoted(word.as_ref())).collect::<Vec<_>>().join(" ")
+}
+
+/// Returns a path as one word.
+pub fn path(path: &Path) -> String {
+    quoted(&path.display().to_string())
 }
 
 /// Returns a command with each of its options on a line of its own.

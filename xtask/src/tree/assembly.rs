@@ -18,7 +18,7 @@ use snug_rootfs::platform::Platform;
 use snug_rootfs::tar::{self, TarError, TarOptions};
 use snug_rootfs::tree::{RootTree, Timestamp};
 
-use crate::atomic::{Partial, for_shell};
+use crate::atomic::Partial;
 use crate::bases::debian::{self, Bootstrap, NoSuchSuite};
 use crate::bases::oci::{self, Resolution};
 use crate::cache::{Cache, Tree};
@@ -28,6 +28,7 @@ use crate::plan::{self, BuildPlan, Place, PlannedBase};
 use crate::report::adjustments::Strictness;
 use crate::report::amounts::entries;
 use crate::report::progress::Progress;
+use crate::report::shell;
 
 /// Shows the place in the spec where the archive has no such suite.
 fn at_suite(error: anyhow::Error, suite: &str, place: &Place) -> anyhow::Error {
@@ -280,7 +281,7 @@ fn tar_base(path: &Path) -> Result<(Tree, Adjustments)> {
         TarError::Compressed { format, command, .. } => anyhow!(
             "the base {shown} is {format}-compressed, not a tar\n\
              hint: decompress it and name the result: {command} {} > root.tar",
-            for_shell(path)
+            shell::path(path)
         ),
         error => anyhow::Error::new(error).context(format!("cannot read the base {shown}")),
     })?;

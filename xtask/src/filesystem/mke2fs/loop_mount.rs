@@ -4,7 +4,6 @@
 //! The mount lives in the mount namespace of a process of its own: the tool, started again under a hidden verb
 //! ([`VERB`]). However that process ends, the kernel takes mount and loop device away with it. It ends with the tool.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -24,6 +23,7 @@ use snug_rootfs::tree::RootTree;
 
 use super::{Content, MKE2FS, RESIZE2FS, Run, Settings, check, version};
 use crate::filesystem::FilesystemWriter;
+use crate::host::mounts;
 use crate::report::progress::Stage;
 use crate::report::screen;
 
@@ -127,16 +127,13 @@ fn hint_of_loop() -> String {
 /// The kernel reserves 2 % of the clusters, at most 4096, for its own use (kernel documentation,
 /// `ABI/testing/sysfs-fs-ext4`, `reserved_clusters`). An exactly full image needs them.
 fn release_reserved_clusters(place: &Path) -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
-    // Our mount is the last one. The fields are described in proc_pid_mountinfo(5).
+    let mounts = mounts::mounts().context("cannot read the mounts")?;
+    // Ours is the last one.
     let device = mounts
-        .lines()
-        .rev()
-        .filter_map(|line| line.split_once(" - ")?.1.split(' ').nth(1))
-        .next()
-        .and_then(|device| Path::new(device).file_name())
+        .last()
+        .and_then(|mount| mount.source.file_name())
         .with_context(|| format!("{} is not mounted", place.display()))?;
-    let control = Path::new("/sys/fs/ext4").join::<&OsStr>(device).join("reserved_clusters");
+    let control = Path::new("/sys/fs/ext4").join(device).join("reserved_clusters");
     // Fails if /sys is read-only; an image with enough free blocks can still be written.
     let _ = fs::write(control, "0");
     Ok(())
