@@ -257,11 +257,11 @@ impl Step {
     }
 }
 
-/// Shortens a text to what fits on a progress line.
+/// Shortens a text to what fits on a progress line, between two words where there are some.
 fn in_short(text: &str) -> String {
     const WIDTH: usize = 60;
     match text.char_indices().nth(WIDTH) {
-        Some((end, _)) => format!("{} …", &text[..end]),
+        Some((end, _)) => format!("{} …", text[..end].rsplit_once(' ').map_or(&text[..end], |(words, _)| words)),
         None => text.to_owned(),
     }
 }

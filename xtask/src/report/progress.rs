@@ -115,7 +115,7 @@ impl Progress {
         let moving = match self.kind {
             Kind::Hidden | Kind::Quiet => None,
             Kind::Plain | Kind::Verbose => {
-                screen::say(&format!("{label} …"));
+                screen::say(&going_on(&label));
                 None
             }
             Kind::Live => Some(Moving::begin(&label)),
@@ -137,6 +137,11 @@ impl Progress {
 /// A command as it is typed at a prompt.
 pub fn as_typed(words: &[impl AsRef<str>]) -> String {
     format!("$ {}", shell::line(words))
+}
+
+/// The label of work that is not done yet; one that was shortened ends so anyway.
+fn going_on(label: &str) -> String {
+    format!("{} …", label.trim_end_matches(" …"))
 }
 
 /// One running piece of work on the screen.
@@ -231,7 +236,7 @@ impl Stage {
         } else if matches!(self.kind, Kind::Plain | Kind::Verbose) && state.last_said.elapsed() >= PLAIN_HEARTBEAT {
             state.last_said = Instant::now();
             let time = human_duration(self.started.elapsed());
-            screen::say(&format!("{} … {time} {}", self.label, streams::plain(text)));
+            screen::say(format!("{} {time} {}", going_on(&self.label), streams::plain(text)).trim_end());
         }
     }
 
@@ -269,6 +274,12 @@ impl Drop for Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_has_one_ellipsis() {
+        assert_eq!(going_on("apt: git"), "apt: git …");
+        assert_eq!(going_on("apt: git …"), "apt: git …");
+    }
 
     #[test]
     fn commands_are_shown_as_they_are_typed() {
