@@ -24,7 +24,7 @@ use crate::plan::BuildPlan;
 use crate::report::progress::Progress;
 use crate::report::render;
 use crate::tree::Assembly;
-use crate::tree::first_stage::{self, Needs};
+use crate::tree::first_stage::{self, Missed, Needs};
 
 /// The result of building one image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -167,11 +167,9 @@ impl Order<'_> {
             let missed = first_stage::install(tree, needs)
                 .with_context(|| format!("cannot finish the tree of {}", self.title()))?;
             for missed in missed {
-                let (level, what) = missed.split_once(": ").unwrap_or(("note", &missed));
-                let told = format!("{level}: {}: {what}", self.title());
-                match level {
-                    "warning" => progress.warn(told),
-                    _ => progress.note(told),
+                match missed {
+                    Missed::Warning(what) => progress.warn(format!("warning: {}: {what}", self.title())),
+                    Missed::Note(what) => progress.note(format!("note: {}: {what}", self.title())),
                 }
             }
         }

@@ -273,7 +273,8 @@ impl Assembly<'_> {
     }
 }
 
-/// Reads a tar that a spec names as its base, before any step runs. Returns what had to be adjusted of it, too. Engines read it again, each where it needs it.
+/// Reads a tar that a spec names as its base, before any step runs. Returns what had to be adjusted of it, too. Engines read it
+/// again, each where it needs it.
 fn tar_base(path: &Path) -> Result<(Tree, Adjustments)> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;

@@ -53,13 +53,22 @@ pub struct Needs {
     pub overlay: Option<u64>,
 }
 
-/// Makes sure that `/init` is what the image needs: the image's own, or the first stage with that behind it. Returns a warning
-/// or note about each thing that a machine would miss. The same tree comes out the same.
+/// What a machine misses that starts the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missed {
+    /// It does not start, or not as it was meant.
+    Warning(String),
+    /// It starts, and people may want to know how.
+    Note(String),
+}
+
+/// Makes sure that `/init` is what the image needs: the image's own, or the first stage with that behind it. Returns what a
+/// machine would miss. The same tree comes out the same.
 ///
 /// # Errors
 ///
 /// If the root is read-only, the spec asks for an overlay, and the tree has nothing that could lay one.
-pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
+pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<Missed>> {
     take_out(tree)?;
     let mut missed = Vec::new();
     let (kernel, script) = (Caller::kernel(needs.platform), Caller::script(needs.platform, &TOOL_FOLDERS));
@@ -68,10 +77,10 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
     let (has_entry, is_directory) = (entry.is_some(), entry.is_some_and(Inode::is_directory));
     let fallback_of = |tree: &RootTree, caller| FALLBACKS.into_iter().find(|path| check(tree, path, caller).is_ok());
     if let (false, None, Err(why)) = (has_entry, fallback_of(tree, kernel), &shell) {
-        return Ok(vec![format!(
-            "warning: the image has no init (/init, /sbin/init, /etc/init or /bin/init), and /{SHELL} {why}: a machine \
+        return Ok(vec![Missed::Warning(format!(
+            "the image has no init (/init, /sbin/init, /etc/init or /bin/init), and /{SHELL} {why}: a machine \
              cannot start it"
-        )]);
+        ))]);
     }
     // Where the image has no `/init`, it starts what the kernel would have started.
     let mut staged = !has_entry && shell.is_ok();
@@ -82,23 +91,23 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
                 staged = true;
                 let lacks = missing(tree, &USED, script);
                 if !lacks.is_empty() {
-                    missed.push(format!(
-                        "warning: the first stage has to do without {lacks}, which the image does not have"
-                    ));
+                    missed.push(Missed::Warning(format!(
+                        "the first stage has to do without {lacks}, which the image does not have"
+                    )));
                 }
             }
             Some(lack) if needs.read_only && needs.overlay.is_some() => bail!(
                 "the image cannot have the overlay that its spec asks for: {lack}\n\
                  hint: add what is missing, or leave `overlay` out and let the image's own /init mount what it writes to"
             ),
-            Some(lack) if needs.read_only => missed.push(format!(
-                "warning: the machine starts with a read-only root, without an overlay: {lack}\n\
+            Some(lack) if needs.read_only => missed.push(Missed::Warning(format!(
+                "the machine starts with a read-only root, without an overlay: {lack}\n\
                  hint: add what is missing, or let the image's own /init mount what it writes to"
-            )),
-            Some(lack) => missed.push(format!(
-                "warning: `overlay=` on the kernel command line will have no effect: {lack}\n\
+            ))),
+            Some(lack) => missed.push(Missed::Warning(format!(
+                "`overlay=` on the kernel command line will have no effect: {lack}\n\
                  hint: add what is missing, or leave `overlay` out of the spec"
-            )),
+            ))),
         }
     }
     // What starts it has to find it: the script has a `PATH`, and the kernel has none.
@@ -109,14 +118,14 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<String>> {
         // A shell takes a script without its first line.
         (Err(NotExecutable::UnknownFormat), true, _) => {}
         (Err(NotExecutable::Missing), _, None) => {
-            missed.push("note: the image has no init: a machine starts a shell".to_owned());
+            missed.push(Missed::Note("the image has no init: a machine starts a shell".to_owned()));
         }
         // What it cannot even try, the script passes by; where the kernel refuses what it tries, it ends.
         (Err(why @ (NotExecutable::Mode(_) | NotExecutable::Dangling)), true, next) => {
             let instead = next.map_or("a shell".to_owned(), |path| format!("/{path}"));
-            missed.push(format!("warning: /init {why}: a machine starts {instead} instead"));
+            missed.push(Missed::Warning(format!("/init {why}: a machine starts {instead} instead")));
         }
-        (Err(why), ..) => missed.push(format!("warning: /init {why}: a machine cannot start it")),
+        (Err(why), ..) => missed.push(Missed::Warning(format!("/init {why}: a machine cannot start it"))),
     }
     if staged {
         put(tree, needs.overlay)?;
@@ -260,6 +269,15 @@ mod tests {
         tree
     }
 
+    /// Installs it, and returns what is missed as it is told.
+    fn said(tree: &mut RootTree, needs: Needs) -> Vec<String> {
+        let told = |missed| match missed {
+            Missed::Warning(what) => format!("warning: {what}"),
+            Missed::Note(what) => format!("note: {what}"),
+        };
+        install(tree, needs).unwrap().into_iter().map(told).collect()
+    }
+
     fn names(tree: &RootTree) -> Vec<String> {
         tree.entries().map(|entry| entry.path.to_string()).collect()
     }
@@ -269,7 +287,7 @@ mod tests {
         let mut tree = with_shell();
         add(&mut tree, "init", b"#!/bin/sh\nits own", 0o700);
         let before = names(&tree);
-        let missed = install(&mut tree, Needs { overlay: Some(1 << 20), ..READ_ONLY }).unwrap();
+        let missed = said(&mut tree, Needs { overlay: Some(1 << 20), ..READ_ONLY });
         assert_eq!(missed, [""; 0]);
         assert_eq!(content(&tree, "init"), SCRIPT);
         assert_eq!(content(&tree, "usr/lib/snug/init"), "#!/bin/sh\nits own");
@@ -364,7 +382,7 @@ mod tests {
         ] {
             add(&mut tree, "init", init, 0o755);
             let before = names(&tree);
-            assert_eq!(install(&mut tree, WRITABLE).unwrap(), missed);
+            assert_eq!(said(&mut tree, WRITABLE), missed);
             assert_eq!(names(&tree), before);
             assert_eq!(tree.bodies().read_to_vec(body_of(&tree, "init")).unwrap(), init);
         }
@@ -424,7 +442,7 @@ mod tests {
             for (kind, needs) in [("writable", WRITABLE), ("read-only", READ_ONLY)] {
                 let mut tree = tree.clone();
                 change(&mut tree);
-                let missed = install(&mut tree, needs).unwrap();
+                let missed = said(&mut tree, needs);
                 let entry = match tree.get(&path("init")).map(|inode| &inode.kind) {
                     Some(Kind::File(_)) if content(&tree, "init") == SCRIPT => "the first stage".to_owned(),
                     Some(Kind::Symlink(target)) => format!("-> {}", String::from_utf8_lossy(target)),
@@ -439,12 +457,12 @@ mod tests {
         }
         for needs in [WRITABLE, READ_ONLY] {
             table += "nothing at all:\n";
-            table += &format!("    {}\n", install(&mut empty(), needs).unwrap().join("\n    "));
+            table += &format!("    {}\n", said(&mut empty(), needs).join("\n    "));
         }
         table += "a directory:\n";
         let mut tree = with_shell();
         tree.insert(path("init"), Inode::directory(0o755)).unwrap();
-        table += &format!("    {}\n", install(&mut tree, READ_ONLY).unwrap().join("\n    "));
+        table += &format!("    {}\n", said(&mut tree, READ_ONLY).join("\n    "));
         insta::assert_snapshot!(table, @r"
         a static init and no shell, writable: /init is its own
         a static init and no shell, read-only: /init is its own
@@ -515,11 +533,11 @@ mod tests {
         assert!(error.contains("needs pivot_root, which the image does not have\nhint: "), "{error}");
         // On a writable root it is for `overlay=` on the kernel command line, and nothing is lost without it.
         let needs = Needs { read_only: false, ..needs };
-        let missed = install(&mut tree, needs).unwrap();
+        let missed = said(&mut tree, needs);
         assert!(missed.len() == 1 && missed[0].contains(lack), "{missed:?}");
         let mut tree = with_shell();
         add(&mut tree, "init", &elf(62, None), 0o755);
-        assert_eq!(install(&mut tree, needs).unwrap(), [""; 0]);
+        assert_eq!(said(&mut tree, needs), [""; 0]);
         assert_eq!(content(&tree, "init"), SCRIPT);
     }
 
