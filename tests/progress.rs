@@ -30,6 +30,9 @@ struct Row {
     broken: bool,
 }
 
+/// Ends a painting: lines are broken again.
+const WRAP_ON: &[u8] = b"\x1b[?7h";
+
 /// Stands in the second cell of a wide character.
 const REST: char = '\0';
 
@@ -174,7 +177,7 @@ fn build(widths: &[usize], reflows: bool) -> Vec<String> {
     });
     let mut screen = Screen::new(widths[0], reflows);
     let mut output = File::from(terminal.try_clone().expect("a terminal"));
-    let (mut bytes, mut read, mut pending) = (vec![0; 65536], 0, Vec::new());
+    let (mut bytes, mut read, mut pending, mut next_resize) = (vec![0; 65536], 0, Vec::new(), 10);
     let mut widths = widths.iter().skip(1);
     let mut moved = false;
     while let Ok(count @ 1..) = output.read(&mut bytes) {
@@ -183,10 +186,15 @@ fn build(widths: &[usize], reflows: bool) -> Vec<String> {
         let valid = pending.utf8_chunks().next().map_or(0, |chunk| chunk.valid().len());
         moved |= String::from_utf8_lossy(&pending).contains("⠙");
         screen.take(std::str::from_utf8(&pending[..valid]).expect("text"));
+        // A read may end amid the bytes of one painting, where the cursor does not rest: no terminal could break lines there
+        // without leaving something behind.
+        let rests = pending.ends_with(WRAP_ON);
         pending.drain(..valid);
-        if read % 10 == 0
+        if read >= next_resize
+            && rests
             && let Some(&width) = widths.next()
         {
+            next_resize = read + 10;
             // What was painted for the old width is on the way: the terminal takes it first.
             set_width(&terminal, width);
             screen.resize(width);
