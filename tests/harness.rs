@@ -6,7 +6,7 @@ mod workshop;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 pub use workshop::{Workshop, number_of_its_own};
 
@@ -73,10 +73,10 @@ pub fn image(name: &str) -> Option<PathBuf> {
     if !have(&["mmdebstrap", "newuidmap"]) {
         return None;
     }
-    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
-    // Held while it builds: a test that wants the same image waits for it. What a failed build left is good.
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    let image = built.entry(name.to_owned()).or_insert_with(|| {
+    static BUILT: Mutex<BTreeMap<String, Arc<OnceLock<PathBuf>>>> = Mutex::new(BTreeMap::new());
+    let built = BUILT.lock().expect("nothing fails under it").entry(name.to_owned()).or_default().clone();
+    // A test that wants the same image waits for it, one that wants another does not.
+    let image = built.get_or_init(|| {
         let output = succeed(xtask().args(["image", name, "--json"]));
         let about: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
         PathBuf::from(about["images"][0]["image"].as_str().expect("the image's path"))
