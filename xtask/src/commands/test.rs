@@ -12,6 +12,12 @@ use crate::host::requirements::Task;
 use crate::host::setup;
 use crate::report::screen;
 
+/// The variable by which the test runner takes the number of tests that run at once.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
+/// Tests that run at once on each processor: while one waits for a disk, an archive or an image that another builds, the next
+/// goes on.
+const TESTS_A_PROCESSOR: usize = 2;
+
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Install what the tests need first; nothing may then be skipped
@@ -43,6 +49,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         command.env("SNUG_XTASK", std::env::current_exe()?).envs(environment.iter().copied());
         if arguments.setup {
             command.env("SNUG_TESTS_NO_SKIP", "1");
+        }
+        if std::env::var_os(TEST_THREADS).is_none() {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            command.env(TEST_THREADS, (processors * TESTS_A_PROCESSOR).to_string());
         }
         if !child::status(&mut command)?.success() {
             failed.push(shown);
