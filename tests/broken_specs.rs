@@ -44,11 +44,17 @@ fn a_list_shows_what_can_be_read_and_says_what_cannot() {
     let about: Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output, errors or not");
     let rows = about["images"].as_array().expect("rows");
     let listed: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    assert_eq!(listed, names());
     let said = String::from_utf8_lossy(&output.stderr);
-    for name in names() {
+    for row in rows {
+        let name = row["name"].as_str().expect("a name");
+        let is_broken = row["state"] == "broken";
         let is_said = said.contains(&format!("--> {BROKEN_IMAGES}/{name}/image.toml"));
-        assert!(is_said || listed.contains(&name.as_str()), "{name} is neither listed nor said to be broken");
+        assert!(is_said || !is_broken, "{name} is broken, and nothing is said of it");
+        let why = row["reason"].as_str().unwrap_or_default();
+        assert!(!why.is_empty() || !is_broken, "{row}");
     }
+    assert!(rows.iter().any(|row| row["state"] == "broken" && row["reason"].as_str() > Some("line 1")), "{rows:#?}");
     assert_eq!(said.matches("error: base cycle").count(), 1, "a cycle is one error, not one for each of its images");
 }
 

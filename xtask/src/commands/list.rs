@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use snug_spec::{ImageSet, ImageSpec};
+use snug_spec::{ImageSet, ImageSpec, SpecErrors};
 
 use super::arguments;
 use super::run::Run;
@@ -41,13 +41,15 @@ struct Row<'set> {
     name: &'set str,
     filesystem: Option<&'static str>,
     state: State,
-    /// Why it is stale, how it was changed, or why it cannot be built here.
+    /// Why it is stale, how it was changed, why it cannot be built here, or what is wrong with its spec.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// Size of the existing image.
     #[serde(skip_serializing_if = "Option::is_none")]
     size_bytes: Option<u64>,
-    min_size_bytes: u64,
+    /// Missing where the spec has an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_size_bytes: Option<u64>,
     description: Option<&'set str>,
 }
 
@@ -63,6 +65,8 @@ enum State {
     CannotBuild,
     /// A base of other images, without an image file of its own.
     Base,
+    /// The spec has errors.
+    Broken,
 }
 
 impl State {
@@ -74,19 +78,23 @@ impl State {
             State::NeverBuilt => "never built",
             State::CannotBuild => "cannot build",
             State::Base => "base",
+            State::Broken => "broken spec",
         }
     }
 }
 
-/// Lists the images whose specs can be read, and fails with the errors of the others.
+/// Lists the images, and fails with the errors of those whose specs cannot be read.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let run = Run::with_images(&arguments.images).and_results(&arguments.results);
     let (set, providers, results) = (run.images()?, run.cached_providers()?, run.results()?);
     let row = |(name, spec)| {
         let progress = run.progress().for_image(name);
-        Some(row(set, name, Result::ok(spec)?, &providers, (&results, &progress)))
+        match spec {
+            Ok(spec) => row(set, name, spec, &providers, (&results, &progress)),
+            Err(errors) => broken(name, errors),
+        }
     };
-    let images = set.iter().filter_map(row).collect();
+    let images = set.iter().map(row).collect();
     arguments.format.print(&List { images })?;
     let errors = set.errors();
     if errors.0.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(errors.into()) }
@@ -124,8 +132,25 @@ fn row<'set>(
         state,
         reason,
         size_bytes,
-        min_size_bytes: spec.sizing.min_size,
+        min_size_bytes: Some(spec.sizing.min_size),
         description: spec.description.as_deref(),
+    }
+}
+
+/// The row of a spec that cannot be read; its errors are told in full elsewhere.
+fn broken<'set>(name: &'set str, errors: &SpecErrors) -> Row<'set> {
+    let reason = errors.0.first().map(|error| match error.position() {
+        Some((line, _)) => format!("line {line}: {}", error.message()),
+        None => error.message().to_owned(),
+    });
+    Row {
+        name,
+        filesystem: None,
+        state: State::Broken,
+        reason,
+        size_bytes: None,
+        min_size_bytes: None,
+        description: None,
     }
 }
 
