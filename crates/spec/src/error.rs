@@ -140,10 +140,14 @@ impl fmt::Display for SpecErrors {
     }
 }
 
-/// Returns the path from the current directory, if it is below that.
+/// Returns the path from the current directory, if it is below that or is that itself.
 fn relative(path: &Path) -> &Path {
     let current = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(current).unwrap_or(path)
+    match path.strip_prefix(current) {
+        Ok(below) if below.as_os_str().is_empty() => Path::new("."),
+        Ok(below) => below,
+        Err(_) => path,
+    }
 }
 
 /// Returns the line that `span` starts in, safe for a terminal, with the columns before and under the caret.

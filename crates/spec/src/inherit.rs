@@ -83,7 +83,12 @@ impl ImageSet {
         if self.images.is_empty() {
             return format!("no folder here holds an `{SPEC_FILE}`");
         }
-        nearest::suggestion(name, "the images are", self.names())
+        // Shells complete `images/NAME/` and `images/NAME/image.toml`.
+        let parts = || name.split('/').rev().filter(|part| !part.is_empty());
+        match parts().find(|part| name.contains('/') && self.images.contains_key(*part)) {
+            Some(part) => format!("did you mean `{part}`?"),
+            None => nearest::suggestion(name, "the images are", self.names()),
+        }
     }
 
     /// Returns an image with its ancestors and what it inherits from them. Fails for cycles, missing parents and parents with

@@ -467,6 +467,9 @@ fn links_between_images_are_checked() {
     assert_eq!(messages("Loud"), ["`Loud` is not a name for an image"]);
     let unknown = set.get("node24").unwrap_err();
     assert_eq!(unknown.0[0].helps(), ["did you mean `node-24`?"]);
+    for path in ["images/node-24", "images/node-24/", "./images/node-24/image.toml"] {
+        assert_eq!(set.get(path).unwrap_err().0[0].helps(), ["did you mean `node-24`?"], "{path}");
+    }
     let all: Vec<String> = set.errors().0.iter().map(|error| error.message().to_owned()).collect();
     let expected = [
         "`Loud` is not a name for an image",
