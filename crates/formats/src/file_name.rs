@@ -27,6 +27,8 @@ pub enum Compression {
 pub enum Promise {
     /// A filesystem that this workspace writes.
     Filesystem(FilesystemKind),
+    /// A filesystem as it is on a disk, whichever it is.
+    RawImage,
     /// A filesystem that it does not write.
     OtherFilesystem(&'static str),
     /// A virtual disk with a structure of its own, and its name for `qemu-img convert -O` where that writes it.
@@ -41,7 +43,7 @@ pub enum Promise {
     Text(&'static str),
 }
 
-/// Extensions and what they promise. What is not in it promises nothing, as `.img` and `.raw`.
+/// Extensions and what they promise, beside those of [`RAW`]. What is in neither promises nothing.
 const EXTENSIONS: &[(&[&str], Promise)] = &[
     (&["ext4"], Promise::Filesystem(FilesystemKind::Ext4)),
     // The extensions of squashfs-tools, of squashfuse and of the freedesktop MIME type.
@@ -117,14 +119,15 @@ impl Promise {
     /// let of = |name: &str| Promise::of(name.as_ref());
     /// assert_eq!(of("rootfs.erofs"), Some(Promise::Filesystem(FilesystemKind::Erofs)));
     /// assert_eq!(of("root.TAR.GZ"), Some(Promise::Tar(Some(Compression::Gzip))));
-    /// assert_eq!(of("rootfs.img"), None);
+    /// assert_eq!(of("rootfs.img"), Some(Promise::RawImage));
+    /// assert_eq!(of("rootfs"), None);
     /// ```
     pub fn of(path: &Path) -> Option<Self> {
         let name = Path::new(path.file_name()?);
         let extension = name.extension()?.to_str()?.to_ascii_lowercase();
         let inner = || Promise::of(name.with_extension("").as_path());
         if RAW.contains(&extension.as_str()) {
-            return inner().filter(|inner| matches!(inner, Promise::Filesystem(_)));
+            return Some(inner().filter(|inner| matches!(inner, Promise::Filesystem(_))).unwrap_or(Promise::RawImage));
         }
         let (_, promise) = EXTENSIONS.iter().find(|(all, _)| all.contains(&extension.as_str()))?;
         Some(match promise {
@@ -153,6 +156,7 @@ impl fmt::Display for Promise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Promise::Filesystem(kind) => write!(f, "{kind}"),
+            Promise::RawImage => write!(f, "the image of a filesystem"),
             Promise::OtherFilesystem(name) | Promise::Text(name) => write!(f, "{name}"),
             Promise::Disk(name, _) => write!(f, "a {name} disk"),
             Promise::Tar(None) => write!(f, "a tar"),
@@ -181,8 +185,10 @@ mod tests {
         assert_eq!(of("b.tbz2"), Some(Promise::Tar(Some(Compression::Bzip2))));
         assert_eq!(of("b.ext4.zst"), Some(Promise::Compressed(Compression::Zstd)));
         assert_eq!(of("b.cpio.gz"), Some(Promise::Compressed(Compression::Gzip)));
-        for neutral in ["b", "b.img", "b.raw", "b.tar.img", "ext4", ".ext4", "tar.gz.d", "b.unknown", "a.erofs/b", ".."]
-        {
+        for raw in ["b.img", "b.raw", "b.tar.img"] {
+            assert_eq!(of(raw), Some(Promise::RawImage), "{raw}");
+        }
+        for neutral in ["b", "ext4", ".ext4", "tar.gz.d", "b.unknown", "a.erofs/b", ".."] {
             assert_eq!(of(neutral), None, "{neutral}");
         }
     }

@@ -17,7 +17,8 @@ pub fn image(path: &Path, named: Option<FilesystemKind>, option: &str) -> Result
         Some(Promise::Filesystem(kind)) => named.unwrap_or(kind),
         _ => named.unwrap_or(FilesystemKind::Ext4),
     };
-    let Some(promise) = promise.filter(|promise| *promise != Promise::Filesystem(kind)) else { return Ok(kind) };
+    let kept = |promise: &Promise| *promise == Promise::Filesystem(kind) || *promise == Promise::RawImage;
+    let Some(promise) = promise.filter(|promise| !kept(promise)) else { return Ok(kind) };
     let plain = instead(path, kind.as_str());
     let then = match promise {
         Promise::Disk(_, Some(format)) => {
@@ -44,7 +45,9 @@ pub fn tar(path: &Path, option: &str) -> Result<Option<Compression>> {
         Promise::Tar(compression) => return Ok(compression),
         // A name like `root.gz`; another promise before it, as in `root.cpio.gz`, is not kept.
         Promise::Compressed(by) if Promise::of(&path.with_extension("")).is_none() => return Ok(Some(by)),
-        Promise::Filesystem(_) => format!("{option} - | cargo xtask pack - -o {}", shell::path(path)),
+        Promise::Filesystem(_) | Promise::RawImage => {
+            format!("{option} - | cargo xtask pack - -o {}", shell::path(path))
+        }
         _ => format!("{option} {}", instead(path, "tar")),
     };
     refuse(path, "a tar", promise, &hint)
@@ -140,6 +143,10 @@ mod tests {
         insta::assert_snapshot!(said(of("x.ext4")), @r"
         x.ext4 would hold a tar, and its name promises ext4
         hint: -o - | cargo xtask pack - -o x.ext4
+        ");
+        insta::assert_snapshot!(said(of("x.img")), @r"
+        x.img would hold a tar, and its name promises the image of a filesystem
+        hint: -o - | cargo xtask pack - -o x.img
         ");
         insta::assert_snapshot!(said(of("x.tar.lz")), @r"
         x.tar.lz would hold a tar, and its name promises a tar compressed by lzip
