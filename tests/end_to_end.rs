@@ -42,6 +42,7 @@ mod secrets;
 mod small_specs;
 mod streams;
 mod structure;
+mod terminals;
 mod tools;
 mod unprivileged;
 mod verbs;

@@ -19,7 +19,7 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the workspace")
 }
 
-/// The command under test, started in the workspace. `cargo xtask test` hands its own path over in `SNUG_XTASK`; a bare
+/// The command under test, started in the workspace, with nobody's colours and no runner that reads it. `cargo xtask test` hands its own path over in `SNUG_XTASK`; a bare
 /// `cargo test` builds it first.
 pub fn xtask() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -28,7 +28,7 @@ pub fn xtask() -> Command {
         None => build_xtask(),
     });
     let mut command = Command::new(binary);
-    command.current_dir(workspace()).env_remove("SNUG_XTASK").env("NO_COLOR", "1");
+    command.current_dir(workspace()).env_remove("SNUG_XTASK").env_remove("GITHUB_ACTIONS").env("NO_COLOR", "1");
     command
 }
 

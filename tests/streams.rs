@@ -114,7 +114,7 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Waits until the build's step runs.
-    fn reach_step(&mut self) {
+    pub(super) fn reach_step(&mut self) {
         while self.step().is_none() {
             assert!(self.process.try_wait().expect("a child").is_none(), "the build ended by itself");
             std::thread::sleep(Duration::from_millis(20));
@@ -158,7 +158,7 @@ impl Waiting {
 }
 
 /// Starts the build of an image whose step sleeps. `prepare` sets its streams.
-fn start(workshop: &Workshop, words: &[&str], prepare: impl FnOnce(&mut Command)) -> Waiting {
+pub(super) fn start(workshop: &Workshop, words: &[&str], prepare: impl FnOnce(&mut Command)) -> Waiting {
     let number = number_of_its_own();
     workshop.spec("slow", &format!("run = [\"sleep {number}\"]"));
     let mut command = workshop.xtask(words);

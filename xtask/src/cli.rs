@@ -82,15 +82,17 @@ pub fn main() -> ExitCode {
         Err(answer) => print(&answer),
     };
     interrupt::hold_if_interrupted();
-    match result {
-        Ok(code) => code,
-        // As SIGPIPE, which Rust's runtime ignores, ends other programs. All is cleared up.
-        Err(error) if error::is_output_closed(&error) => interrupt::end_by(Signal::SIGPIPE),
+    let code = match result {
+        Ok(code) => Some(code),
+        Err(error) if error::is_output_closed(&error) => None,
         Err(error) => {
             screen::say(&error::message(&error));
-            error::exit_code(&error)
+            Some(error::exit_code(&error))
         }
-    }
+    };
+    streams::end_fence();
+    // As SIGPIPE, which Rust's runtime ignores, ends other programs. All is cleared up.
+    code.unwrap_or_else(|| interrupt::end_by(Signal::SIGPIPE))
 }
 
 /// Prints the help or version that was asked for to standard output, or what is wrong with the command line to standard
@@ -98,8 +100,8 @@ pub fn main() -> ExitCode {
 fn print(answer: &clap::Error) -> Result<ExitCode> {
     let text = answer.render();
     match answer.use_stderr() {
-        true => screen::say(streams::styled(&text.ansi().to_string(), &std::io::stderr()).trim_end()),
-        false => streams::print(&streams::styled(&text.ansi().to_string(), &std::io::stdout()))?,
+        true => screen::say_styled(streams::styled(&text.ansi().to_string(), &std::io::stderr()).trim_end()),
+        false => streams::print_styled(&streams::styled(&text.ansi().to_string(), &std::io::stdout()))?,
     }
     Ok(u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::printable::escaped;
+
 /// A kind of adjustment. The order is the one in which kinds are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -143,9 +145,10 @@ pub struct Adjusted {
 impl fmt::Display for Adjusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (one, many) = self.kind.words(self.filesystem.as_deref());
+        let first = escaped(&self.first);
         match self.count {
-            1 => write!(f, "1 {one}: {}", self.first),
-            count => write!(f, "{count} {many}; the first is {}", self.first),
+            1 => write!(f, "1 {one}: {first}"),
+            count => write!(f, "{count} {many}; the first is {first}"),
         }
     }
 }

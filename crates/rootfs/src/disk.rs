@@ -180,7 +180,7 @@ fn set_attributes(inode: &Inode, name: &TreePath, path: &Path, stand_ins: &mut S
                 stand_ins.hold(path)?.xattrs.insert(attribute.clone(), value.clone());
             }
             Err(error) => {
-                let attribute = String::from_utf8_lossy(attribute);
+                let attribute = attribute.escape_ascii();
                 return Err(anyhow::Error::new(error).context(format!("cannot set {attribute} of {name}")));
             }
         }

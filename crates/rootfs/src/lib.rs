@@ -47,6 +47,7 @@ pub mod oci;
 pub mod packages;
 mod path;
 pub mod platform;
+pub mod printable;
 pub mod spool;
 pub mod tar;
 pub mod tree;

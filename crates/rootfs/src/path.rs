@@ -5,6 +5,8 @@ use std::fmt;
 
 use memchr::{memchr, memchr_iter, memrchr};
 
+use crate::printable::is_printable;
+
 /// Longest name of one directory entry, in bytes (`NAME_MAX`; ext4, squashfs and erofs agree).
 pub const NAME_MAX: usize = 255;
 /// Longest path, in bytes (`PATH_MAX` counts a terminating NUL on top).
@@ -185,7 +187,7 @@ impl PartialOrd for TreePath {
     }
 }
 
-/// Shows the path absolute, with bytes outside printable ASCII and UTF-8 escaped.
+/// Shows the path absolute, with what is not [printable](is_printable) escaped.
 impl fmt::Display for TreePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("/")?;
@@ -193,11 +195,11 @@ impl fmt::Display for TreePath {
     }
 }
 
-/// Writes bytes for people to read: UTF-8 as it is, control characters and other bytes escaped.
+/// Writes bytes for people to read: printable UTF-8 as it is, all else escaped.
 pub(crate) fn escape_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for ch in chunk.valid().chars() {
-            if ch.is_control() { write!(f, "{}", ch.escape_default())? } else { write!(f, "{ch}")? }
+            if is_printable(ch) { write!(f, "{ch}")? } else { write!(f, "{}", ch.escape_default())? }
         }
         for byte in chunk.invalid() {
             write!(f, "\\x{byte:02x}")?;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use snug_rootfs::printable::is_printable;
 use unicode_width::UnicodeWidthChar;
 
 use super::model::{Document, Located};
@@ -204,18 +205,13 @@ fn cell(ch: char) -> (String, usize) {
     match ch {
         '\t' => (" ".repeat(TAB_WIDTH), TAB_WIDTH),
         '\r' => (String::new(), 0),
-        ch if ch.is_control() || is_bidirectional_control(ch) => {
+        ch if !is_printable(ch) => {
             let escaped = ch.escape_unicode().to_string();
             let width = escaped.len();
             (escaped, width)
         }
         ch => (ch.to_string(), columns_of(ch)),
     }
-}
-
-/// Whether a character reorders those after it (Unicode's UAX #9), and so could show a line as another one.
-fn is_bidirectional_control(ch: char) -> bool {
-    matches!(ch, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Returns the columns of a printable character in a terminal: two for wide ones, none for combining ones (Unicode's UAX #11).
@@ -299,7 +295,7 @@ mod tests {
     fn a_terminal_gets_nothing_to_obey() {
         let document = Arc::new(Document { path: "a\u{1b}b".into(), text: "\u{1b}[2J\u{7}".into() });
         let shown = SpecError::new(&document, 0..1, "unknown key `\u{1b}\n`").help("\u{202e}").to_string();
-        assert!(shown.chars().all(|ch| ch == '\n' || !ch.is_control() && !is_bidirectional_control(ch)), "{shown}");
+        assert!(shown.chars().all(|ch| ch == '\n' || is_printable(ch)), "{shown}");
         assert!(shown.starts_with("error: unknown key `\\u{1b}\\n`\n"));
     }
 }

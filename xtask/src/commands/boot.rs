@@ -27,6 +27,7 @@ use crate::error::Failure;
 use crate::host::requirements::Task;
 use crate::image::Built;
 use crate::report::progress::{Progress, human_bytes};
+use crate::report::streams;
 
 const CP: HostProgram = HostProgram { name: "cp", package: "coreutils" };
 /// Has `/init` run a shell on the console, without a password: who writes the kernel's command line is root anyway.
@@ -183,6 +184,8 @@ fn on_console(
     let initramfs = write_initramfs(kernel, folder.path())?;
     words.push(CONSOLE_SHELL.to_owned());
     progress.note("Ctrl-A X kills the machine; `kill -TERM 1` in it powers it off");
+    // The guest's words go to the terminal as they are: its console is what was asked for.
+    streams::begin_fence();
     let status = run_on_terminal(&Machine {
         kernel: &kernel.image,
         initramfs: initramfs.as_deref(),
@@ -225,6 +228,7 @@ fn by_ssh(
     }
     // ssh sets the terminal to raw mode; one that is killed leaves it so.
     let settings = Settings::keep();
+    streams::begin_fence();
     let status = child::status(client.arg("--").args(command))?;
     drop(settings);
     // A guest that powers off writes out what is kept; one that does not in time is killed.

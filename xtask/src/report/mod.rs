@@ -2,6 +2,8 @@
 
 pub mod adjustments;
 pub mod amounts;
+pub mod escapes;
+pub mod github;
 pub mod progress;
 pub mod render;
 pub mod screen;

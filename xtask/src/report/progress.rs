@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use snug_ext4::Meter;
 
+use super::escapes::plain;
 use super::screen::{Moving, REPAINT};
-use super::{screen, shell, streams};
+use super::{screen, shell};
 
 pub use super::amounts::{human_bytes, human_duration};
 
@@ -111,7 +112,7 @@ impl Progress {
 
     /// Starts a stage, which ends with [`Stage::finish`]. A stage that is dropped before that is shown as failed.
     pub fn stage(&self, title: impl Into<String>) -> Stage {
-        let label = streams::plain(&format!("{}{}", self.prefix, title.into()));
+        let label = plain(&format!("{}{}", self.prefix, title.into()));
         let moving = match self.kind {
             Kind::Hidden | Kind::Quiet => None,
             Kind::Plain | Kind::Verbose => {
@@ -223,7 +224,7 @@ impl Stage {
     /// Shows what the stage is doing, such as the last line of a program's output.
     pub fn detail(&self, text: &str) {
         if self.kind == Kind::Verbose {
-            screen::say(&format!("{}| {}", self.prefix, streams::plain(text)));
+            screen::say(&format!("{}| {}", self.prefix, plain(text)));
         } else {
             self.say(&mut self.state.lock().expect("no panic while locked"), text);
         }
@@ -236,7 +237,7 @@ impl Stage {
         } else if matches!(self.kind, Kind::Plain | Kind::Verbose) && state.last_said.elapsed() >= PLAIN_HEARTBEAT {
             state.last_said = Instant::now();
             let time = human_duration(self.started.elapsed());
-            screen::say(format!("{} {time} {}", going_on(&self.label), streams::plain(text)).trim_end());
+            screen::say(format!("{} {time} {}", going_on(&self.label), plain(text)).trim_end());
         }
     }
 

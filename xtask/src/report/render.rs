@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Serialize, Serializer};
 
-use super::streams;
+use super::{escapes, streams};
 
 /// Version of the JSON objects of all verbs, raised when a key goes or changes its meaning.
 const SCHEMA: u32 = 1;
@@ -29,7 +29,7 @@ struct Document<'a, T> {
 pub fn json(result: &impl Serialize) -> Result<String> {
     let mut text = serde_json::to_string_pretty(&Document { schema: SCHEMA, result })?;
     text.push('\n');
-    Ok(text)
+    Ok(escapes::in_json(&text))
 }
 
 /// Writes the result to standard output: as JSON, or as text.

@@ -14,6 +14,7 @@ use nix::libc;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::amounts::human_duration;
+use super::escapes::{plain, visible, with_styles};
 use super::streams;
 
 /// Interval at which the lines are painted.
@@ -69,7 +70,7 @@ impl Moving {
         let mut shown = lock(&SHOWN);
         let key = shown.next;
         shown.next += 1;
-        let line = Line { label: streams::plain(label), detail: String::new(), started: Instant::now() };
+        let line = Line { label: in_a_line(label), detail: String::new(), started: Instant::now() };
         shown.lines.insert(key, line);
         if !shown.painting {
             shown.painting = thread::Builder::new().name("progress".to_owned()).spawn(keep_painting).is_ok();
@@ -80,7 +81,7 @@ impl Moving {
     /// Shows the last line of `text` behind the label.
     pub(super) fn detail(&self, text: &str) {
         if let Some(line) = lock(&SHOWN).lines.get_mut(&self.0) {
-            line.detail = streams::plain(text.lines().next_back().unwrap_or_default());
+            line.detail = in_a_line(text.lines().next_back().unwrap_or_default());
         }
     }
 
@@ -93,6 +94,15 @@ impl Moving {
 
 /// Writes text and the end of its line to standard error, above the moving lines.
 pub fn say(text: &str) {
+    say_shown(&visible(text));
+}
+
+/// As [`say`], with the styles that the text has.
+pub fn say_styled(text: &str) {
+    say_shown(&with_styles(text));
+}
+
+fn say_shown(text: &str) {
     let mut terminal = lock(&TERMINAL);
     let mut written = String::new();
     if terminal.painted {
@@ -109,10 +119,16 @@ pub fn say(text: &str) {
     streams::write_error(written.as_bytes());
 }
 
-/// As [`say`], and paints no moving lines from then on.
+/// As [`say`], and paints no moving lines from then on. The process may end at any moment after it.
 pub fn say_last(text: &str) {
     lock(&TERMINAL).closed = true;
     say(text);
+    streams::end_fence();
+}
+
+/// What a program says, as a part of a moving line.
+fn in_a_line(text: &str) -> String {
+    visible(&plain(text)).into_owned()
 }
 
 fn keep_painting() {
@@ -233,9 +249,9 @@ mod tests {
         let long = line("bookworm-minimal: mmdebstrap 東京 bookworm (minbase)", "I: running --setup-hook 東京都庁");
         for columns in 1..130 {
             let shown = long.shown(columns);
-            assert!(streams::plain(&shown).width() <= columns, "{columns}: {shown:?}");
+            assert!(plain(&shown).width() <= columns, "{columns}: {shown:?}");
         }
-        assert_eq!(streams::plain(&long.shown(19)), "⠋ bookworm-m… 0.0 s");
+        assert_eq!(plain(&long.shown(19)), "⠋ bookworm-m… 0.0 s");
         let rows = painted(&vec![long; 9], (40, 4));
         assert_eq!(rows.matches("\r\n").count(), 2);
         assert!(rows.contains("… and 7 more") && rows.contains("\x1b[2A\r"), "{rows:?}");

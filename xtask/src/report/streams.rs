@@ -1,6 +1,7 @@
 //! Standard output, which is for results, and standard error, which is for people. Both may fail at any time: a reader ends,
 //! a disk is full, a terminal is closed. What is printed goes through here or, for
-//! people, through [`screen`](super::screen), and a failed write is never a panic.
+//! people, through [`screen`](super::screen), and a failed write is never a panic. What a terminal or a log would obey is
+//! [escaped](super::escapes) on the way, except in results that are files of their own: a tar, a list of contents.
 //!
 //! A result that cannot be written is an error; where its reader has ended it is [`Failure::OutputClosed`], which ends the
 //! command as SIGPIPE ends other programs. What is said to people is lost without a word: the work goes on.
@@ -13,6 +14,8 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::escapes::{plain, visible, with_styles};
+use super::github;
 use crate::error::Failure;
 
 /// Standard output, without a buffer: what was written has arrived.
@@ -52,7 +55,16 @@ fn write_result(stream: BorrowedFd, bytes: &[u8]) -> io::Result<usize> {
 
 /// Writes a result to standard output.
 pub fn print(text: &str) -> Result<()> {
-    Output.write_all(text.as_bytes()).context("cannot write to standard output")
+    print_shown(&visible(text))
+}
+
+/// As [`print`], with the styles that the text has.
+pub fn print_styled(text: &str) -> Result<()> {
+    print_shown(&with_styles(text))
+}
+
+fn print_shown(text: &str) -> Result<()> {
+    Output.write_all(github::harmless(text).as_bytes()).context("cannot write to standard output")
 }
 
 /// Returns text with its colours for a terminal that shows them, and without for all others (NO_COLOR, no-color.org).
@@ -65,8 +77,27 @@ pub fn styled(text: &str, stream: &impl IsTerminal) -> String {
     }
 }
 
-/// Writes bytes to standard error.
-pub(super) fn write_error(mut bytes: &[u8]) {
+/// Writes bytes to standard error, as they are.
+pub(super) fn write_error(bytes: &[u8]) {
+    begin_fence();
+    write_all_to_error(bytes);
+}
+
+/// Has a runner of GitHub obey nothing that is printed from now on; to be called before another program gets the streams.
+pub fn begin_fence() {
+    if let Some(line) = github::begin() {
+        write_all_to_error(line.as_bytes());
+    }
+}
+
+/// Ends what [`begin_fence`] or a first message began. Whatever is said later begins it anew.
+pub fn end_fence() {
+    if let Some(line) = github::end() {
+        write_all_to_error(line.as_bytes());
+    }
+}
+
+fn write_all_to_error(mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match write_some(io::stderr().as_fd(), bytes) {
             Ok(0) => return,
@@ -86,51 +117,5 @@ fn write_some(stream: BorrowedFd, bytes: &[u8]) -> Result<usize, Errno> {
             }
             result => return result,
         }
-    }
-}
-
-/// Returns text without the escape sequences of terminals (ECMA-48) and without other control characters than the ends of
-/// lines: a program's output must not move the cursor of our caller's terminal. Tabs become spaces.
-pub fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text.chars().peekable();
-    while let Some(next) = rest.next() {
-        match next {
-            // A control sequence ends in a byte from `@` to `~`, an operating system command in BEL or ESC `\`.
-            '\u{1b}' => match rest.next() {
-                Some('[') => drop(rest.find(|c| ('@'..='~').contains(c))),
-                Some(']') => {
-                    while let Some(c) = rest.next() {
-                        if c == '\u{7}' || (c == '\u{1b}' && rest.next_if_eq(&'\\').is_some()) {
-                            break;
-                        }
-                    }
-                }
-                // Of two characters, or of three where the second is an intermediate one.
-                Some(' '..='/') => drop(rest.next()),
-                _ => {}
-            },
-            '\t' => plain.push(' '),
-            // A progress bar overwrites its line: the last state is what counts.
-            '\r' if !matches!(rest.peek(), None | Some('\n')) => {
-                plain.truncate(plain.rfind('\n').map_or(0, |end| end + 1));
-            }
-            '\n' => plain.push(next),
-            c if c.is_control() => {}
-            c => plain.push(c),
-        }
-    }
-    plain
-}
-
-#[cfg(test)]
-mod tests {
-    use super::plain;
-
-    #[test]
-    fn escape_sequences_go_and_text_stays() {
-        let text = "\u{1b}[1;31mred\u{1b}[0m\tand\u{1b}]0;title\u{7} \u{1b}]8;;x\u{1b}\\plain\u{1b}(B\u{8}\r\n 1 %\r99 %\rend \u{1b}[2K\u{1b}7…";
-        assert_eq!(plain(text), "red and plain\nend …");
-        assert_eq!(plain("\u{1b}"), "");
     }
 }

@@ -1,11 +1,16 @@
 //! Plain tables for people: columns as wide as their widest cell.
 
+use std::borrow::Cow;
+
+use snug_rootfs::printable::escaped;
 use unicode_width::UnicodeWidthStr;
 
 /// Formats rows under a heading, columns two spaces apart, without trailing spaces.
 pub fn columns<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = heading.map(UnicodeWidthStr::width);
-    for row in rows {
+    // A cell that ended its line, or moved to a tab stop, would pass for others.
+    let rows: Vec<[Cow<str>; N]> = rows.iter().map(|row| row.each_ref().map(|cell| escaped(cell))).collect();
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.width());
         }
@@ -19,8 +24,8 @@ pub fn columns<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Stri
         padded.join("  ").trim_end().to_owned() + "\n"
     };
     let mut text = line(heading);
-    for row in rows {
-        text += &line(row.each_ref().map(String::as_str));
+    for row in &rows {
+        text += &line(row.each_ref().map(|cell| &**cell));
     }
     text
 }
@@ -36,6 +41,11 @@ mod tests {
         image      size
         a          1 MiB
         長い名前x
+        ");
+        let rows = [["a\n::error::b".to_owned(), "\u{1b}]0;x\u{7}\t".to_owned()]];
+        insta::assert_snapshot!(columns(["image", "size"], &rows), @r"
+        image          size
+        a\n::error::b  \u{1b}]0;x\u{7}\t
         ");
     }
 }

@@ -8,7 +8,7 @@ pub mod watched;
 use std::collections::VecDeque;
 
 use crate::error::Failure;
-use crate::report::streams;
+use crate::report::escapes::plain;
 
 /// How many lines at the end of a failing step's output are shown.
 pub const LAST_LINES: usize = 40;
@@ -182,7 +182,7 @@ impl Tail {
         {
             self.why.push(line);
         }
-        self.last.push_back(streams::plain(line));
+        self.last.push_back(plain(line));
     }
 
     /// Returns the lines and forgets them.
