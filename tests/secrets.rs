@@ -68,6 +68,36 @@ fn reading() -> String {
 /// A step that prints a secret and fails.
 const TELLING: &str = "run = [\"cat /run/secrets/token; exit 3\"]";
 
+/// A step that prints a secret as programs encode it, over ends of lines and behind colours, and fails.
+const TELLING_ENCODED: &str = r#"run = ['''
+cd /run/secrets
+b="/bin/busybox"
+$b base64 token; $b base64 -w 20 token; echo "me:$(cat token)" | $b base64 -w 0; echo
+printf 'you:%s' "$(cat token)" | $b base64 -w 0; echo
+$b xxd -p token; $b xxd -p -c 7 key | $b tr a-f A-F; $b od -An -tx1 key
+$b sed 's/-/%2d/g' key; $b sed 's/n/%\n6E/; s/c4f2/%63%34%66%32/' key
+$b fold -w 5 key; printf 'and a part: '; $b cut -c 1-12 token; $b cut -c 13- token; echo end
+printf 'canary-c4f2\033[31mf0a1-not-\033[0mto-be-kept\n'
+exit 3
+''']"#;
+
+/// Asserts that no piece of the canary is left in any encoding of it.
+#[track_caller]
+fn assert_masked_encoded(folder: &Path, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("exit status 3") && said.contains("| end"), "{said}");
+    assert!(said.matches("***").count() > 20, "{said}");
+    assert_nothing_told(folder, output);
+    let printed: String = said.lines().filter_map(|line| Some(line.split_once("| ")?.1.to_owned() + "\n")).collect();
+    let plain = ["canar", "c4f2f", "o-be-", "kept", "%63%34", "%2dnot"];
+    // At each of the three places where its bits may begin.
+    let base64 = ["Y2FuY", "jYW5h", "NhbmF", "LWM0Zj", "a2VwdA", "rZXB0", "tlcHQ"];
+    let digits = ["63616e61", "63 61 6e", "6B6570", "6b 65 70", "2D6E6F74"];
+    for piece in plain.iter().chain(&base64).chain(&digits) {
+        assert!(!printed.contains(piece), "{piece} in {printed}");
+    }
+}
+
 #[track_caller]
 fn assert_masked(folder: &Path, output: &Output) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -94,6 +124,14 @@ fn steps_read_secrets_that_nothing_keeps() {
 
     // A failing step's last lines.
     assert_masked(folder, &build(folder, TELLING));
+
+    assert_masked_encoded(folder, &build(folder, TELLING_ENCODED));
+    assert_masked_encoded(
+        folder,
+        &build_by("builtin", folder, TELLING_ENCODED, |command| {
+            command.arg("-v");
+        }),
+    );
 
     // A build whose tree contains a secret is refused, and the last image stays.
     let output = build(folder, "run = [\"mkdir /opt; cp /run/secrets/key /opt/key\"]");
@@ -133,6 +171,7 @@ fn podman_and_dockers_buildkit_show_secrets_to_steps_and_keep_none() {
     };
     assert!(by("podman", &to_podman) == builtin, "podman's image is another");
     assert_masked(folder, &build_by("podman", folder, TELLING, to_podman));
+    assert_masked_encoded(folder, &build_by("podman", folder, TELLING_ENCODED, to_podman));
     assert_holds_nothing(&podmans);
 
     let Some(dockerd) = Dockerd::start(folder) else { return };
@@ -142,6 +181,7 @@ fn podman_and_dockers_buildkit_show_secrets_to_steps_and_keep_none() {
     };
     assert!(by("docker", &to_docker) == builtin, "docker's image is another");
     assert_masked(folder, &build_by("docker", folder, TELLING, to_docker));
+    assert_masked_encoded(folder, &build_by("docker", folder, TELLING_ENCODED, to_docker));
     // What a step kept is not in docker's own cache either.
     let keeping = "run = [\"mkdir /opt; cp /run/secrets/key /opt/key\"]";
     let output = build_by("docker", folder, keeping, to_docker);

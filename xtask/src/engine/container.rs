@@ -34,6 +34,7 @@ use crate::cache::Cache;
 use crate::error::Failure;
 use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::{Progress, human_bytes};
+use crate::steps::mask::Mask;
 
 /// What every tar reader of the commands understands: times as they are, holes as zeros.
 const TRANSPORT: TarOptions = TarOptions { sparse: false, ..TarOptions::FAITHFUL };
@@ -150,7 +151,8 @@ impl Engine for Container {
         let base = self.import(base, cleanup.names(), progress)?;
         let extras = dockerfile::Extras { trust: environment::ca_bundle().is_some(), quiet: wants_policy(&base) };
         let folder = context::stage(plan, &cleanup.names().base_image(), extras, work.path(), progress)?;
-        let watch = Watch::new(plan, self.cli.kind(), builder, &secrets, progress);
+        let mask = Mask::new(&secrets);
+        let watch = Watch::new(plan, self.cli.kind(), builder, &mask, progress);
         let built = self.cli.build(&folder, cleanup.names(), &secrets, keep, watch);
         if built.is_err() && keep {
             cleanup.keep();

@@ -2,6 +2,7 @@
 //! that name the place in the spec.
 
 pub mod environment;
+pub mod mask;
 pub mod secret;
 pub mod watched;
 

@@ -7,9 +7,11 @@ use std::sync::Mutex;
 use anyhow::Result;
 use snug_sandbox::{Action, Event, Job, ShellEnd, Terminal};
 
-use super::secret::{self, Secret};
+use super::mask::Mask;
+use super::secret::Secret;
 use super::{StepFailed, Tail};
 use crate::error;
+use crate::report::escapes::plain;
 use crate::report::progress::{Progress, Stage, human_bytes};
 
 /// An action in messages.
@@ -45,23 +47,23 @@ pub fn run_with(
 ) -> Result<()> {
     let (mut terminal, shell) = terminal.unzip();
     let tail = Mutex::new(Tail::default());
+    let mask = Mask::new(secrets);
+    let mut output = mask.over_lines();
     let mut stage: Option<Stage> = None;
     let mut failure = None;
     let observe = |event: &Event| match event {
         Event::Started { action } => {
             *lock(&tail) = Tail::default();
+            output = mask.over_lines();
             stage = titles.get(*action).and_then(Option::as_ref).map(|title| progress.stage(title.text.as_str()));
             if let Some(Action::Run(program) | Action::Pipe(program)) = job.actions.get(*action) {
-                let words: Vec<_> = program.command.iter().map(|word| secret::mask(word, secrets)).collect();
+                let words: Vec<_> = program.command.iter().map(|word| mask.text(word)).collect();
                 progress.command(&words);
             }
         }
         Event::Line { text, .. } => {
-            let text = secret::mask(text, secrets);
-            lock(&tail).push(&text);
-            if let Some(stage) = &stage {
-                stage.detail(&text);
-            }
+            // Colours within a secret would keep it from being found.
+            show(&output.push(&plain(text)), &tail, stage.as_ref());
         }
         Event::Bytes { count, .. } => {
             if let Some(stage) = &stage {
@@ -69,16 +71,18 @@ pub fn run_with(
             }
         }
         Event::Finished { .. } => {
+            show(&output.end(), &tail, stage.as_ref());
             if let Some(stage) = stage.take() {
                 let bytes = stage.bytes();
                 stage.finish(&if bytes > 0 { human_bytes(bytes) } else { String::new() });
             }
         }
         Event::Failed { action, status, message } => {
+            show(&output.end(), &tail, stage.as_ref());
             stage = None;
             let title = titles.get(*action).and_then(Option::as_ref);
             let Some(title) = title else { return };
-            let failed = failure.insert(failed(title, *status, message, secrets, &lock(&tail)));
+            let failed = failure.insert(failed(title, *status, &mask.text(message), &lock(&tail)));
             if let Some(terminal) = terminal.take() {
                 progress.warn(error::message(&failed.clone().into()));
                 progress.warn("a shell in the tree as the step left it: `exit` ends the shell and removes the tree");
@@ -94,10 +98,21 @@ pub fn run_with(
     result.map_err(|error| failure.map_or(error, StepFailed::into_error))
 }
 
-fn failed(title: &Title, status: Option<i32>, message: &str, secrets: &[Secret], tail: &Tail) -> StepFailed {
+/// Shows lines of a step's output as the stage's detail, and keeps them for a failure.
+fn show(lines: &[String], tail: &Mutex<Tail>, stage: Option<&Stage>) {
+    for line in lines {
+        lock(tail).push(line);
+        if let Some(stage) = stage {
+            stage.detail(line);
+        }
+    }
+}
+
+/// `message` says why the step could not be run.
+fn failed(title: &Title, status: Option<i32>, message: &str, tail: &Tail) -> StepFailed {
     let mut last_lines = tail.lines();
     if status.is_none() {
-        last_lines.push(secret::mask(message, secrets).into_owned());
+        last_lines.push(plain(message));
     }
     StepFailed { what: title.text.clone(), place: title.place.clone(), status, last_lines, fetches: title.fetches }
 }

@@ -6,8 +6,9 @@ use anyhow::Error;
 
 use super::dockerfile::step_in;
 use crate::plan::{BuildPlan, EngineKind};
+use crate::report::escapes::plain;
 use crate::report::progress::{Progress, Stage};
-use crate::steps::secret::{self, Secret};
+use crate::steps::mask::{Mask, MaskedLines};
 use crate::steps::{StepFailed, Tail};
 
 /// What precedes the number of an exit status in errors of the classic builder, buildah and BuildKit.
@@ -37,7 +38,9 @@ pub(super) struct Watch<'a> {
     plan: &'a BuildPlan,
     engine: EngineKind,
     builder: Builder,
-    secrets: &'a [Secret],
+    mask: &'a Mask,
+    /// The output of the running step.
+    output: MaskedLines<'a>,
     progress: &'a Progress,
     step: Option<usize>,
     stage: Option<Stage>,
@@ -59,16 +62,16 @@ enum Line<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// The values of `secrets` are masked in all output.
+    /// All output is masked.
     pub(super) fn new(
         plan: &'a BuildPlan,
         engine: EngineKind,
         builder: Builder,
-        secrets: &'a [Secret],
+        mask: &'a Mask,
         progress: &'a Progress,
     ) -> Self {
-        let tail = Tail::default();
-        Watch { plan, engine, builder, secrets, progress, step: None, stage: None, tail, verdict: None }
+        let (tail, output) = (Tail::default(), mask.over_lines());
+        Watch { plan, engine, builder, mask, output, progress, step: None, stage: None, tail, verdict: None }
     }
 
     /// Reads to the end of the output.
@@ -77,7 +80,6 @@ impl<'a> Watch<'a> {
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
             let text = without_colours(&String::from_utf8_lossy(&line));
-            let text = secret::mask(&text, self.secrets);
             let line_of = match self.builder {
                 Builder::Classic => parse,
                 Builder::BuildKit => parse_buildkit,
@@ -88,13 +90,28 @@ impl<'a> Watch<'a> {
                 (Line::Output(text), Some(verdict)) => verdict.extend(["\n", text]),
                 (Line::Chatter, _) => {}
                 (Line::Output(text), None) => {
-                    self.tail.push(text);
-                    if let Some(stage) = &self.stage {
-                        stage.detail(text);
-                    }
+                    // Escape sequences within a secret would keep it from being found.
+                    let lines = self.output.push(&plain(text));
+                    self.show(&lines);
                 }
             }
             line.clear();
+        }
+        self.end_output();
+    }
+
+    /// Shows what was held back of the running step's output.
+    fn end_output(&mut self) {
+        let lines = self.output.end();
+        self.show(&lines);
+    }
+
+    fn show(&mut self, lines: &[String]) {
+        for line in lines {
+            self.tail.push(line);
+            if let Some(stage) = &self.stage {
+                stage.detail(line);
+            }
         }
     }
 
@@ -102,6 +119,7 @@ impl<'a> Watch<'a> {
         if self.step == Some(step) {
             return;
         }
+        self.end_output();
         self.succeeded();
         let title = self.plan.steps.get(step).map(|step| step.describe()).unwrap_or_default();
         (self.step, self.stage) = (Some(step), Some(self.progress.stage(title)));
@@ -119,13 +137,13 @@ impl<'a> Watch<'a> {
     /// Returns the error of a failed build, in a step or before the first one. `said` is the builder's standard error.
     pub(super) fn failed(mut self, said: &str) -> Error {
         self.stage = None;
-        let verdict = format!("{}\n{said}", self.verdict.unwrap_or_default());
-        let verdict = verdict.trim();
+        let verdict = plain(&format!("{}\n{said}", self.verdict.unwrap_or_default()));
+        let verdict = self.mask.text(verdict.trim());
         let mut last_lines = self.tail.take();
         let Some(step) = self.step.and_then(|step| self.plan.steps.get(step)) else {
             return anyhow::anyhow!("{} build failed: {}\n{verdict}", self.engine, last_lines.join("\n"));
         };
-        let status = status_in(verdict);
+        let status = status_in(&verdict);
         if status.is_none() {
             last_lines.extend(verdict.lines().map(ToOwned::to_owned));
         }
