@@ -1,6 +1,7 @@
 //! Folders of work in progress, and what killed runs left of theirs.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -17,6 +18,8 @@ impl Cache {
         let _making = self.lock("work", || {})?;
         let folder = tempfile::Builder::new()
             .prefix(&format!("{purpose}."))
+            // In it are programs of strangers, some of them setuid, also when `--keep` leaves it.
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(self.work())
             .context("cannot make a work folder")?
             .keep();
@@ -129,6 +132,7 @@ mod tests {
         fs::write(lock_file(&killed), "").unwrap();
         fs::write(cache.trees().join(".a-1.tar.77.partial"), "half").unwrap();
         let kept = cache.keep(failed, "failed").unwrap();
+        assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o700);
         assert_eq!(cache.abandoned().unwrap().len(), 2);
         cache.sweep().unwrap();
         assert!(running.path().exists() && !killed.exists() && kept.join("marker").exists());
