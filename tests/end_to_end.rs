@@ -1,5 +1,6 @@
 //! End-to-end tests of the command, one file for each subject.
 
+mod accounts;
 mod alpine;
 mod bench;
 mod binaries;
