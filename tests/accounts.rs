@@ -133,3 +133,148 @@ fn keys_are_added_with_no_more_rights_than_the_account_has() {
         assert!(!folder.join("homes/daemon/.ssh").exists(), "{kind}");
     }
 }
+
+/// A machine of images with accounts that have prepared something, in a mount namespace: `node` and `browser` run what root
+/// handles for them, and `other` is nobody.
+const MACHINE: &str = r#"
+    set -e
+    for folder in /run /home /var/log /usr/local/bin; do
+        mount -t tmpfs -o mode=0755 tmpfs $folder
+    done
+    cat >etc-passwd <<ACCOUNTS
+root:x:0:0::/root:/bin/sh
+node:x:61301:61301::/home/node:/bin/sh
+browser:x:61302:61302::/home/browser:/bin/sh
+other:x:61303:61303::/:/bin/sh
+ACCOUNTS
+    cut -d : -f 1-3 etc-passwd | sed 's/$/:/' >etc-group
+    mount --bind etc-passwd /etc/passwd
+    mount --bind etc-group /etc/group
+    install -d -o node -g node /home/node /home/node/.openclaw /home/node/.openclaw/logs
+    install -d -o browser -g browser /home/browser /var/log/browser-session
+    install -m 755 "$1/openclaw/files/systemctl" "$1/browser-chromium/files/browser-session" /usr/local/bin
+    log=/home/node/.openclaw/logs/gateway.log
+    mkdir /home/secret
+    echo top-secret >/home/secret/shadow
+    chmod 600 /home/secret/shadow
+    echo kept >/home/secret/openclaw-gateway.service
+    as() { own=$1; shift; setpriv --reuid "$own" --regid "$own" --clear-groups "$@"; }
+    section() { printf '\n=== %s\n' "$1"; }
+    cd /
+"#;
+
+/// Runs a script on that machine and returns what it said, by sections.
+#[track_caller]
+fn on_machine(script: &str) -> Option<Vec<(String, String)>> {
+    if !have(&["setpriv", "setsid", "flock", "unshare", "timeout", "ps"]) || !is_root() {
+        return None;
+    }
+    let folder = tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir();
+    let folder = folder.expect("a temporary folder");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "timeout", "120", "sh", "-c"]);
+    command.arg(format!("{MACHINE}\nset +e\nexec 2>&1\n{script}\ntrue")).arg("sh").arg(workspace().join("images"));
+    let output = command.current_dir(folder.path()).output().expect("unshare runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    let sections = said.split("\n=== ").skip(1).filter_map(|section| section.split_once('\n'));
+    Some(sections.map(|(name, text)| (name.to_owned(), text.to_owned())).collect())
+}
+
+/// What `said` has under a title.
+#[track_caller]
+fn under<'said>(said: &'said [(String, String)], title: &str) -> &'said str {
+    said.iter().find(|(name, _)| name == title).map(|(_, text)| text.as_str()).unwrap_or_else(|| panic!("{said:?}"))
+}
+
+#[test]
+fn what_root_asks_of_the_gateway_is_done_as_its_account() {
+    let Some(said) = on_machine(
+        r#"
+        section 'a log that is a link'
+        as node ln -s /home/secret/shadow $log
+        systemctl status openclaw-gateway
+        rm $log
+        section 'a log that speaks'
+        printf 'title \033]0;owned\007\302\2332J\n' >$log
+        chown node $log
+        systemctl status openclaw-gateway
+        section 'a pipe for a number'
+        as node mkdir -p /run/openclaw 2>/dev/null || install -d -o node -g node /run/openclaw
+        as node mkfifo /run/openclaw/keeper.pid
+        timeout 20 systemctl is-active openclaw-gateway; echo "status $?"
+        rm /run/openclaw/keeper.pid
+        section 'links that lead to others'
+        as node mkdir -p /home/node/.config/systemd/user
+        as node ln -s /home/secret /home/node/.config/systemd/user/default.target.wants
+        systemctl disable openclaw-gateway; echo "status $?"
+        systemctl enable openclaw-gateway; echo "status $?"
+        cat /home/secret/openclaw-gateway.service
+        rm /home/node/.config/systemd/user/default.target.wants
+        section 'a gateway'
+        printf '#!/bin/sh\nps -o user= -o tty= -p $$ >/home/node/who; exec sleep 61301\n' >/usr/local/bin/openclaw
+        chmod 755 /usr/local/bin/openclaw
+        systemctl --now enable openclaw-gateway; echo "status $?"
+        systemctl is-enabled openclaw-gateway
+        systemctl is-active openclaw-gateway
+        as other /usr/local/bin/systemctl is-active openclaw-gateway
+        as other /usr/local/bin/systemctl stop openclaw-gateway; echo "status $?"
+        sleep 0.5
+        cat /home/node/who
+        systemctl show --property=ActiveState,User openclaw-gateway
+        systemctl stop openclaw-gateway; echo "status $?"
+        systemctl is-active openclaw-gateway; echo "status $?"
+        "#,
+    ) else {
+        return;
+    };
+    let text = under(&said, "a log that is a link");
+    assert!(text.contains("Active: inactive (dead)") && !text.contains("top-secret"), "{text}");
+    let text = under(&said, "a log that speaks");
+    assert!(text.contains("title ?]0;owned??2J\n"), "{text:?}");
+    assert_eq!(under(&said, "a pipe for a number").trim_end(), "inactive\nstatus 3");
+    let text = under(&said, "links that lead to others");
+    assert_eq!(text.matches("status 1\n").count(), 2, "{text}");
+    assert!(text.ends_with("kept\n"), "{text}");
+    let text = under(&said, "a gateway");
+    let denied = "Access denied: only root and node handle openclaw-gateway.service\nstatus 1";
+    let wanted = format!(
+        "status 0\nenabled\nactive\nactive\n{denied}\nnode     ?\nActiveState=active\nUser=node\nstatus 0\ninactive\nstatus 3"
+    );
+    assert_eq!(text.trim_end(), wanted);
+}
+
+#[test]
+fn what_a_page_logs_is_shown_to_root_and_never_obeyed() {
+    let Some(said) = on_machine(
+        r#"
+        printf '#!/bin/sh\nexit 1\n' >/usr/local/bin/socat
+        cat >/usr/local/bin/chromium <<'PROGRAM'
+#!/bin/sh
+ps -o user= -o tty= -p $$
+printf 'console: \033]0;owned\007\302\2332J\n'
+PROGRAM
+        chmod 755 /usr/local/bin/*
+        section start
+        browser-session start; echo "status $?"
+        section status
+        browser-session status; echo "status $?"
+        section other
+        as other /usr/local/bin/browser-session status; echo "status $?"
+        section interrupted
+        printf '#!/bin/sh\nexec sleep 61302\n' >/usr/local/bin/chromium
+        browser-session start & started=$!
+        while ! [ -e /run/browser-session/chromium.pid ]; do sleep 0.1; done
+        kill -TERM $started; wait $started; echo "status $?"
+        browser-session status
+        "#,
+    ) else {
+        return;
+    };
+    let text = under(&said, "start");
+    assert!(text.contains("browser  ?\nconsole: ?]0;owned??2J\nstatus 1"), "{text:?}");
+    assert_eq!(under(&said, "status").trim_end(), "mode none\nstatus 3");
+    let text = under(&said, "other");
+    assert!(text.contains("only root and browser handle the browser\nstatus 1"), "{text}");
+    assert_eq!(under(&said, "interrupted").trim_end(), "status 1\nmode none");
+}
