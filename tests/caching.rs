@@ -173,6 +173,7 @@ fn each_key_of_a_spec_makes_anew_what_depends_on_it() {
         ("filesystem", ext4("label = \"x\""), Anew::Image),
         ("filesystem", ext4("verity = true"), Anew::Image),
         ("filesystem", ext4("overlay = \"16MiB\""), Anew::Image),
+        ("filesystem", ext4("overlay-device = false"), Anew::Image),
         ("min-size", "min-size = \"1GiB\"".into(), Anew::Image),
         ("max-size", "max-size = \"1GiB\"".into(), Anew::Image),
         ("headroom", "headroom = 2.0".into(), Anew::Image),

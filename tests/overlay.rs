@@ -184,6 +184,55 @@ fn a_read_only_root_can_be_written_to_and_a_sealed_one_that_was_changed_does_not
     assert!(said.contains("cannot mount /dev/dm-0") && !said.contains("guest:"), "{said}");
 }
 
+/// Whoever starts the machine names a disk, and has prepared one that would be obeyed: an init of its own in the place of the
+/// image's.
+#[test]
+fn an_overlay_in_memory_only_takes_no_disk_whatever_the_command_line_says() {
+    if !have(&["qemu-system-x86_64", "apt-get", "dpkg-deb", "mmdebstrap", "newuidmap", "tar2sqfs", "busybox"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    write_spec(folder, |spec| {
+        succeed(Command::new("bash").args(["-ec", BASE]).current_dir(spec));
+    });
+    let disk = folder.join("hostile.ext4");
+    let make = r#"
+        mkdir -p disk/upper/usr/lib/snug disk/work
+        printf '#!/bin/sh\necho "guest: of another disk."\necho "guest: done."\nreboot -f\n' >disk/upper/usr/lib/snug/init
+        chmod 755 disk/upper/usr/lib/snug/init
+        truncate -s 64M hostile.ext4
+        mkfs.ext4 -q -d disk hostile.ext4
+    "#;
+    succeed(Command::new("bash").args(["-ec", make]).current_dir(folder).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"));
+    let mut kernel = crate::boot::debians_kernel();
+    kernel.initramfs.as_mut().expect("Debian's takes one").dmsetup = Some(dmsetup());
+
+    let open = build(folder, "squashfs+verity");
+    let said = start(&kernel, &open, Some(&disk), folder).unwrap_or_else(|error| panic!("{error}"));
+    must_say(&said, &["of another disk"]);
+
+    let spec = folder.join("images/guest/image.toml");
+    let text = fs::read_to_string(&spec).expect("a spec").replace("\"32MiB\"", "\"32MiB\", overlay-device = false");
+    fs::write(&spec, text).expect("a spec");
+    let before = fs::read(&disk).expect("a disk");
+    let closed = build(folder, "squashfs+verity");
+    let said = start(&kernel, &closed, Some(&disk), folder).unwrap_or_else(|error| panic!("{error}"));
+    assert!(said.contains("first-stage: overlay=/dev/vdb is left out") && !said.contains("of another disk"), "{said}");
+    must_say(&said, &["root overlay", &format!("bytes {}", 32 << 20), "kept ", "lower there"]);
+    must_say(&said, &WRITES);
+    assert!(fs::read(&disk).expect("a disk") == before, "the disk was written to");
+
+    // `boot --persist` could keep nothing.
+    let mut boot = xtask();
+    boot.args(["boot", "guest", "--print", "--persist"]).arg(folder.join("kept.ext4")).arg("--images");
+    let output = boot.arg(folder.join("images")).arg("--output").arg(folder.join("out-squashfs+verity")).output();
+    let output = output.expect("xtask runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("overlay in memory only") && said.contains("hint: leave --persist out"), "{said}");
+}
+
 #[test]
 fn alpine_takes_an_overlay_under_debians_kernel_and_under_a_microvms_without_an_initramfs() {
     let tools =

@@ -8,11 +8,21 @@ use super::reader::{Cursor, Key, Node, Problem};
 use super::{nearest, values};
 
 /// Keys of every type.
-const COMMON: &[&str] = &["type", "verity", "overlay"];
-const EXT4: &[&str] =
-    &["type", "journal", "reserved-percent", "label", "uuid", "growth", "writer", "verity", "overlay"];
-const SQUASHFS: &[&str] = &["type", "compression", "block-size", "verity", "overlay"];
-const EROFS: &[&str] = &["type", "compression", "cluster-size", "dedupe", "verity", "overlay"];
+const COMMON: &[&str] = &["type", "verity", "overlay", "overlay-device"];
+const EXT4: &[&str] = &[
+    "type",
+    "journal",
+    "reserved-percent",
+    "label",
+    "uuid",
+    "growth",
+    "writer",
+    "verity",
+    "overlay",
+    "overlay-device",
+];
+const SQUASHFS: &[&str] = &["type", "compression", "block-size", "verity", "overlay", "overlay-device"];
+const EROFS: &[&str] = &["type", "compression", "cluster-size", "dedupe", "verity", "overlay", "overlay-device"];
 
 /// Bytes of ext4's `s_volume_name`.
 const LABEL_MAX: usize = 16;
@@ -36,11 +46,18 @@ const EROFS_COMPRESSORS: &[(&str, Option<(u32, u32)>)] = &[
 ];
 
 /// The value of the key `filesystem`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FilesystemChoice {
     pub filesystem: Option<Filesystem>,
     pub verity: bool,
     pub overlay: Option<u64>,
+    pub overlay_device: bool,
+}
+
+impl Default for FilesystemChoice {
+    fn default() -> Self {
+        FilesystemChoice { filesystem: None, verity: false, overlay: None, overlay_device: true }
+    }
 }
 
 fn keys_of(kind: FilesystemKind) -> &'static [&'static str] {
@@ -84,12 +101,13 @@ pub(crate) fn filesystem(node: &Node<'_>) -> Option<FilesystemChoice> {
     }
     let verity = table.take("verity").and_then(|node| node.boolean()).unwrap_or(false);
     let overlay = table.take("overlay").and_then(|node| values::size_of(&node));
+    let overlay_device = table.take("overlay-device").and_then(|node| node.boolean()).unwrap_or(true);
     let filesystem = match kind {
         FilesystemKind::Ext4 => Filesystem::Ext4(ext4(&table)),
         FilesystemKind::Squashfs => Filesystem::Squashfs(squashfs(&table)),
         FilesystemKind::Erofs => Filesystem::Erofs(erofs(&table)),
     };
-    Some(FilesystemChoice { filesystem: Some(filesystem), verity, overlay })
+    Some(FilesystemChoice { filesystem: Some(filesystem), verity, overlay, overlay_device })
 }
 
 fn refuse_key(kind: FilesystemKind, name: &str, key: &Key<'_>) {

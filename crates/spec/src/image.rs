@@ -124,6 +124,7 @@ fn image(root: &Node<'_>, folder: &Path, document: &Arc<Document>) -> Option<Ima
         filesystem: choice.filesystem,
         verity: choice.verity,
         overlay: choice.overlay,
+        overlay_device: choice.overlay_device,
         engine: table.take("engine").and_then(|node| engine(&node)),
         platforms: table.each("platforms", platform),
         boot: table.take("boot").and_then(|node| boot(&node)),

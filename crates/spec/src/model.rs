@@ -103,6 +103,8 @@ pub struct ImageSpec {
     pub verity: bool,
     /// Bytes that the writable overlay over a read-only root may hold; `None`: the kernel's default for a tmpfs.
     pub overlay: Option<u64>,
+    /// Whether a machine may keep what is written on the disk that `overlay=` on its kernel command line names.
+    pub overlay_device: bool,
     /// The engine to build with, unless the command line names one.
     pub engine: Option<EngineKind>,
     /// Platforms to build for, unless the command line names them; empty: the host's.

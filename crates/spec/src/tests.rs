@@ -299,6 +299,8 @@ fn options_belong_to_their_filesystem() {
     let spec = filesystem("{ type = 'squashfs', compression = 'xz', block-size = '128KiB', overlay = '512MiB' }");
     let expected = SquashfsOptions { compression: "xz".into(), block_size: 131072 };
     assert_eq!((spec.filesystem, spec.overlay), (Some(Filesystem::Squashfs(expected)), Some(512 << 20)));
+    assert!(spec.overlay_device && debian("filesystem = 'ext4'").overlay_device);
+    assert!(!filesystem("{ type = 'squashfs', overlay-device = false }").overlay_device);
     let spec = filesystem("{ type = 'erofs', compression = 'lz4hc:9', cluster-size = '4KiB', dedupe = true }");
     let expected = ErofsOptions { compression: "lz4hc:9".into(), cluster_size: 4096, dedupe: true };
     assert_eq!(spec.filesystem, Some(Filesystem::Erofs(expected)));

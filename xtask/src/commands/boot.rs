@@ -20,8 +20,8 @@ use super::{arguments, file_names};
 use crate::atomic::{Accepts, Destination, Identity, Scratch};
 use crate::check::boot::BootEnvironment;
 use crate::check::boot::{
-    self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, kernel_arguments, run_on_terminal, ssh,
-    write_initramfs,
+    self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, OverlayDisk, kernel_arguments,
+    run_on_terminal, ssh, write_initramfs,
 };
 use crate::error::Failure;
 use crate::host::requirements::Task;
@@ -134,6 +134,13 @@ fn start(arguments: Arguments) -> Result<ExitCode> {
 /// Decides where what the machine writes is kept: in a regular file that is no other image's, named as the raw ext4 that it
 /// is.
 fn persistent(file: &Path, built: &Built, arguments: &Arguments) -> Result<Destination> {
+    if built.overlay_disk() == OverlayDisk::LeftAlone {
+        bail!(Failure::Usage(format!(
+            "{} takes its overlay in memory only, so that nothing it writes can be kept\n\
+             hint: leave --persist out, or `overlay-device = false` in its spec",
+            built.name
+        )));
+    }
     // Of an image that can be written to, the file is a copy; of others it holds the overlay, which is ext4, too.
     let kind = if built.is_read_only() { FilesystemKind::Ext4 } else { built.manifest.filesystem.kind() };
     file_names::image(file, Some(kind), "--persist")?;

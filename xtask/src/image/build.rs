@@ -163,7 +163,12 @@ impl Order<'_> {
         // A base is started by no machine.
         if let Some(filesystem) = &self.filesystem {
             let read_only = self.verity || filesystem.kind() != FilesystemKind::Ext4;
-            let needs = Needs { platform: self.target.platform, read_only, overlay: self.spec.overlay };
+            let needs = Needs {
+                platform: self.target.platform,
+                read_only,
+                overlay: self.spec.overlay,
+                overlay_device: self.spec.overlay_device,
+            };
             let missed = first_stage::install(tree, needs)
                 .with_context(|| format!("cannot finish the tree of {}", self.title()))?;
             for missed in missed {

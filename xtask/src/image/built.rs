@@ -11,7 +11,9 @@ use snug_spec::{ImageSet, Located};
 
 use super::order::{ImageType, Order, Target, placed};
 use crate::cache::Cache;
-use crate::check::boot::{self, AcceleratorChoice, BootEnvironment, BootSummary, BootTest, GuestCommand, dmsetup};
+use crate::check::boot::{
+    self, AcceleratorChoice, BootEnvironment, BootSummary, BootTest, GuestCommand, OverlayDisk, dmsetup,
+};
 use crate::check::{Check, CheckInput};
 use crate::error::Failure;
 use crate::host::requirements::Task;
@@ -123,6 +125,16 @@ impl Built {
         self.manifest.filesystem.kind() != FilesystemKind::Ext4 || self.manifest.verity.is_some()
     }
 
+    /// Returns what a machine of it does with a disk for its overlay.
+    pub fn overlay_disk(&self) -> OverlayDisk {
+        let in_memory = || self.meant().is_ok_and(|list| list.has(first_stage::OVERLAY_IN_MEMORY));
+        match self.is_read_only() {
+            false => OverlayDisk::Unneeded,
+            true if in_memory() => OverlayDisk::LeftAlone,
+            true => OverlayDisk::Kept,
+        }
+    }
+
     /// Returns the kernel arguments by which the root is found, if it is not the disk itself.
     pub fn root_arguments(&self) -> Vec<String> {
         self.manifest.verity.as_ref().map(|verity| dmsetup::root_arguments(verity).into()).unwrap_or_default()
@@ -197,7 +209,7 @@ impl Built {
             arguments,
             commands: boot.checks.iter().map(guest_command).collect(),
             has_sshd,
-            read_only: self.is_read_only(),
+            overlay_disk: self.overlay_disk(),
             logs,
         })
     }

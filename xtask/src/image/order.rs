@@ -194,7 +194,8 @@ impl<'set> Order<'set> {
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(format!("image {IMAGE_FORMAT} {} {}\n", self.target.platform, self.plan().fingerprint));
-        hash.update(serde_json::to_vec(&(&self.filesystem, self.verity, &self.sizing, self.spec.overlay))?);
+        let overlay = (self.spec.overlay, self.spec.overlay_device);
+        hash.update(serde_json::to_vec(&(&self.filesystem, self.verity, &self.sizing, overlay))?);
         hash.update(Sha256::digest(first_stage::SCRIPT));
         Ok(hex(&hash.finalize()))
     }

@@ -16,6 +16,7 @@ use super::{Accelerator, BootReport, BootRequest, DEFAULT_BUDGET, Disk, Guest, K
 use crate::atomic::Scratch;
 use crate::check::verdict::{Check, Finding};
 use crate::filesystem;
+use crate::plan::hash_file;
 use crate::report::amounts;
 use crate::report::progress::{Progress, human_duration};
 
@@ -55,6 +56,17 @@ pub struct GuestCommand {
     pub within: Option<Duration>,
 }
 
+/// What a machine of the image does with a disk that is to have its overlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverlayDisk {
+    /// None is needed: the root can be written to.
+    Unneeded,
+    /// What the machine writes is kept there.
+    Kept,
+    /// It is left alone, since the image takes its overlay in memory only.
+    LeftAlone,
+}
+
 /// The boot test of one image.
 pub struct BootTest<'a> {
     pub name: &'a str,
@@ -69,8 +81,7 @@ pub struct BootTest<'a> {
     pub commands: Vec<GuestCommand>,
     /// Whether the image has an SSH server. Without one, only its serial console is read.
     pub has_sshd: bool,
-    /// Whether the root filesystem is read-only, so that writes go to an overlay.
-    pub read_only: bool,
+    pub overlay_disk: OverlayDisk,
     /// Folder for the logs of the serial console.
     pub logs: &'a Path,
 }
@@ -194,10 +205,11 @@ fn run_boots(
     drop(guest);
 
     let folder = Scratch::new().context("cannot make a temporary folder for a disk")?;
-    let overlay = match test.read_only {
-        true => Some(empty_disk(&folder.path().join("overlay"), OVERLAY_BYTES)?),
-        false => None,
+    let overlay = match test.overlay_disk {
+        OverlayDisk::Unneeded => None,
+        OverlayDisk::Kept | OverlayDisk::LeftAlone => Some(empty_disk(&folder.path().join("overlay"), OVERLAY_BYTES)?),
     };
+    let empty = overlay.as_deref().map(|disk| hash_file(disk, &mut |_| {})).transpose()?;
     let stage = progress.stage("boot a fresh copy");
     let (_, mut guest) = start(test, &key, summary, overlay.as_deref())?;
     let login = Login { address: guest.ssh_address(), key: &key };
@@ -210,10 +222,20 @@ fn run_boots(
     }));
     let mut said =
         "what is written is read back, what is removed stays away, two machines have their own host keys".to_owned();
-    if let Some(overlay) = &overlay {
+    if overlay.is_some() {
         must(&login, KEEP)?;
         end(&login, &mut guest)?;
         drop(guest);
+    }
+    if let Some(overlay) = &overlay
+        && test.overlay_disk == OverlayDisk::LeftAlone
+    {
+        if Some(hash_file(overlay, &mut |_| {})?) != empty {
+            let what = "it was written to, and the image is to take its overlay in memory only".to_owned();
+            state.push(Finding { place: "overlay disk".into(), what });
+        }
+        said += ", a disk for an overlay is left alone";
+    } else if let Some(overlay) = &overlay {
         let stage = progress.stage("boot again with the same overlay");
         let (_, guest) = start(test, &key, summary, Some(overlay))?;
         let login = Login { address: guest.ssh_address(), key: &key };

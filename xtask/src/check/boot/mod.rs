@@ -27,7 +27,7 @@ use crate::cache::Cache;
 use crate::plan::hash_file;
 
 pub use accelerator::{AcceleratorChoice, choose_accelerator};
-pub use boot_test::{BootSummary, BootTest, GuestCommand, OVERLAY_ARGUMENT, empty_disk, remove_logs};
+pub use boot_test::{BootSummary, BootTest, GuestCommand, OVERLAY_ARGUMENT, OverlayDisk, empty_disk, remove_logs};
 pub use diagnosis::diagnose;
 pub use dmsetup::Dmsetup;
 pub use environment::BootEnvironment;

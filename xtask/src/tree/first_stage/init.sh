@@ -6,6 +6,8 @@
 # Over such a one comes an overlay, in memory unless the kernel command line says otherwise:
 #   overlay=DEVICE     on the filesystem of this disk (overlay=/dev/vdb): what is written survives a restart
 #   overlay=tmpfs      in memory even where the root could be written
+# An image whose spec says so (overlay-device = false) takes no disk, whatever the command line says: dm-verity covers the
+# image, and not what another disk puts over it.
 #
 # POSIX sh for dash and busybox ash, with mount, umount and pivot_root of util-linux or busybox; an initramfs may have
 # been here before or not.
@@ -79,6 +81,10 @@ lay_overlay() {
 [ -e /proc/mounts ] || mount -n -t proc -o nosuid,nodev,noexec proc /proc
 
 where=$(argument overlay)
+if [ -e $OWN/overlay-in-memory ] && [ "${where:-tmpfs}" != tmpfs ]; then
+    say "overlay=$where is left out: this image takes no disk for it"
+    where=
+fi
 if [ -z "$where" ] && root_is_writable; then
     say "root $(root_type) writable"
 else

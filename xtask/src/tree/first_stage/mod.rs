@@ -30,6 +30,8 @@ pub const FOLDER: &str = "usr/lib/snug";
 /// The image's own init, and the bytes that an overlay in memory may take.
 const OWN_INIT: &str = "usr/lib/snug/init";
 const OVERLAY_SIZE: &str = "usr/lib/snug/overlay";
+/// Where this is, the script takes no disk for the overlay.
+pub const OVERLAY_IN_MEMORY: &str = "usr/lib/snug/overlay-in-memory";
 /// The line by which a first stage is known, whichever version of the tool put it there; and the most that one takes, in bytes.
 const MARK: &str = "\nOWN=/usr/lib/snug\n";
 const SCRIPT_MAX: u64 = 64 << 10;
@@ -51,6 +53,8 @@ pub struct Needs {
     pub read_only: bool,
     /// Bytes that an overlay in memory may hold; `Some` where the spec asks for an overlay.
     pub overlay: Option<u64>,
+    /// Whether the overlay may be on a disk that the kernel command line names.
+    pub overlay_device: bool,
 }
 
 /// What a machine misses that starts the image.
@@ -128,7 +132,7 @@ pub fn install(tree: &mut RootTree, needs: Needs) -> Result<Vec<Missed>> {
         (Err(why), ..) => missed.push(Missed::Warning(format!("/init {why}: a machine cannot start it"))),
     }
     if staged {
-        put(tree, needs.overlay)?;
+        put(tree, needs)?;
     } else if let (false, Some(fallback)) = (has_entry, fallback) {
         let time = Timestamp::from_seconds(image_time(tree));
         let target = format!("/{fallback}").into_bytes().into();
@@ -164,24 +168,24 @@ fn take_out(tree: &mut RootTree) -> Result<()> {
     if !content.windows(MARK.len()).any(|bytes| bytes == MARK.as_bytes()) {
         return Ok(());
     }
-    let [folder, own, size] =
-        [FOLDER, OWN_INIT, OVERLAY_SIZE].map(|path| TreePath::new(path).map(|path| tree.resolve_parent(&path)));
-    let (folder, own, size) = (folder?, own?, size?);
+    let [folder, own, size, in_memory] = [FOLDER, OWN_INIT, OVERLAY_SIZE, OVERLAY_IN_MEMORY]
+        .map(|path| TreePath::new(path).map(|path| tree.resolve_parent(&path)));
+    let (folder, own, size, in_memory) = (folder?, own?, size?, in_memory?);
     tree.remove(&entry);
     if tree.get(&own).is_some_and(|inode| !inode.is_directory()) {
         tree.link(entry, &own).context("/init cannot be the image's own init")?;
         tree.remove(&own);
     }
     tree.remove(&size);
+    tree.remove(&in_memory);
     if tree.subtree(&folder).count() == 1 {
         tree.remove(&folder);
     }
     Ok(())
 }
 
-/// Makes the script the tree's `/init`. What was called so before becomes the image's own init; `overlay` bounds the
-/// bytes of an overlay in memory.
-fn put(tree: &mut RootTree, overlay: Option<u64>) -> Result<()> {
+/// Makes the script the tree's `/init`. What was called so before becomes the image's own init.
+fn put(tree: &mut RootTree, needs: Needs) -> Result<()> {
     let time = Timestamp::from_seconds(image_time(tree));
     let entry = TreePath::new(ENTRY)?;
     for (name, mode) in MOUNT_POINTS {
@@ -192,7 +196,7 @@ fn put(tree: &mut RootTree, overlay: Option<u64>) -> Result<()> {
     }
     // Links on the way, as from /usr/lib, are followed as they will be in the image.
     let at = |tree: &RootTree, path: &str| -> Result<TreePath> { Ok(tree.resolve_parent(&TreePath::new(path)?)) };
-    let (folder, size) = (at(tree, FOLDER)?, at(tree, OVERLAY_SIZE)?);
+    let (folder, size, in_memory) = (at(tree, FOLDER)?, at(tree, OVERLAY_SIZE)?, at(tree, OVERLAY_IN_MEMORY)?);
     if tree.get(&folder).is_none() {
         tree.insert(folder, Inode { mtime: time, ..Inode::directory(0o755) })?;
     }
@@ -213,8 +217,11 @@ fn put(tree: &mut RootTree, overlay: Option<u64>) -> Result<()> {
         Ok(())
     };
     put(entry, SCRIPT.as_bytes(), 0o755)?;
-    if let Some(bytes) = overlay {
+    if let Some(bytes) = needs.overlay {
         put(size, format!("{bytes}\n").as_bytes(), 0o644)?;
+    }
+    if !needs.overlay_device {
+        put(in_memory, b"", 0o644)?;
     }
     Ok(())
 }
@@ -241,7 +248,7 @@ mod tests {
         }
     }
 
-    const WRITABLE: Needs = Needs { platform: Platform::Amd64, read_only: false, overlay: None };
+    const WRITABLE: Needs = Needs { platform: Platform::Amd64, read_only: false, overlay: None, overlay_device: true };
     const READ_ONLY: Needs = Needs { read_only: true, ..WRITABLE };
 
     fn empty() -> RootTree {
@@ -330,7 +337,9 @@ mod tests {
             install(&mut exported, Needs { overlay: Some(1 << 20), ..READ_ONLY }).unwrap();
             let earlier = SCRIPT.replacen("of images", "of all images", 1);
             add(&mut exported, "init", earlier.as_bytes(), 0o755);
-            for needs in [READ_ONLY, Needs { overlay: Some(1 << 30), ..READ_ONLY }, WRITABLE] {
+            let in_memory = Needs { overlay_device: false, ..READ_ONLY };
+            install(&mut exported, in_memory).unwrap();
+            for needs in [READ_ONLY, Needs { overlay: Some(1 << 30), ..READ_ONLY }, in_memory, WRITABLE] {
                 let (mut once, mut twice) = (plain.clone(), exported.clone());
                 let said = install(&mut once, needs).unwrap();
                 assert_eq!(install(&mut twice, needs).unwrap(), said);
@@ -360,6 +369,9 @@ mod tests {
         install(&mut tree, READ_ONLY).unwrap();
         assert_eq!(content(&tree, "usr/lib/snug/init"), "-> /sbin/init");
         assert!(tree.get(&path("usr/lib/snug/overlay")).is_none());
+        assert!(tree.get(&path(OVERLAY_IN_MEMORY)).is_none());
+        install(&mut tree, Needs { overlay_device: false, ..READ_ONLY }).unwrap();
+        assert_eq!(content(&tree, OVERLAY_IN_MEMORY), "");
     }
 
     #[test]
