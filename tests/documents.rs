@@ -9,8 +9,9 @@ use std::process::Command;
 use snug_tests::{succeed, workspace, xtask};
 
 fn documents() -> Vec<PathBuf> {
-    let mut documents: Vec<PathBuf> =
-        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "fuzz/README.md"].map(|name| workspace().join(name)).into();
+    let mut documents: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "fuzz/README.md"]
+        .map(|name| workspace().join(name))
+        .into();
     for entry in fs::read_dir(workspace().join("docs")).expect("docs/") {
         documents.push(entry.expect("an entry").path());
     }
@@ -62,6 +63,47 @@ fn paths_in_documents_exist() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What a promise is tested by is there: `file::test`, as cargo's filter takes it.
+#[test]
+fn tests_in_documents_exist() {
+    let text = fs::read_to_string(workspace().join("docs/security.md")).expect("docs/security.md");
+    let names: BTreeSet<(&str, &str)> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|word| word.split_once("::"))
+        .filter(|(file, test)| {
+            !file.is_empty() && *file != "clippy" && test.contains('_') && !test.contains([' ', ':'])
+        })
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    let mut files = Vec::new();
+    for folder in ["tests", "crates", "xtask"] {
+        find_sources(&workspace().join(folder), &mut files);
+    }
+    let missing: Vec<_> = names
+        .into_iter()
+        .filter(|(file, test)| {
+            let is_of = |path: &&PathBuf| path.file_stem().is_some_and(|stem| stem == *file);
+            let has =
+                |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains(&format!("fn {test}()")));
+            !files.iter().filter(is_of).any(has)
+        })
+        .collect();
+    assert!(missing.is_empty(), "docs/security.md names tests that do not exist: {missing:?}");
+}
+
+fn find_sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            find_sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
 }
 
 #[test]

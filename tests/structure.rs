@@ -413,6 +413,29 @@ fn what_is_printed_may_fail() {
     assert!(wrong.is_empty(), "report::streams writes to the standard streams: {wrong:?}");
 }
 
+/// `docs/security.md` has a row for each file with unsafe code, and each block has its reason before it, which clippy asserts.
+#[test]
+fn unsafe_code_is_where_it_is_said_to_be() {
+    let here = |path: &Path| path.strip_prefix(workspace()).expect("a file of the workspace").display().to_string();
+    let mut found = Vec::new();
+    for folder in crates() {
+        let sources = Sources::read(&folder);
+        for (_, file) in sources.modules {
+            let text = without_tests(&without_comments(&fs::read_to_string(&file).expect("a source")));
+            let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+            if words.into_iter().any(|word| word == "unsafe") {
+                found.push(here(&file));
+            }
+        }
+    }
+    found.sort();
+    let text = fs::read_to_string(workspace().join("docs/security.md")).expect("docs/security.md");
+    let (_, section) = text.split_once("\n## Unsafe code\n").expect("the title");
+    let rows = section.split("\n#").next().expect("a first part").lines();
+    let listed: Vec<&str> = rows.filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(found, listed, "the code, and docs/security.md");
+}
+
 #[test]
 fn the_test_sees_what_it_is_there_for() {
     let folder = tempfile::tempdir().expect("a temporary folder");

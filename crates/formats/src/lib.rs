@@ -11,6 +11,7 @@
 //! assert_eq!((missed.feature.as_str(), missed.since), ("erofs with packed tails", (5, 17)));
 //! ```
 
+#![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod file_name;
