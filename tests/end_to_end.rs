@@ -39,6 +39,7 @@ mod printed_boot;
 mod progress;
 mod proxy;
 mod registry;
+mod sandbox;
 mod secrets;
 mod small_specs;
 mod streams;

@@ -108,7 +108,9 @@ fn print(answer: &clap::Error) -> Result<ExitCode> {
 
 /// Says that a program of the host is started. What the sandbox's own process runs is said where its steps are.
 fn show_command(command: &Command) {
-    if command.get_program() != "/proc/self/exe" {
+    let own_verb =
+        command.get_args().next().is_some_and(|verb| verb == snug_sandbox::VERB || verb == mke2fs::LOOP_VERB);
+    if !own_verb {
         let words: Vec<_> = std::iter::once(command.get_program())
             .chain(command.get_args())
             .map(|word| word.to_string_lossy())

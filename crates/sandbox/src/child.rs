@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
@@ -104,6 +104,8 @@ fn why_refused(errno: nix::Error) -> String {
 /// Does the job as the first process of the pid namespace: when it ends, the kernel kills all others.
 fn first() -> Result<ExitCode> {
     set_pdeathsig(Signal::SIGKILL)?;
+    // Its files in /proc are not for commands (ptrace(2), "Ptrace access mode checking").
+    set_dumpable(false)?;
     umask(Mode::from_bits_truncate(0o022));
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;

@@ -2,9 +2,11 @@
 //! namespace alone (the kernel's `Documentation/admin-guide/binfmt-misc.rst`).
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::unistd::Uid;
 use snug_process::program::{self, HostProgram};
 use snug_rootfs::platform::Platform;
 
@@ -31,20 +33,36 @@ fn interpreters(platform: Platform) -> [&'static str; 2] {
 
 /// Returns the emulator to register in the namespace so that programs of `platform` run there; `None` if the machine or the
 /// host's own registration runs them. Fails with [`Missing`](program::Missing) in its chain if there is none.
+///
+/// What is emulated can change the file of its emulator, where its user may: the host's registration, which has the host's
+/// file open, is for other users than root.
 pub fn emulator(platform: Platform) -> Result<Option<Emulator>> {
-    if Some(platform) == Platform::host() || host_runs(platform, Path::new(REGISTERED)) {
+    if Some(platform) == Platform::host() {
+        return Ok(None);
+    }
+    let registered = registered(platform, Path::new(REGISTERED));
+    if let Some(interpreter) = &registered
+        && !is_changeable(interpreter)
+    {
         return Ok(None);
     }
     let names = interpreters(platform);
-    let interpreter = names.iter().filter_map(|name| program::find(name)).find(|path| is_static(path));
+    let found = names.iter().filter_map(|name| program::find(name)).chain(registered);
+    let interpreter = found.into_iter().find(|path| is_static(path));
     let interpreter = interpreter
         .ok_or_else(|| HostProgram { name: names[0], package: "qemu-user-static" }.missing())
         .with_context(|| format!("programs of {platform} do not run on this machine"))?;
     Ok(Some(Emulator { interpreter, elf_machine: elf_machine(platform) }))
 }
 
-/// Returns whether the host has registered an emulator that works in any root directory.
-fn host_runs(platform: Platform, registered: &Path) -> bool {
+/// Returns whether this user may change the attributes of a file, or replace it.
+fn is_changeable(file: &Path) -> bool {
+    let user = Uid::effective();
+    user.is_root() || fs::metadata(file).is_ok_and(|there| there.uid() == user.as_raw())
+}
+
+/// Returns the emulator that the host has registered for any root directory, by its path on the host.
+fn registered(platform: Platform, registered: &Path) -> Option<PathBuf> {
     let entry = |text: String| {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name).map(str::trim));
         let magic = field("magic").unwrap_or_default();
@@ -52,10 +70,11 @@ fn host_runs(platform: Platform, registered: &Path) -> bool {
         let machine = magic.get(36..38).and_then(|digits| u8::from_str_radix(digits, 16).ok());
         // F: the kernel holds the emulator open, so that no root directory needs to have it.
         let fixed = field("flags:").is_some_and(|flags| flags.contains('F'));
-        text.starts_with("enabled") && fixed && magic.starts_with("7f454c46") && machine == Some(elf_machine(platform))
+        let ours = fixed && magic.starts_with("7f454c46") && machine == Some(elf_machine(platform));
+        field("interpreter").map(PathBuf::from).filter(|_| ours && text.starts_with("enabled"))
     };
     let entries = fs::read_dir(registered).into_iter().flatten().filter_map(Result::ok);
-    entries.filter_map(|file| fs::read_to_string(file.path()).ok()).any(entry)
+    entries.filter_map(|file| fs::read_to_string(file.path()).ok()).find_map(entry)
 }
 
 /// Returns whether a program is statically linked, so that it runs in another root directory: it has no program header of
@@ -90,13 +109,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let with = |text: &str| {
             fs::write(folder.path().join("qemu-aarch64"), text).unwrap();
-            host_runs(Platform::Arm64, folder.path())
+            registered(Platform::Arm64, folder.path())
         };
-        assert!(with(ENTRY));
-        assert!(!with(&ENTRY.replace("POCF", "POC")), "no interpreter is held open");
-        assert!(!with(&ENTRY.replace("enabled", "disabled")));
-        assert!(!with(&ENTRY.replace("00b700", "003e00")), "another machine");
-        assert!(!host_runs(Platform::Arm64, &folder.path().join("none")));
+        assert_eq!(with(ENTRY), Some("/usr/libexec/qemu-binfmt/aarch64-binfmt-P".into()));
+        assert_eq!(with(&ENTRY.replace("POCF", "POC")), None, "no interpreter is held open");
+        assert_eq!(with(&ENTRY.replace("enabled", "disabled")), None);
+        assert_eq!(with(&ENTRY.replace("00b700", "003e00")), None, "another machine");
+        assert_eq!(registered(Platform::Arm64, &folder.path().join("none")), None);
+    }
+
+    #[test]
+    fn an_emulator_that_its_user_could_change_is_not_the_hosts_open_file() {
+        let own = tempfile::NamedTempFile::new().unwrap();
+        assert!(is_changeable(own.path()));
+        assert_eq!(is_changeable(Path::new("/proc/sys/kernel/hostname")), Uid::effective().is_root());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A [`Job`] is a list of [`Action`]s: laying out a tree, entering it, running commands in it, exporting it as a tar.
 //! [`run`] starts the program itself again under a hidden verb ([`VERB`]), since `unshare(2)` of a user namespace needs a
-//! process of one thread. That child unshares, waits for its id maps, and starts the first process of the pid namespace,
+//! process of one thread. It starts a copy in memory, so that no command can reach the program's file. That child unshares, waits for its id maps, and starts the first process of the pid namespace,
 //! which does the job. Root works in the same way, with all ids mapped to themselves.
 //!
 //! The job is JSON on the child's standard input, [`Event`]s are JSON lines on its standard error, and a tar stream or a
@@ -39,10 +39,12 @@ pub mod emulator;
 mod idmap;
 mod mounts;
 mod policy;
+mod sealed;
 mod steps;
 mod terminal;
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 
@@ -54,6 +56,8 @@ pub use child::main as child_main;
 pub use idmap::probe;
 pub use policy::{POLICY_PATH, POLICY_SCRIPT};
 pub use terminal::{ShellEnd, Terminal};
+
+use self::sealed::SealedProgram;
 
 /// The first argument with which the program starts itself again.
 pub const VERB: &str = "__namespace";
@@ -310,8 +314,10 @@ pub fn remove_folder(folder: &Path) -> Result<()> {
 }
 
 fn spawn(shell: Option<ShellEnd>) -> Result<Child> {
-    let mut command = Command::new("/proc/self/exe");
+    let program = SealedProgram::own()?;
+    let mut command = Command::new(program.path());
     command
+        .arg0("/proc/self/exe")
         .arg(VERB)
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -321,7 +327,8 @@ fn spawn(shell: Option<ShellEnd>) -> Result<Child> {
     if let Some(shell) = &shell {
         shell.hand_to(&mut command);
     }
-    Child::start(&mut command).context("cannot start the tool again inside a namespace")
+    // The name of the program is that of a descriptor.
+    Child::start(&mut command).map_err(|error| error.source).context("cannot start the tool again inside a namespace")
 }
 
 /// Reads events to the end. Returns the failure among them, and the lines that are no events, such as a panic's message.

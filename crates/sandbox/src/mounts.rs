@@ -10,7 +10,8 @@ use nix::unistd::{chdir, pivot_root, sethostname};
 
 use super::{CA_BUNDLE, CACHES, Enter, SECRETS};
 
-/// Character devices that programs expect, bound from the host.
+/// Character devices that programs expect, bound from the host: a user namespace can make none. They are read-only mounts:
+/// a device can be written there, and its mode, owner and attributes, which are the host's, cannot.
 const DEVICE_NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Parts of /proc that act on the whole machine: they become read-only. Where the tool runs as root, root of the namespace
@@ -144,6 +145,7 @@ fn mount_dev(at: &Path) -> Result<()> {
         let place = at.join(node);
         File::create(&place)?;
         bind(&Path::new("/dev").join(node), &place)?;
+        make_read_only(&place, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)?;
     }
     for (link, target) in
         [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")]

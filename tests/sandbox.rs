@@ -1,0 +1,323 @@
+//! What hostile bases and steps of the engine builtin reach of the host beside its folders: the files of the programs that run
+//! them, device nodes, and what the caller had open or at hand. As root and as a user.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use snug_tests::{Workshop, have, is_root, succeed};
+
+/// The loader that this machine's programs name (PT_INTERP), as a path in the base.
+const LOADER: &str =
+    if cfg!(target_arch = "aarch64") { "lib/ld-linux-aarch64.so.1" } else { "lib64/ld-linux-x86-64.so.2" };
+
+/// Changes all that can be changed of the file that its process was started from, and of what the first process has, and makes
+/// the folder `/attacked`. It needs no library, so that it can be a loader itself.
+const ATTACK: &str = r#"
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+static long call(long number, long a, long b, long c, long d, long e) {
+#if defined(__aarch64__)
+    register long x8 asm("x8") = number, x0 asm("x0") = a, x1 asm("x1") = b, x2 asm("x2") = c, x3 asm("x3") = d, x4 asm("x4") = e;
+    asm volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
+    return x0;
+#else
+    long answer;
+    register long r10 asm("r10") = d, r8 asm("r8") = e;
+    asm volatile("syscall" : "=a"(answer) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
+    return answer;
+#endif
+}
+
+static void attack(const char *path) {
+    long at = AT_FDCWD, file = (long)path;
+    call(SYS_fchownat, at, file, 1, 1, 0);
+    call(SYS_fchmodat, at, file, 04777, 0, 0);
+    call(SYS_setxattr, file, (long)"user.harm", (long)"harm", 4, 0);
+    call(SYS_setxattr, file, (long)"trusted.harm", (long)"harm", 4, 0);
+    call(SYS_utimensat, at, file, (long)&(long[4]){1, 0, 1, 0}, 0, 0);
+    call(SYS_truncate, file, 1, 0, 0, 0);
+    long opened = call(SYS_openat, at, file, O_WRONLY, 0, 0);
+    if (opened >= 0) call(SYS_write, opened, (long)"harm", 4, 0, 0);
+}
+
+void _start(void) {
+    attack("/proc/self/exe");
+    attack("/proc/1/exe");
+    char of_first[] = "/proc/1/fd/0";
+    for (char digit = '0'; digit <= '9'; digit++) {
+        of_first[sizeof of_first - 2] = digit;
+        attack(of_first);
+    }
+    call(SYS_mkdirat, AT_FDCWD, (long)"/attacked", 0755, 0, 0);
+    call(SYS_exit_group, 0, 0, 0, 0, 0);
+}
+"#;
+
+/// Compiles [`ATTACK`] to `attack` in the workshop.
+fn compile_attack(workshop: &Workshop) -> PathBuf {
+    let (source, program) = (workshop.path("attack.c"), workshop.path("attack"));
+    fs::write(&source, ATTACK).expect("a source");
+    let options = ["-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-O1", "-o"];
+    succeed(Command::new("cc").args(options).arg(&program).arg(&source));
+    program
+}
+
+/// Writes the spec `hostile`, on a base of these files, all of them executable: a file of the host, and its path in the base.
+fn hostile(workshop: &Workshop, files: &[(&Path, &str)], rest: &str) {
+    let root = workshop.path("hostile");
+    for (from, to) in files {
+        let place = root.join(to);
+        fs::create_dir_all(place.parent().expect("a folder")).expect("a folder");
+        fs::copy(from, &place).expect("a file of the base");
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+    let tar = workshop.path("hostile.tar");
+    succeed(Command::new("tar").arg("-cf").arg(&tar).args(["--owner", "0", "--group", "0", "-C"]).arg(&root).arg("."));
+    let spec = format!("base = {{ tar = \"{}\" }}\nfilesystem = \"ext4\"\n{rest}\n", tar.display());
+    workshop.write_spec("hostile", &spec);
+}
+
+/// Who builds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Builder {
+    Root,
+    User,
+}
+
+const BUILDERS: [Builder; 2] = [Builder::Root, Builder::User];
+
+impl Builder {
+    /// The command that builds `hostile`, by a copy of the program that belongs to the builder, and the copy.
+    fn command(self, workshop: &Workshop) -> (Command, PathBuf) {
+        let program = workshop.path("xtask");
+        let mut user = workshop.xtask_as_user(&["image", "hostile"], 65536);
+        match self {
+            Builder::User => {
+                let owner = fs::metadata(workshop.path("home")).expect("a home").uid();
+                chown(&program, Some(owner), Some(owner)).expect("an owner");
+                user.env("PATH", path_with(workshop));
+                (user, program)
+            }
+            Builder::Root => {
+                let mut root = Command::new(&program);
+                root.args(workshop.xtask(&["image", "hostile"]).get_args());
+                root.current_dir(snug_tests::workspace()).env("XDG_CACHE_HOME", workshop.path("cache"));
+                root.env("PATH", path_with(workshop)).env("NO_COLOR", "1");
+                (root, program)
+            }
+        }
+    }
+
+    fn image(self, workshop: &Workshop) -> PathBuf {
+        let folder = match self {
+            Builder::Root => workshop.path("out/hostile"),
+            Builder::User => workshop.path("home/out/hostile"),
+        };
+        // Those of another platform are in a folder of their own.
+        ["rootfs.ext4", "linux-arm64/rootfs.ext4"]
+            .map(|name| folder.join(name))
+            .into_iter()
+            .find(|path| path.exists())
+            .expect("an image")
+    }
+}
+
+/// The programs of the workshop's own `bin` come before the host's.
+fn path_with(workshop: &Workshop) -> String {
+    format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", workshop.path("bin").display())
+}
+
+/// Whatever is done to a file, even to its attributes, changes the time of its last change.
+fn state(file: &Path) -> (u32, u32, u32, u64, (i64, i64), (i64, i64)) {
+    let about = fs::metadata(file).expect("the file");
+    let changed = (about.ctime(), about.ctime_nsec());
+    (about.mode(), about.uid(), about.gid(), about.len(), (about.mtime(), about.mtime_nsec()), changed)
+}
+
+/// Content of a file in an image; empty where it has none.
+fn content(image: &Path, path: &str) -> String {
+    let output = succeed(Command::new("debugfs").args(["-R", &format!("cat {path}")]).arg(image));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Builds `hostile`, whose base attacks the file of its own process, and asserts that `victim` stays as it is.
+fn assert_unharmed(builder: Builder, workshop: &Workshop, mut build: Command, victim: &Path) {
+    let (before, bytes) = (state(victim), fs::read(victim).expect("the program"));
+    let output = build.output().expect("the command runs");
+    assert_eq!(state(victim), before, "{builder:?}: {}", said(&output));
+    assert!(fs::read(victim).expect("the program") == bytes, "{builder:?}: {}", said(&output));
+    // The attack ran, so that the comparison means something.
+    assert!(output.status.success(), "{builder:?}: {}", said(&output));
+    let stat = succeed(Command::new("debugfs").args(["-R", "stat /attacked"]).arg(builder.image(workshop)));
+    assert!(String::from_utf8_lossy(&stat.stdout).contains("Type: directory"), "{builder:?}: {}", said(&output));
+}
+
+#[test]
+fn a_base_with_a_loader_of_its_own_does_not_reach_the_tools_file() {
+    if !is_root() || !have(&["busybox", "newuidmap", "unshare", "setpriv", "debugfs", "cc"]) {
+        return;
+    }
+    for builder in BUILDERS {
+        for shell in ["#!/proc/self/exe\n", "#!/proc/self/exe image\n"] {
+            let workshop = Workshop::new();
+            let loader = compile_attack(&workshop);
+            fs::write(workshop.path("shell"), shell).expect("a script");
+            hostile(&workshop, &[(&workshop.path("shell"), "bin/sh"), (&loader, LOADER)], "run = [\"attack\"]");
+            let (build, program) = builder.command(&workshop);
+            assert_unharmed(builder, &workshop, build, &program);
+        }
+    }
+}
+
+/// As [`ATTACK`], as a program of arm64: a static ELF file of one segment (elf(5)), assembled here, since a compiler for
+/// another machine is seldom at hand.
+fn arm64_attack() -> Vec<u8> {
+    const AT_FDCWD: u64 = -100_i64 as u64;
+    /// Numbers of system calls (asm-generic/unistd.h).
+    const FCHOWNAT: u64 = 54;
+    const FCHMODAT: u64 = 53;
+    const SETXATTR: u64 = 5;
+    const MKDIRAT: u64 = 34;
+    const EXIT_GROUP: u64 = 94;
+    const ADDRESS: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    /// Instructions, then the strings.
+    const STRINGS: u64 = ADDRESS + HEADERS + 0x200;
+    let texts = [c"/proc/self/exe", c"/attacked", c"user.harm"].map(|text| text.to_bytes_with_nul());
+    let at = |index: usize| STRINGS + texts[..index].iter().map(|text| text.len() as u64).sum::<u64>();
+    let (own, attacked, attribute) = (at(0), at(1), at(2));
+    let mut code: Vec<u32> = Vec::new();
+    // MOVZ or MOVK of 16 bits each, for any 64 bits.
+    let set = |code: &mut Vec<u32>, register: u32, value: u64| {
+        for part in 0..4 {
+            let operation = if part == 0 { 0xd280_0000 } else { 0xf280_0000 };
+            let bits = (value >> (16 * part)) as u32 & 0xffff;
+            code.push(operation | part << 21 | bits << 5 | register);
+        }
+    };
+    for (number, arguments) in [
+        (FCHOWNAT, [AT_FDCWD, own, 1, 1, 0]),
+        (FCHMODAT, [AT_FDCWD, own, 0o4777, 0, 0]),
+        (SETXATTR, [own, attribute, attribute, 4, 0]),
+        (MKDIRAT, [AT_FDCWD, attacked, 0o755, 0, 0]),
+        (EXIT_GROUP, [0; 5]),
+    ] {
+        for (register, argument) in (0..).zip(arguments) {
+            set(&mut code, register, argument);
+        }
+        set(&mut code, 8, number);
+        code.push(0xd400_0001); // SVC #0
+    }
+    let mut code: Vec<u8> = code.into_iter().flat_map(u32::to_le_bytes).collect();
+    assert!(code.len() <= 0x200 + HEADERS as usize, "{}", code.len());
+    code.resize((STRINGS - ADDRESS - HEADERS) as usize, 0);
+    code.extend(texts.concat());
+    let length = HEADERS + code.len() as u64;
+
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let half = |file: &mut Vec<u8>, value: u16| file.extend(value.to_le_bytes());
+    let word = |file: &mut Vec<u8>, value: u32| file.extend(value.to_le_bytes());
+    let long = |file: &mut Vec<u8>, value: u64| file.extend(value.to_le_bytes());
+    half(&mut file, 2); // ET_EXEC
+    half(&mut file, 183); // EM_AARCH64
+    word(&mut file, 1);
+    long(&mut file, ADDRESS + HEADERS); // the entry
+    long(&mut file, 64); // program headers
+    long(&mut file, 0);
+    word(&mut file, 0);
+    for value in [64, 56, 1, 0, 0, 0] {
+        half(&mut file, value);
+    }
+    word(&mut file, 1); // PT_LOAD
+    word(&mut file, 5); // readable, executable
+    for value in [0, ADDRESS, ADDRESS, length, length, 0x1000] {
+        long(&mut file, value);
+    }
+    file.extend(code);
+    file
+}
+
+#[test]
+fn an_emulated_base_does_not_reach_the_emulators_file() {
+    if !is_root() || !have(&["busybox", "newuidmap", "unshare", "setpriv", "debugfs", "qemu-aarch64-static"]) {
+        return;
+    }
+    if std::env::consts::ARCH != "x86_64" {
+        // On an arm64 machine nothing is emulated.
+        return;
+    }
+    for builder in BUILDERS {
+        let workshop = Workshop::new();
+        let bin = workshop.path("bin");
+        fs::create_dir(&bin).expect("a folder");
+        let qemu = bin.join("qemu-aarch64-static");
+        fs::copy("/usr/bin/qemu-aarch64-static", &qemu).expect("a copy of the emulator");
+        fs::write(workshop.path("shell"), arm64_attack()).expect("a program");
+        hostile(&workshop, &[(&workshop.path("shell"), "bin/sh")], "run = [\"attack\"]");
+        let (mut build, program) = builder.command(&workshop);
+        let owner = fs::metadata(program).expect("the program").uid();
+        chown(&qemu, Some(owner), Some(owner)).expect("an owner");
+        build.args(["--platform", "linux/arm64"]);
+        assert_unharmed(builder, &workshop, build, &qemu);
+    }
+}
+
+#[test]
+fn steps_write_to_devices_and_change_none() {
+    if !is_root() || !have(&["busybox", "newuidmap", "unshare", "setpriv", "debugfs"]) {
+        return;
+    }
+    // Nothing else on the machine uses this one: what a fault does to it does no harm.
+    let device = Path::new("/dev/full");
+    for builder in BUILDERS {
+        let workshop = Workshop::new();
+        let steps = r#"run = [
+            "busybox chmod 0600 /dev/full || true; busybox chown 1:1 /dev/full || true; busybox touch -d @1 /dev/full || true",
+            "busybox rm -f /dev/full || true",
+            "for node in null zero random urandom; do echo x > /dev/$node; busybox head -c 1 /dev/$node > /dev/null; done",
+            "! echo x > /dev/full; busybox test -c /dev/tty; busybox head -c 3 /dev/full | wc -c > /read",
+            "busybox mkdir /attacked",
+        ]"#;
+        workshop.spec("hostile", steps);
+        let before = state(device);
+        let (mut build, _) = builder.command(&workshop);
+        let output = build.output().expect("the command runs");
+        let after = state(device);
+        if after != before {
+            fs::set_permissions(device, fs::Permissions::from_mode(0o666)).expect("a mode");
+            chown(device, Some(0), Some(0)).expect("an owner");
+        }
+        assert_eq!(after, before, "{builder:?}: {}", said(&output));
+        assert!(output.status.success(), "{builder:?}: {}", said(&output));
+        assert_eq!(content(&builder.image(&workshop), "/read"), "3\n", "{builder:?}");
+    }
+}
+
+#[test]
+fn builds_work_where_memory_is_not_executable() {
+    if !is_root() || !have(&["busybox", "newuidmap", "unshare"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.spec("hostile", "run = [\"true\"]");
+    // The setting is one of the pid namespace.
+    let setting = "/proc/sys/vm/memfd_noexec";
+    if !Path::new(setting).exists() {
+        // Before Linux 6.3 there is none.
+        return;
+    }
+    let build = workshop.xtask(&["image", "hostile", "--engine", "builtin"]);
+    let script = format!("echo 2 > {setting} && exec \"$@\"");
+    let mut forbidden = Command::new("unshare");
+    forbidden.args(["--pid", "--fork", "--mount-proc", "sh", "-c", &script, "sh"]).arg(build.get_program());
+    forbidden.args(build.get_args()).env("XDG_CACHE_HOME", workshop.path("cache"));
+    succeed(forbidden.current_dir(snug_tests::workspace()));
+}
