@@ -37,9 +37,11 @@ mod binfmt;
 mod child;
 pub mod emulator;
 mod idmap;
+mod inherited;
 mod mounts;
 mod policy;
 mod sealed;
+mod seccomp;
 mod steps;
 mod terminal;
 
@@ -325,6 +327,7 @@ fn spawn(shell: Option<ShellEnd>) -> Result<Child> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     if let Some(shell) = &shell {
+        command.arg(child::WITH_TERMINAL);
         shell.hand_to(&mut command);
     }
     // The name of the program is that of a descriptor.
