@@ -2,11 +2,14 @@
 //! them, device nodes, and what the caller had open or at hand. As root and as a user.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use snug_tests::{Workshop, have, is_root, succeed};
+
+use crate::containers::{Dockerd, Podman};
 
 /// The loader that this machine's programs name (PT_INTERP), as a path in the base.
 const LOADER: &str =
@@ -283,7 +286,7 @@ fn steps_write_to_devices_and_change_none() {
             "busybox chmod 0600 /dev/full || true; busybox chown 1:1 /dev/full || true; busybox touch -d @1 /dev/full || true",
             "busybox rm -f /dev/full || true",
             "for node in null zero random urandom; do echo x > /dev/$node; busybox head -c 1 /dev/$node > /dev/null; done",
-            "! echo x > /dev/full; busybox test -c /dev/tty; busybox head -c 3 /dev/full | wc -c > /read",
+            "if echo x > /dev/full; then exit 3; fi; busybox test -c /dev/tty; busybox head -c 3 /dev/full | wc -c > /read",
             "busybox mkdir /attacked",
         ]"#;
         workshop.spec("hostile", steps);
@@ -322,9 +325,9 @@ fn builds_work_where_memory_is_not_executable() {
     succeed(forbidden.current_dir(snug_tests::workspace()));
 }
 
-/// A program with two uses. `probe hold COMMAND…` runs a command with what a caller may have: an open file and an open folder
+/// A program with three uses. `probe hold COMMAND…` runs a command with what a caller may have: an open file and an open folder
 /// that are inherited, a key in the session's keyring and one in the user's, and an abstract socket. `probe` alone says what of
-/// that it reaches, and fails if it is anything.
+/// that it reaches, and fails if it is anything. `probe vsock` fails if it gets a socket that leads to the machine's host.
 const PROBE: &str = r#"
 #include <fcntl.h>
 #include <linux/keyctl.h>
@@ -397,6 +400,7 @@ static void search_keys(const char *how) {
 
 int main(int count, char **words) {
     if (count > 2) return hold(words + 2);
+    if (count > 1) return socket(AF_VSOCK, SOCK_STREAM, 0) >= 0;
     for (int open = 3; open < 64; open++) {
         char text[8] = "";
         if (pread(open, text, 6, 0) == 6 && !strcmp(text, "canary")) say("an open file");
@@ -430,6 +434,17 @@ fn wrapped(build: &Command, program: &Path, wrapper: &[&str]) -> Command {
     command
 }
 
+/// Writes the spec `hostile`, on a base of busybox and [`PROBE`].
+fn hostile_with_probe(workshop: &Workshop, rest: &str) -> PathBuf {
+    fs::write(workshop.path("probe.c"), PROBE).expect("a source");
+    let probe = workshop.path("probe");
+    succeed(Command::new("cc").args(["-static", "-O1", "-o"]).arg(&probe).arg(workshop.path("probe.c")));
+    let busybox = workshop.path("root/bin/busybox");
+    let files: &[(&Path, &str)] = &[(&busybox, "bin/busybox"), (&busybox, "bin/sh"), (&probe, "bin/probe")];
+    hostile(workshop, files, rest);
+    probe
+}
+
 #[test]
 fn steps_get_nothing_that_the_caller_has_open_or_at_hand() {
     if !is_root() || !have(&["busybox", "newuidmap", "unshare", "setpriv", "cc"]) {
@@ -437,12 +452,7 @@ fn steps_get_nothing_that_the_caller_has_open_or_at_hand() {
     }
     for builder in BUILDERS {
         let workshop = Workshop::new();
-        fs::write(workshop.path("probe.c"), PROBE).expect("a source");
-        let probe = workshop.path("probe");
-        succeed(Command::new("cc").args(["-static", "-O1", "-o"]).arg(&probe).arg(workshop.path("probe.c")));
-        let busybox = workshop.path("root/bin/busybox");
-        let files: &[(&Path, &str)] = &[(&busybox, "bin/busybox"), (&busybox, "bin/sh"), (&probe, "bin/probe")];
-        hostile(&workshop, files, "run = [\"probe\"]");
+        let probe = hostile_with_probe(&workshop, "run = [\"probe\"]");
         let (build, program) = builder.command(&workshop);
         let wrapper = [probe.to_str().expect("a path"), "hold"];
 
@@ -454,5 +464,67 @@ fn steps_get_nothing_that_the_caller_has_open_or_at_hand() {
         }
         let output = wrapped(&build, &program, &wrapper).output().expect("the command runs");
         assert!(output.status.success(), "{builder:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_step_without_network_has_a_loopback_device_and_no_way_out() {
+    if !is_root() || !have(&["busybox", "newuidmap", "unshare", "setpriv", "cc"]) {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    // That a connection is made is enough.
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    for builder in BUILDERS {
+        let workshop = Workshop::new();
+        let alone = format!(
+            "test -z \\\"$http_proxy\\\"; if busybox nc 127.0.0.1 {port} < /dev/null; then exit 3; fi; busybox ping -c 1 127.0.0.1; \
+             busybox nc -l -p 9000 -e /bin/echo here & until busybox nc 127.0.0.1 9000 < /dev/null; do busybox sleep 0.1; done; \
+             test $(busybox grep -c : /proc/net/dev) = 1; probe vsock"
+        );
+        let outside = format!("busybox nc 127.0.0.1 {port} < /dev/null; test \\\"$http_proxy\\\"");
+        let steps = format!("run = [\"{outside}\", {{ shell = \"{alone}\", network = false }}, \"{outside}\"]");
+        hostile_with_probe(&workshop, &steps);
+        let (mut build, _) = builder.command(&workshop);
+        let output = build.env("http_proxy", "http://archive.example:3128").output().expect("the command runs");
+        assert!(output.status.success(), "{builder:?}: {}", said(&output));
+
+        let steps = "run = [{ shell = \"busybox wget -q http://archive.example/file\", network = false }]";
+        hostile_with_probe(&workshop, steps);
+        let output = builder.command(&workshop).0.output().expect("the command runs");
+        assert_eq!(output.status.code(), Some(1), "{builder:?}: {}", said(&output));
+        assert!(said(&output).contains("hint: this step has no network, since the spec says"), "{}", said(&output));
+    }
+}
+
+#[test]
+fn engines_that_cannot_take_the_network_away_refuse_by_the_line() {
+    if !is_root() || !have(&["busybox", "newuidmap", "podman"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.spec("hostile", "run = [\n  \"true\",\n  { shell = \"true\", network = false },\n]");
+    let refuses = |engine: &str, tell: &dyn Fn(&mut Command)| {
+        let mut build = workshop.xtask(&["image", "hostile", "--engine", engine]);
+        tell(&mut build);
+        let output = build.output().expect("xtask runs");
+        let reason = format!("{engine} gives all steps of a build one network, and run: true is to have none");
+        let place =
+            format!("asked for at {}:5\nhint: --engine builtin", workshop.path("images/hostile/image.toml").display());
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(&reason) && said(&output).contains(&place), "{}", said(&output));
+    };
+    let folder = workshop.path("podman");
+    fs::create_dir(&folder).expect("a folder");
+    if let Some(podman) = Podman::prepare(&folder, "overlay") {
+        refuses("podman", &|build| {
+            podman.tell(build);
+        });
+    }
+    if let Some(dockerd) = Dockerd::start(&workshop.path("")) {
+        refuses("docker", &|build| {
+            build.env("DOCKER_HOST", dockerd.host());
+        });
     }
 }

@@ -67,10 +67,7 @@ pub(super) fn leave_session_keyring() -> Result<()> {
 /// Refuses keyrings to this process and all that it starts: a keyring can be linked by its number, whoever left it, and that
 /// of the caller's user has the caller's keys.
 pub(super) fn refuse_keyrings() -> Result<()> {
-    if fs::exists("/proc/sys/kernel/seccomp").unwrap_or(true) {
-        Filter::keyrings().install().context("cannot filter system calls (seccomp(2))")?;
-    }
-    Ok(())
+    Filter::keyrings().install_where_known().context("cannot filter system calls (seccomp(2))")
 }
 
 /// Keeps this process and all that it starts from the abstract sockets (unix(7)) and the signals of other processes, where the

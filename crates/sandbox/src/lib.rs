@@ -1,4 +1,5 @@
-//! Runs commands on root filesystems in namespaces of their own, without root: user, mount, pid, uts and ipc.
+//! Runs commands on root filesystems in namespaces of their own, without root: user, mount, pid, uts, ipc and, where a command
+//! is to have no network, network.
 //!
 //! A [`Job`] is a list of [`Action`]s: laying out a tree, entering it, running commands in it, exporting it as a tar.
 //! [`run`] starts the program itself again under a hidden verb ([`VERB`]), since `unshare(2)` of a user namespace needs a
@@ -39,6 +40,7 @@ pub mod emulator;
 mod idmap;
 mod inherited;
 mod mounts;
+mod network;
 mod policy;
 mod sealed;
 mod seccomp;
@@ -123,6 +125,8 @@ pub struct Program {
     pub environment: Vec<(String, String)>,
     /// The working directory; `None`: the root directory.
     pub directory: Option<PathBuf>,
+    /// Whether it has the caller's network; else it has one of its own, with nothing but a loopback device.
+    pub network: bool,
 }
 
 /// An emulator for programs of another platform.

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::{Event, Program, report, terminal};
+use super::{Event, Program, network, report, terminal};
 
 /// The capabilities in the bounding set of commands, by number (capabilities(7), linux/capability.h): those that container
 /// engines grant. Without CAP_SYS_ADMIN a command cannot undo the read-only mounts.
@@ -119,6 +119,9 @@ fn command(program: &Program) -> Result<Command> {
         .envs(program.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(program.directory.as_deref().unwrap_or("/".as_ref()))
         .stdin(Stdio::null());
+    if !program.network {
+        network::leave(&mut command);
+    }
     Ok(command)
 }
 

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         println!("line {}: file {}", file.line, file.to);
     }
     for step in &spec.run {
-        println!("line {}: {}", step.line, step.lines().next().unwrap_or_default());
+        println!("line {}: {}", step.line, step.shell.lines().next().unwrap_or_default());
     }
     ExitCode::SUCCESS
 }

@@ -14,7 +14,8 @@ use snug_rootfs::tree::TreePath;
 use super::error::{SpecError, SpecErrors};
 use super::filesystem::FilesystemChoice;
 use super::model::{
-    Base, Boot, BootCheck, Document, EngineKind, FileSource, ImageSpec, Located, Packages, SourcePath, Tolerance,
+    Base, Boot, BootCheck, Document, EngineKind, FileSource, ImageSpec, Located, Packages, RunStep, SourcePath,
+    Tolerance,
 };
 use super::reader::{Cursor, Diagnostics, Node, Problem};
 use super::{SPEC_FILE, filesystem, names, nearest, placement, sources, values};
@@ -50,6 +51,7 @@ const BASE_KINDS: [(&str, &[&str]); 4] =
 const BASE_KEYS: &[&str] = &["debian", "snapshot", "variant", "oci", "image", "tar", "sha256"];
 const PACKAGE_KEYS: &[&str] = &["system", "npm", "pip"];
 const BOOT_KEYS: &[&str] = &["kernel", "arguments", "checks"];
+const RUN_KEYS: &[&str] = &["shell", "network"];
 const CHECK_KEYS: &[&str] = &["run", "prints", "within"];
 
 const BASE_HELP: &str = "as base = { debian = \"trixie\" }; or `oci`, `image`, `tar` instead of `debian`";
@@ -236,12 +238,23 @@ fn init(node: &Node<'_>, folder: &Path) -> Option<Located<SourcePath>> {
     Some(node.locate(source.path))
 }
 
-fn run_step(node: &Node<'_>) -> Option<Located<String>> {
-    let step = node.text()?;
-    if step.trim().is_empty() {
+/// Reads a command, or `{ shell = "…", network = false }`.
+fn run_step(node: &Node<'_>) -> Option<Located<RunStep>> {
+    if node.as_table().is_none() {
+        return Some(node.locate(RunStep { shell: shell_command(node)?, network: true }));
+    }
+    let table = node.table(RUN_KEYS)?;
+    let shell = table.require("shell", "the command that the step runs").and_then(|node| shell_command(&node));
+    let network = table.take("network").map(|node| node.boolean());
+    Some(node.locate(RunStep { shell: shell?, network: network.unwrap_or(Some(true))? }))
+}
+
+fn shell_command(node: &Node<'_>) -> Option<String> {
+    let command = node.text()?;
+    if command.trim().is_empty() {
         return node.fail("this step runs nothing", "");
     }
-    Some(node.locate(step))
+    Some(command)
 }
 
 fn sizing(table: &Cursor<'_>, choice: &FilesystemChoice) -> SizePolicy {
@@ -329,13 +342,13 @@ fn boot(node: &Node<'_>) -> Option<Boot> {
 /// Reads `{ run = "…", prints = "…", within = "…" }`, or the command alone.
 fn boot_check(node: &Node<'_>) -> Option<Located<BootCheck>> {
     if node.as_str().is_some() {
-        return Some(node.locate(BootCheck { run: run_step(node)?.value, prints: None, within: None }));
+        return Some(node.locate(BootCheck { run: shell_command(node)?, prints: None, within: None }));
     }
     let table = node.table(CHECK_KEYS)?;
-    let run = table.require("run", "the command to run in the guest").and_then(|node| run_step(&node));
+    let run = table.require("run", "the command to run in the guest").and_then(|node| shell_command(&node));
     let prints = table.take("prints").map(|node| node.string());
     let within = table.take("within").and_then(|node| node.parse(values::duration));
-    Some(node.locate(BootCheck { run: run?.value, prints: prints.flatten().map(ToOwned::to_owned), within }))
+    Some(node.locate(BootCheck { run: run?, prints: prints.flatten().map(ToOwned::to_owned), within }))
 }
 
 /// Reports paths that are placed twice, and ids of secrets that are given twice: the later would silently win.

@@ -90,7 +90,7 @@ pub struct ImageSpec {
     /// Every `[[secret]]`.
     pub secrets: Vec<Located<SecretSpec>>,
     /// Shell steps, in order.
-    pub run: Vec<Located<String>>,
+    pub run: Vec<Located<RunStep>>,
     /// Globs rooted at `/`; a match removes the subtree.
     pub exclude: Vec<Located<String>>,
     /// The size of the image: `min-size`, `max-size`, `headroom`, `free-inodes`.
@@ -367,6 +367,15 @@ impl FromStr for EngineKind {
             .find(|kind| kind.as_str() == text)
             .ok_or_else(|| format!("`{text}` is not one of builtin, docker, podman"))
     }
+}
+
+/// A step of `run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunStep {
+    /// What `/bin/sh -e` runs.
+    pub shell: String,
+    /// Whether it has a network.
+    pub network: bool,
 }
 
 /// `[boot]`: how the image is booted, and what is checked in it then.

@@ -371,6 +371,17 @@ fn defaults_for_the_command_line_are_checked() {
     assert_eq!(help("platforms = ['aarch64']"), "OCI calls it `linux/arm64`");
     assert_eq!(wrong("env = { A = 1, '2B' = '' }").len(), 2);
     assert_eq!(wrong("run = ['true', ' ']"), ["this step runs nothing"]);
+    let step = |shell: &str, network| RunStep { shell: shell.into(), network };
+    let spec = debian("run = ['one', { shell = 'two' }, { shell = 'three', network = false }]");
+    let steps: Vec<RunStep> = spec.run.into_iter().map(|step| step.value).collect();
+    assert_eq!(steps, [step("one", true), step("two", true), step("three", false)]);
+    assert_eq!(wrong("run = [{ network = false }]"), ["`shell` is missing"]);
+    assert_eq!(wrong("run = [{ shell = ' ' }]"), ["this step runs nothing"]);
+    assert_eq!(
+        wrong("run = [{ shell = 'x', network = 'host' }]"),
+        ["`network` must be `true` or `false`, not a string"]
+    );
+    assert_eq!(wrong("run = [{ shell = 'x', netwrok = false }]"), ["unknown key `netwrok`"]);
     assert_eq!(wrong("run = [\"a\\u0000b\"]"), ["each item of `run` holds a NUL character"]);
     assert_eq!(wrong("description = \"a\\nb\""), ["`description` must be one line without control characters"]);
 }

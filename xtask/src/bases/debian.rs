@@ -108,10 +108,14 @@ pub fn run(
         command.push(format!("--include={}", what.include.join(",")));
     }
     command.extend([what.suite.to_owned(), "-".into()]);
-    let program = Program { command, environment: environment::host_tools(), directory: None };
+    let program = Program { command, environment: environment::host_tools(), directory: None, network: true };
     let content = if what.include.is_empty() { what.variant.to_owned() } else { what.include.join(", ") };
-    let title =
-        Title { text: format!("mmdebstrap {} ({content})", what.suite), place: what.place.to_owned(), fetches: true };
+    let title = Title {
+        text: format!("mmdebstrap {} ({content})", what.suite),
+        place: what.place.to_owned(),
+        fetches: true,
+        network: true,
+    };
     let mut actions = vec![Action::Scratch { folder: scratch }];
     actions.extend(emulator::emulator(what.platform)?.map(Action::Emulate));
     let mut titles: Vec<_> = actions.iter().map(|_| None).collect();

@@ -9,6 +9,7 @@ use snug_sandbox::emulator;
 use snug_sandbox::{Action, Enter, Job, Program, Terminal};
 
 use super::downloads::Downloads;
+use super::environment::Given;
 use super::install::install_command;
 use super::secrets;
 use super::{Engine, OnFailure, environment, file_tree};
@@ -80,12 +81,13 @@ fn job(
 ) -> Result<(Job, Vec<Option<Title>>)> {
     let root = work.join("root");
     let ca_bundle = environment::ca_bundle();
-    let trust = ca_bundle.is_some();
+    let given = Given { trust: ca_bundle.is_some(), caches: false, network: true };
     let mut actions = vec![Action::Materialise { tar: base.to_path_buf(), root: root.clone() }];
     let mut titles = vec![Some(Title {
         text: format!("unpack {}", plan.base.describe()),
         place: plan.base_place.to_string(),
         fetches: false,
+        network: true,
     })];
     if let Some(emulator) = emulator::emulator(plan.platform)? {
         actions.push(Action::Emulate(emulator));
@@ -101,12 +103,13 @@ fn job(
     }));
     titles.push(None);
     if shell {
-        let mut environment = environment::of_step(&plan.environment, trust, false);
+        let mut environment = environment::of_step(&plan.environment, given);
         environment.extend(std::env::var("TERM").map(|term| ("TERM".to_owned(), term)));
         actions.push(Action::ShellOnFailure(Program {
             command: ["/bin/sh", "-c", SHELL].map(Into::into).into(),
             environment,
             directory: None,
+            network: true,
         }));
         titles.push(None);
     }
@@ -120,20 +123,32 @@ fn job(
         actions.push(match &step.action {
             StepAction::Install { manager, packages } => Action::Run(Program {
                 command: install_command(*manager, packages),
-                environment: environment::of_step(&plan.environment, trust, true),
+                environment: environment::of_step(&plan.environment, Given { caches: true, ..given }),
                 directory: None,
+                network: true,
             }),
-            StepAction::Shell(command) => Action::Run(Program {
+            StepAction::Shell { command, network } => Action::Run(Program {
                 command: vec!["/bin/sh".into(), "-e".into(), "-c".into(), command.clone()],
-                environment: environment::of_step(&plan.environment, trust, false),
+                environment: environment::of_step(&plan.environment, Given { network: *network, ..given }),
                 directory: None,
+                network: *network,
             }),
             StepAction::Files(files) => Action::Place { tar: write_files(files, work, index)? },
         });
-        titles.push(Some(Title { text: step.describe(), place: step.place.clone(), fetches: step.action.fetches() }));
+        titles.push(Some(Title {
+            text: step.describe(),
+            place: step.place.clone(),
+            fetches: step.action.fetches(),
+            network: step.action.has_network(),
+        }));
     }
     actions.push(Action::Export);
-    titles.push(Some(Title { text: "collect the tree".into(), place: plan.name.clone(), fetches: false }));
+    titles.push(Some(Title {
+        text: "collect the tree".into(),
+        place: plan.name.clone(),
+        fetches: false,
+        network: true,
+    }));
     Ok((Job { actions }, titles))
 }
 

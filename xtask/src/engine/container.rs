@@ -75,6 +75,14 @@ impl Container {
                 self.cli, plan.platform
             )));
         }
+        if let Some(step) = plan.steps.iter().find(|step| !step.action.has_network()) {
+            bail!(Failure::Unsupported(format!(
+                "{} gives all steps of a build one network, and {} is to have none\n  asked for at {}\nhint: --engine builtin",
+                self.cli,
+                step.describe(),
+                step.place
+            )));
+        }
         Ok(())
     }
 

@@ -32,15 +32,28 @@ pub(crate) fn ca_bundle() -> Option<PathBuf> {
     named.into_iter().chain(CA_BUNDLES.map(PathBuf::from)).find(|path| path.is_file())
 }
 
+/// What a step has beside the tree, and what its environment tells of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Given {
+    /// The host's certificates.
+    pub trust: bool,
+    /// The caches of package managers.
+    pub caches: bool,
+    /// A network; without one, the caller's proxies are out of reach.
+    pub network: bool,
+}
+
 /// Returns the environment of a step. Variables of `spec` override all that the tool sets.
-pub(crate) fn of_step(spec: &[(String, String)], trust: bool, caches: bool) -> Vec<(String, String)> {
+pub(crate) fn of_step(spec: &[(String, String)], given: Given) -> Vec<(String, String)> {
     let mut environment = owned(&ALWAYS);
-    environment.extend(passed());
+    if given.network {
+        environment.extend(passed());
+    }
     environment.extend(std::env::var(TIME).map(|time| (TIME.to_owned(), time)));
-    if trust {
+    if given.trust {
         environment.extend(CA_VARIABLES.map(|name| (name.to_owned(), CA_BUNDLE.to_owned())));
     }
-    if caches {
+    if given.caches {
         let folder = |manager: PackageManager| Path::new(CACHES).join(manager.as_str()).display().to_string();
         environment.push(("npm_config_cache".to_owned(), folder(PackageManager::Npm)));
         environment.push(("PIP_CACHE_DIR".to_owned(), folder(PackageManager::Pip)));
@@ -57,7 +70,7 @@ mod tests {
     #[test]
     fn the_spec_wins_and_the_callers_environment_stays_out() {
         let own = vec![("LANG".to_owned(), "de_DE.UTF-8".to_owned()), ("FOO".to_owned(), "1".to_owned())];
-        let environment = of_step(&own, true, false);
+        let environment = of_step(&own, Given { trust: true, caches: false, network: true });
         let get =
             |name: &str| environment.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect::<Vec<_>>();
         assert_eq!(get("LANG"), ["de_DE.UTF-8"]);

@@ -51,6 +51,7 @@ enum StepInput<'a> {
     Install(PackageManager, &'a [String]),
     Files,
     Shell(&'a str),
+    ShellWithoutNetwork(&'a str),
 }
 
 #[derive(Debug, Serialize)]
@@ -85,7 +86,8 @@ impl<'a> TreeInputs<'a> {
         let step = |action: &'a StepAction| match action {
             StepAction::Install { manager, packages } => StepInput::Install(*manager, packages),
             StepAction::Files(_) => StepInput::Files,
-            StepAction::Shell(command) => StepInput::Shell(command),
+            StepAction::Shell { command, network: true } => StepInput::Shell(command),
+            StepAction::Shell { command, network: false } => StepInput::ShellWithoutNetwork(command),
         };
         // Without `..`: a new field does not compile until it is decided whether it changes the tree.
         let file = |file: &'a PlannedFile| {

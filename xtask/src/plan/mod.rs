@@ -208,7 +208,11 @@ pub enum StepAction {
     },
     /// Copies the files into the image.
     Files(Vec<PlannedFile>),
-    Shell(String),
+    Shell {
+        command: String,
+        /// Whether it has a network.
+        network: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -239,6 +243,11 @@ impl StepAction {
     pub fn fetches(&self) -> bool {
         matches!(self, StepAction::Install { .. })
     }
+
+    /// Whether it has a network.
+    pub fn has_network(&self) -> bool {
+        !matches!(self, StepAction::Shell { network: false, .. })
+    }
 }
 
 impl Step {
@@ -250,7 +259,7 @@ impl Step {
             }
             StepAction::Files(files) if files.len() == 1 => format!("file {}", files[0].to),
             StepAction::Files(files) => count(files.len(), "file"),
-            StepAction::Shell(command) => {
+            StepAction::Shell { command, .. } => {
                 format!("run: {}", in_short(command.trim().lines().next().unwrap_or_default()))
             }
         }
@@ -421,8 +430,9 @@ fn plan_steps(spec: &ImageSpec, system: PackageManager, files: &[PlannedFile]) -
     if let Some(first) = files.first() {
         steps.push(Step { action: StepAction::Files(files.to_vec()), place: first.place.clone() });
     }
-    for command in &spec.run {
-        steps.push(Step { action: StepAction::Shell(command.value.clone()), place: places.of(command) });
+    for step in &spec.run {
+        let action = StepAction::Shell { command: step.shell.clone(), network: step.network };
+        steps.push(Step { action, place: places.of(step) });
     }
     steps
 }

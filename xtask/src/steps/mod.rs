@@ -18,7 +18,7 @@ const FIRST_REASONS: usize = 10;
 
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} failed{}\n  asked for at {place}{}{}", status_text(*.status), output_text(.last_lines), network_text(.last_lines, *.fetches))]
+#[error("{what} failed{}\n  asked for at {place}{}{}", status_text(*.status), output_text(.last_lines), network_text(.last_lines, *.fetches, *.network))]
 pub struct StepFailed {
     /// The step, in one line.
     pub what: String,
@@ -30,6 +30,8 @@ pub struct StepFailed {
     pub last_lines: Vec<String>,
     /// Whether all that it does is to fetch and install packages.
     pub fetches: bool,
+    /// Whether it had a network.
+    pub network: bool,
 }
 
 impl StepFailed {
@@ -78,8 +80,8 @@ fn output_text(lines: &[String]) -> String {
     shown("it says", &why) + &shown(&last, &others)
 }
 
-/// What apt, apk (its `print.c`), npm, pip, curl and the C library print when the network fails.
-const NETWORK_TROUBLE: [&str; 35] = [
+/// What apt, apk (its `print.c`), npm, pip, curl, busybox and the C library print when the network fails.
+const NETWORK_TROUBLE: [&str; 37] = [
     "Temporary failure resolving",
     "Temporary failure in name resolution",
     "Could not resolve",
@@ -98,6 +100,8 @@ const NETWORK_TROUBLE: [&str; 35] = [
     "ECONNRESET",
     "Connection refused",
     "Network is unreachable",
+    "Network unreachable",
+    "bad address '",
     "ProxyError",
     "ENOTFOUND",
     "EAI_AGAIN",
@@ -158,11 +162,15 @@ fn has_network_trouble(lines: &[String], fetches: bool) -> bool {
     last.any(|line| tells_of_trouble(line)) && !(fetches && lines.iter().any(|line| tells_otherwise(line)))
 }
 
-fn network_text(lines: &[String], fetches: bool) -> &'static str {
-    if has_network_trouble(lines, fetches) {
-        "\nhint: the network did not answer, or the proxy that http_proxy and https_proxy name: try again when it does"
-    } else {
-        ""
+fn network_text(lines: &[String], fetches: bool, network: bool) -> &'static str {
+    match (has_network_trouble(lines, fetches), network) {
+        (false, _) => "",
+        (true, true) => {
+            "\nhint: the network did not answer, or the proxy that http_proxy and https_proxy name: try again when it does"
+        }
+        (true, false) => {
+            "\nhint: this step has no network, since the spec says `network = false`: fetch what it needs in a step before it"
+        }
     }
 }
 
@@ -207,7 +215,7 @@ mod tests {
         let mut tail = Tail::default();
         lines.iter().for_each(|line| tail.push(line));
         let (what, place) = ("install curl".to_owned(), "images/x/image.toml:2".to_owned());
-        StepFailed { what, place, status: Some(100), last_lines: tail.take(), fetches }
+        StepFailed { what, place, status: Some(100), last_lines: tail.take(), fetches, network: true }
     }
 
     #[test]
@@ -280,6 +288,8 @@ mod tests {
             assert!(failed.to_string().contains("hint: the network"), "{failed}");
             assert!(error::unreachable(&failed.into_error()).is_some(), "{lines:?}");
         }
+        let without = StepFailed { network: false, ..failed(&["wget: bad address 'archive.example'"], false) };
+        assert!(without.to_string().contains("hint: this step has no network"), "{without}");
         // A command of the spec may go on after a package manager has failed.
         let said = failed(&["curl: (7) Failed to connect to x", "E: Unable to locate package x"], false).to_string();
         assert!(said.contains("hint: the network"), "{said}");

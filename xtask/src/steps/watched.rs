@@ -22,6 +22,8 @@ pub struct Title {
     pub place: String,
     /// Whether all that it does is to fetch and install packages.
     pub fetches: bool,
+    /// Whether it has a network.
+    pub network: bool,
 }
 
 /// Does a job, with its standard output for `consume`. Actions without a title are not shown; secrets are masked.
@@ -114,7 +116,8 @@ fn failed(title: &Title, status: Option<i32>, message: &str, tail: &Tail) -> Ste
     if status.is_none() {
         last_lines.push(plain(message));
     }
-    StepFailed { what: title.text.clone(), place: title.place.clone(), status, last_lines, fetches: title.fetches }
+    let (what, place) = (title.text.clone(), title.place.clone());
+    StepFailed { what, place, status, last_lines, fetches: title.fetches, network: title.network }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

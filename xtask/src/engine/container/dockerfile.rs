@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::json;
 use snug_sandbox::{CA_BUNDLE, POLICY_PATH, SECRETS};
 
-use crate::engine::environment;
+use crate::engine::environment::{self, Given};
 use crate::engine::install::install_command;
 use crate::plan::{BuildPlan, StepAction};
 
@@ -66,10 +66,10 @@ pub(super) fn write(plan: &BuildPlan, base: &str, extras: Extras) -> String {
                 continue;
             }
             StepAction::Install { manager, packages } => (install_command(*manager, packages), true),
-            StepAction::Shell(command) => (["/bin/sh", "-e", "-c", command].map(Into::into).into(), false),
+            StepAction::Shell { command, .. } => (["/bin/sh", "-e", "-c", command].map(Into::into).into(), false),
         };
         let mut words = vec!["/bin/sh".to_owned(), "-c".into(), format!("{} {ENVIRONMENT}", mark(index)), base.into()];
-        let environment = environment::of_step(&plan.environment, extras.trust, caches);
+        let environment = environment::of_step(&plan.environment, Given { trust: extras.trust, caches, network: true });
         // Proxies are the daemon's own or come as build arguments, never in a file.
         let own = environment.into_iter().filter(|(name, _)| {
             plan.environment.iter().any(|(given, _)| given == name)
@@ -114,7 +114,7 @@ mod tests {
             steps: vec![
                 step(StepAction::Install { manager: PackageManager::Npm, packages: vec!["openclaw@1".into()] }),
                 step(StepAction::Files(Vec::new())),
-                step(StepAction::Shell("echo one\necho \"two\"".into())),
+                step(StepAction::Shell { command: "echo one\necho \"two\"".into(), network: true }),
             ],
             environment: vec![("GREETING".into(), "a \"b\"\n$c".into())],
             platform: Platform::Amd64,

@@ -148,7 +148,8 @@ impl<'a> Watch<'a> {
             last_lines.extend(verdict.lines().map(ToOwned::to_owned));
         }
         let fetches = step.action.fetches();
-        StepFailed { what: step.describe(), place: step.place.clone(), status, last_lines, fetches }.into_error()
+        StepFailed { what: step.describe(), place: step.place.clone(), status, last_lines, fetches, network: true }
+            .into_error()
     }
 }
 

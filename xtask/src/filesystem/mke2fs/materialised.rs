@@ -66,6 +66,7 @@ impl MaterialisedTree for InNamespace {
             environment: set.map(|(name, value)| Ok((text(name)?, text(value)?))).collect::<Result<_>>()?,
             // The command may have paths relative to the current directory.
             directory: Some(std::env::current_dir().context("there is no current folder")?),
+            network: true,
         };
         let said = Mutex::new(Vec::new());
         let mut failure = None;
