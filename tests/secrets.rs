@@ -194,6 +194,53 @@ fn podman_and_dockers_buildkit_show_secrets_to_steps_and_keep_none() {
 }
 
 #[test]
+fn no_output_tells_the_password_of_a_proxy() {
+    if !have(&["busybox", "newuidmap", "podman", "mmdebstrap", "skopeo"]) || !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    snug_tests::busybox_base(folder);
+    let proxied = |command: &mut Command| {
+        for name in ["http_proxy", "HTTPS_PROXY"] {
+            command.env(name, format!("http://snug-user:canary%21pass@{}", snug_tests::CLOSED));
+        }
+        command.env("no_proxy", "localhost");
+    };
+    let assert_masked = |output: &Output| {
+        let said = [output.stdout.as_slice(), &output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert_eq!(output.status.code().map(|code| code > 0), Some(true), "{said}");
+        assert!(!said.contains("canary%21pass") && !said.contains("canary!pass"), "{said}");
+        said
+    };
+    let telling = "run = [\"end=pass; env; echo canary%21$end; echo canary!$end; echo $http_proxy >&2; exit 3\"]";
+    let said = assert_masked(&build_by("builtin", folder, telling, proxied));
+    assert!(said.contains("http_proxy=http://***@"), "{said}");
+    let podmans = folder.join("podman");
+    fs::create_dir(&podmans).expect("a folder");
+    if let Some(podman) = Podman::prepare(&podmans, "overlay") {
+        let tell = |command: &mut Command| {
+            podman.tell(command);
+            proxied(command);
+        };
+        let said = assert_masked(&build_by("podman", folder, telling, tell));
+        assert!(said.contains("http_proxy=http://***@"), "{said}");
+    }
+    // Programs of the host that make bases, with all that they print.
+    for base in ["debian = \"trixie\"", "oci = \"archive.example/name:tag\""] {
+        let image = folder.join("images/based");
+        fs::create_dir_all(&image).expect("a folder");
+        fs::write(image.join("image.toml"), format!("base = {{ {base} }}\n")).expect("a spec");
+        let mut command = xtask();
+        command.args(["image", "based", "--verbose", "--images"]).arg(folder.join("images"));
+        command.arg("--output").arg(folder.join("out")).env("XDG_CACHE_HOME", folder.join("cache"));
+        proxied(&mut command);
+        assert_masked(&command.output().expect("xtask runs"));
+    }
+}
+
+#[test]
 fn a_secret_that_is_not_there_is_named() {
     if !have(&["busybox", "newuidmap"]) {
         return;

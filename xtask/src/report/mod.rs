@@ -5,6 +5,7 @@ pub mod amounts;
 pub mod escapes;
 pub mod github;
 pub mod progress;
+pub mod proxies;
 pub mod render;
 pub mod screen;
 pub mod shell;

@@ -15,7 +15,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::amounts::human_duration;
 use super::escapes::{plain, visible, with_styles};
-use super::streams;
+use super::{proxies, streams};
 
 /// Interval at which the lines are painted.
 pub(super) const REPAINT: Duration = Duration::from_millis(100);
@@ -103,13 +103,14 @@ pub fn say_styled(text: &str) {
 }
 
 fn say_shown(text: &str) {
+    let text = proxies::mask(text);
     let mut terminal = lock(&TERMINAL);
     let mut written = String::new();
     if terminal.painted {
         written = format!("\r{CLEAR_TO_END_OF_SCREEN}");
         terminal.painted = false;
     }
-    written += text;
+    written += &text;
     written.push('\n');
     if !terminal.closed {
         let lines: Vec<Line> = lock(&SHOWN).lines.values().cloned().collect();
@@ -128,7 +129,7 @@ pub fn say_last(text: &str) {
 
 /// What a program says, as a part of a moving line.
 fn in_a_line(text: &str) -> String {
-    visible(&plain(text)).into_owned()
+    visible(&plain(&proxies::mask(text))).into_owned()
 }
 
 fn keep_painting() {

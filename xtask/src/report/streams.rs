@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::escapes::{plain, visible, with_styles};
-use super::github;
+use super::{github, proxies};
 use crate::error::Failure;
 
 /// Standard output, without a buffer: what was written has arrived.
@@ -64,7 +64,7 @@ pub fn print_styled(text: &str) -> Result<()> {
 }
 
 fn print_shown(text: &str) -> Result<()> {
-    Output.write_all(github::harmless(text).as_bytes()).context("cannot write to standard output")
+    Output.write_all(github::harmless(&proxies::mask(text)).as_bytes()).context("cannot write to standard output")
 }
 
 /// Returns text with its colours for a terminal that shows them, and without for all others (NO_COLOR, no-color.org).

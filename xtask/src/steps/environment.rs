@@ -11,9 +11,8 @@ pub const ALWAYS: [(&str, &str); 6] = [
     ("TERM", "dumb"),
 ];
 
-/// Variables of the caller that steps get, for the network; both spellings are in use.
-pub const PASSED: [&str; 8] =
-    ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"];
+/// Variables of the caller that steps get, for the network.
+pub use crate::report::proxies::VARIABLES as PASSED;
 
 /// Returns the environment of the host's programs that make bases.
 pub fn host_tools() -> Vec<(String, String)> {

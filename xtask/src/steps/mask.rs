@@ -11,6 +11,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use super::secret::{SHORTEST, Secret};
 use crate::report::escapes::plain;
+use crate::report::proxies;
 
 /// What replaces a secret in output.
 const MASK: &str = "***";
@@ -41,7 +42,7 @@ struct Form {
 }
 
 impl Mask {
-    /// The mask of these secrets.
+    /// The mask of these secrets, and of the passwords of the caller's proxies.
     pub fn new(secrets: &[Secret]) -> Self {
         let mut mask = Mask::default();
         for secret in secrets {
@@ -64,6 +65,10 @@ impl Mask {
                     mask.add(encoded.get(whole.clone()).unwrap_or_default().as_bytes(), false, has_edges);
                 }
             }
+        }
+        // Steps get these too, in the addresses of the caller's proxies.
+        for text in proxies::secrets() {
+            mask.add(text.as_bytes(), true, NO_EDGES);
         }
         mask
     }
