@@ -6,7 +6,8 @@ use std::io;
 
 use serde::Serialize;
 
-use super::tree::{Kind, RootTree, TreePath};
+use super::regular_file::{self, RegularFileError};
+use super::tree::{RootTree, TreePath};
 
 /// Bytes of the largest `/etc/passwd` or `/etc/group` that is read: a hundred thousand accounts have less than half of that.
 const FILE_MAX: u64 = 16 << 20;
@@ -70,12 +71,10 @@ impl Accounts {
     pub(crate) fn read_some(tree: &RootTree, wanted: impl Fn(&str) -> bool) -> io::Result<Self> {
         let ids = |path: &str| -> io::Result<BTreeMap<String, u32>> {
             let path = TreePath::new(path).expect("the paths written here are clean");
-            let inode = tree.resolve(&path).and_then(|path| tree.get(&path));
-            let body = match inode.map(|inode| &inode.kind) {
-                Some(Kind::File(body)) if body.size <= FILE_MAX => body,
-                _ => return Ok(BTreeMap::new()),
+            let text = match regular_file::read_from_tree(tree, &path, FILE_MAX) {
+                Err(RegularFileError::Io(error)) => return Err(error),
+                text => text.unwrap_or_default().unwrap_or_default(),
             };
-            let text = tree.bodies().read_to_vec(body)?;
             // Both files begin with name, password and number. Of two lines with one name the first counts, as in getpwnam(3).
             let mut ids = BTreeMap::new();
             for line in text.split(|&byte| byte == b'\n') {
@@ -118,7 +117,7 @@ impl Accounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{BodySource, Inode};
+    use crate::tree::{BodySource, Inode, Kind};
 
     #[test]
     fn names_are_looked_up_in_the_images_own_files() {

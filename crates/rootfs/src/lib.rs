@@ -49,6 +49,7 @@ pub mod packages;
 mod path;
 pub mod platform;
 pub mod printable;
+pub mod regular_file;
 pub mod spool;
 pub mod tar;
 pub mod tree;

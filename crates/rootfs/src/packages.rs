@@ -4,7 +4,8 @@
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::tree::{Kind, RootTree, TreePath};
+use super::regular_file;
+use super::tree::{RootTree, TreePath};
 
 /// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,8 +22,14 @@ pub struct InstalledPackage {
 /// The databases of dpkg and apk; apk 3 moved its own below `/usr`.
 const DPKG: &str = "var/lib/dpkg/status";
 const APK: [&str; 2] = ["usr/lib/apk/db/installed", "lib/apk/db/installed"];
+/// Bytes of the largest database that is read: all 70,000 packages of Debian have about 60 MiB in their index.
+const DATABASE_MAX: u64 = 128 << 20;
 
 /// Returns all installed packages, sorted by name; none where the tree has no package manager.
+///
+/// # Errors
+///
+/// A database cannot be read, or is larger than any real one.
 pub fn installed(tree: &RootTree) -> Result<Vec<InstalledPackage>> {
     let mut packages = Vec::new();
     if let Some(text) = read(tree, DPKG)? {
@@ -40,12 +47,9 @@ pub fn installed(tree: &RootTree) -> Result<Vec<InstalledPackage>> {
 }
 
 fn read(tree: &RootTree, place: &str) -> Result<Option<String>> {
-    let path = tree.resolve(&TreePath::new(place)?);
-    let Some(Kind::File(body)) = path.and_then(|path| tree.get(&path)).map(|inode| &inode.kind) else {
-        return Ok(None);
-    };
-    let bytes = tree.bodies().read_to_vec(body).with_context(|| format!("cannot read /{place} of the tree"))?;
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    let bytes = regular_file::read_from_tree(tree, &TreePath::new(place)?, DATABASE_MAX)
+        .with_context(|| format!("cannot list the packages: /{place} of the tree cannot be read"))?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Parses a stanza of dpkg's status file. Packages that were removed but not purged stay in it: they are `None`.
@@ -70,7 +74,7 @@ fn apk_package(paragraph: &str) -> Option<InstalledPackage> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Body, BodySource, Inode};
+    use crate::tree::{Body, BodySource, Inode, Kind};
 
     fn tree(place: &str, text: &str) -> RootTree {
         let mut tree = RootTree::new(BodySource::new(text.as_bytes().to_vec()));
@@ -99,6 +103,15 @@ mod tests {
         for place in APK {
             assert_eq!(shown(&tree(place, database)), ["busybox 1.37.0-r30 x86_64", "musl 1.2.5-r21 x86_64"]);
         }
+    }
+
+    #[test]
+    fn a_sparse_database_is_an_error_and_takes_no_memory() {
+        let mut tree = RootTree::new(BodySource::new(Vec::new()));
+        let body = Body { size: 40 << 30, ..Body::default() };
+        tree.insert(TreePath::new(DPKG).unwrap(), Inode::new(Kind::File(body), 0o644)).unwrap();
+        let error = format!("{:#}", installed(&tree).unwrap_err());
+        assert!(error.contains("/var/lib/dpkg/status") && error.contains("128 MiB"), "{error}");
     }
 
     #[test]

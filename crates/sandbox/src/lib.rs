@@ -41,6 +41,7 @@ mod idmap;
 mod inherited;
 mod mounts;
 mod network;
+mod own_folder;
 mod policy;
 mod sealed;
 mod seccomp;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root, sethostname};
 
+use super::own_folder::OwnFolder;
 use super::{CA_BUNDLE, CACHES, Enter, SECRETS};
 
 /// Character devices that programs expect, bound from the host: a user namespace can make none. They are read-only mounts:
@@ -162,16 +163,13 @@ fn mount_dev(at: &Path) -> Result<()> {
 
 /// Has names resolve while steps run. Normalising the tree empties both files again.
 fn write_network_files(enter: &Enter) -> Result<()> {
-    if !Path::new("/etc").is_dir() {
-        return Ok(());
-    }
+    let Some(etc) = OwnFolder::open("/etc") else { return Ok(()) };
     let hosts = format!("127.0.0.1 localhost {}\n::1 localhost\n", enter.hostname);
-    for (path, text) in [("/etc/resolv.conf", &enter.resolv_conf), ("/etc/hosts", &hosts)] {
+    for (name, text) in [("resolv.conf", &enter.resolv_conf), ("hosts", &hosts)] {
         // Often a symlink into /run, which is empty here.
-        if fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()) {
-            fs::remove_file(path)?;
-        }
-        fs::write(path, text).with_context(|| format!("cannot write {path}"))?;
+        etc.remove(name)
+            .and_then(|()| etc.create(name, text, 0o644))
+            .with_context(|| format!("cannot write /etc/{name}"))?;
     }
     Ok(())
 }

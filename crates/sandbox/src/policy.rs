@@ -1,11 +1,9 @@
 //! The policy that forbids services while packages are installed: package scripts would otherwise start daemons on the
 //! host's network.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use anyhow::{Context, Result};
 
-use anyhow::Result;
+use super::own_folder::OwnFolder;
 
 /// The script that Debian's `invoke-rc.d` asks before it starts a service (`/usr/share/doc/init-system-helpers`,
 /// README.policy-rc.d), as a path from the root directory.
@@ -22,21 +20,25 @@ pub(super) struct ServicePolicy {
 impl ServicePolicy {
     /// Forbids services in the entered root, unless it has a policy of its own.
     pub(super) fn install() -> Result<Self> {
-        let path = Path::new("/").join(POLICY_PATH);
-        let installed = path.parent().is_some_and(Path::is_dir) && fs::symlink_metadata(&path).is_err();
-        if installed {
-            fs::write(&path, POLICY_SCRIPT)
-                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))?;
-        }
-        Ok(ServicePolicy { installed })
+        let Some((folder, name)) = place().filter(|(folder, name)| !folder.has(name)) else {
+            return Ok(ServicePolicy::default());
+        };
+        folder.create(name, POLICY_SCRIPT, 0o755).with_context(|| format!("cannot write /{POLICY_PATH}"))?;
+        Ok(ServicePolicy { installed: true })
     }
 
-    /// Removes our `policy-rc.d`, unless a step has replaced it.
+    /// Removes our `policy-rc.d`, unless a step has replaced it, with whatever.
     pub(super) fn remove(&self) -> Result<()> {
-        let path = Path::new("/").join(POLICY_PATH);
-        if self.installed && fs::read(&path).is_ok_and(|text| text == POLICY_SCRIPT.as_bytes()) {
-            fs::remove_file(path)?;
+        let Some((folder, name)) = place().filter(|_| self.installed) else { return Ok(()) };
+        if folder.read(name, POLICY_SCRIPT.len() as u64).is_ok_and(|text| text == POLICY_SCRIPT.as_bytes()) {
+            folder.remove(name)?;
         }
         Ok(())
     }
+}
+
+/// The folder of the policy in the entered root, if there is one, and its name there.
+fn place() -> Option<(OwnFolder, &'static str)> {
+    let (folder, name) = POLICY_PATH.rsplit_once('/')?;
+    Some((OwnFolder::open(&format!("/{folder}"))?, name))
 }

@@ -235,11 +235,3 @@ impl Read for Metered<'_> {
         Ok(count)
     }
 }
-
-/// Returns the content of the file at `path`, if it is one.
-fn text_at(tree: &RootTree, path: &TreePath) -> Option<Vec<u8>> {
-    match &tree.get(path)?.kind {
-        Kind::File(body) => tree.bodies().read_to_vec(body).ok(),
-        _ => None,
-    }
-}

@@ -12,10 +12,11 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use snug_rootfs::regular_file;
 use snug_rootfs::tree::{BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
 use snug_sandbox::{POLICY_PATH, POLICY_SCRIPT};
 
-use super::{is_device, text_at, wants_policy};
+use super::{is_device, wants_policy};
 use crate::plan::EngineKind;
 
 /// Bytes of a file that are compared at a time.
@@ -64,7 +65,8 @@ fn remove_additions(tree: &mut RootTree, base: &RootTree) {
 fn lift_policy(tree: &mut RootTree, base: &RootTree) {
     let path = tree.resolve(&known(POLICY_PATH));
     if let Some(path) = path.filter(|_| wants_policy(base))
-        && text_at(tree, &path).is_some_and(|text| text == POLICY_SCRIPT.as_bytes())
+        && let Ok(Some(text)) = regular_file::read_from_tree(tree, &path, POLICY_SCRIPT.len() as u64)
+        && text == POLICY_SCRIPT.as_bytes()
     {
         tree.remove(&path);
     }
