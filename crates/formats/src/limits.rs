@@ -1,6 +1,6 @@
 //! What each type of filesystem, by the program that writes it, can hold of a tree.
 
-use snug_rootfs::fit::FilesystemLimits;
+use snug_rootfs::fit::{FilesystemLimits, HOLES_WRITTEN_OUT_MAX};
 use snug_rootfs::tar;
 use snug_rootfs::tree::Xattrs;
 
@@ -28,6 +28,7 @@ const EXT4: FilesystemLimits = FilesystemLimits {
     sockets: true,
     file_bytes: snug_ext4::MAX_FILE,
     links: snug_ext4::MAX_LINKS,
+    hole_bytes: u64::MAX,
 };
 
 /// ext4 through a loop mount. GNU tar, which fills it, knows no sockets.
@@ -53,6 +54,7 @@ const SQUASHFS: FilesystemLimits = FilesystemLimits {
     sockets: false,
     file_bytes: i64::MAX as u64,
     links: u32::MAX,
+    hole_bytes: HOLES_WRITTEN_OUT_MAX,
 };
 
 /// erofs: times are 64 bits and nanoseconds (`fs/erofs/erofs_fs.h`). mkfs.erofs 1.8 misreads fractions before 1970.
@@ -66,6 +68,7 @@ const EROFS: FilesystemLimits = FilesystemLimits {
     sockets: false,
     file_bytes: i64::MAX as u64,
     links: u32::MAX,
+    hole_bytes: HOLES_WRITTEN_OUT_MAX,
 };
 
 /// Returns what images of this type can hold.

@@ -23,6 +23,7 @@
 
 pub mod child;
 pub mod interrupt;
+pub mod lines;
 mod path;
 pub mod privilege;
 pub mod program;

@@ -1,7 +1,6 @@
 //! SHA-256 of images and of file contents, computed on separate threads while an image is written.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::body::BLOCK;
 use crate::buffer_pool::{Producer, buffer_pool};
 use crate::holes;
+use crate::regular_file;
 use crate::tree::{Body, BodySource, InodeId, Kind, RootTree};
 
 /// A SHA-256 digest.
@@ -121,9 +121,9 @@ impl<'scope> StreamHash<'scope> {
     }
 }
 
-/// Computes the digest of a file. `advance` is called with the bytes of each step.
+/// Computes the digest of a regular file, or of a block device. `advance` is called with the bytes of each step.
 pub fn of_file(path: &Path, advance: &mut dyn FnMut(u64)) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
+    let mut file = regular_file::open_finite(path)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; PIECE]);
     loop {
         match file.read(&mut buffer) {

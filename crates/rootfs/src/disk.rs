@@ -3,6 +3,8 @@
 //! Both run inside the user namespace that owns the files, so that uids are the image's. What such a namespace cannot
 //! create (device nodes, `trusted.*` attributes) is recorded in [`StandIns`] and restored by [`walk`].
 
+mod long_path;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -20,7 +22,10 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat};
 
+use self::long_path::Reached;
 use super::holes;
+use super::regular_file;
+use super::tar::{Budget, EntryName, Limits};
 use super::tree::{Body, BodySource, DataRange, Entry, Inode, InodeId, Kind, ReadAt, RootTree, Timestamp, TreePath};
 
 /// Bytes copied at once: many for a system call, few enough for the cache.
@@ -68,24 +73,25 @@ pub fn materialise(tree: &RootTree, root: &Path, mut advance: impl FnMut(u64)) -
     let mut stand_ins = StandIns::default();
     let mut directories: Vec<Entry> = Vec::new();
     for entry in tree.entries() {
-        let path = host_path(root, entry.path);
+        let path = Reached::new(root, entry.path)?;
         if let Some(first) = entry.hard_link_to {
-            linkat(AT_FDCWD, &host_path(root, first), AT_FDCWD, &path, AtFlags::empty())
+            let first_path = Reached::new(root, first)?;
+            linkat(AT_FDCWD, first_path.path(), AT_FDCWD, path.path(), AtFlags::empty())
                 .with_context(|| format!("cannot link {} to {first}", entry.path))?;
             continue;
         }
-        create(&entry, tree, &path, false).with_context(|| format!("cannot make {}", entry.path))?;
+        create(&entry, tree, path.path(), false).with_context(|| format!("cannot make {}", entry.path))?;
         if let Kind::File(body) = &entry.inode.kind {
             advance(body.size);
         }
         match entry.inode.is_directory() {
             // A directory's mtime and mode are set once nothing more is created in it.
             true => directories.push(entry),
-            false => set_attributes(entry.inode, entry.path, &path, &mut stand_ins)?,
+            false => set_attributes(entry.inode, entry.path, path.path(), &mut stand_ins)?,
         }
     }
     for entry in directories.iter().rev() {
-        set_attributes(entry.inode, entry.path, &host_path(root, entry.path), &mut stand_ins)?;
+        set_attributes(entry.inode, entry.path, Reached::new(root, entry.path)?.path(), &mut stand_ins)?;
     }
     Ok(stand_ins)
 }
@@ -95,23 +101,20 @@ pub fn materialise(tree: &RootTree, root: &Path, mut advance: impl FnMut(u64)) -
 /// outside.
 pub fn place(tree: &RootTree, root: &Path, stand_ins: &mut StandIns) -> Result<()> {
     for entry in tree.entries().filter(|entry| !entry.path.is_root()) {
-        let path = host_path(root, entry.path);
+        let reached = Reached::new(root, entry.path)?;
+        let path = reached.path();
         if entry.inode.is_directory() && path.is_dir() {
             continue;
         }
-        match fs::symlink_metadata(&path) {
+        match fs::symlink_metadata(path) {
             Ok(there) if there.is_dir() => bail!("{} is a directory in the image already", entry.path),
-            Ok(_) => fs::remove_file(&path).with_context(|| format!("cannot replace {}", entry.path))?,
+            Ok(_) => fs::remove_file(path).with_context(|| format!("cannot replace {}", entry.path))?,
             Err(_) => {}
         }
-        create(&entry, tree, &path, true).with_context(|| format!("cannot make {}", entry.path))?;
-        set_attributes(entry.inode, entry.path, &path, stand_ins)?;
+        create(&entry, tree, path, true).with_context(|| format!("cannot make {}", entry.path))?;
+        set_attributes(entry.inode, entry.path, path, stand_ins)?;
     }
     Ok(())
-}
-
-fn host_path(root: &Path, path: &TreePath) -> PathBuf {
-    root.join(OsStr::from_bytes(path.as_bytes()))
 }
 
 fn create(entry: &Entry, tree: &RootTree, path: &Path, parents: bool) -> Result<()> {
@@ -213,29 +216,36 @@ fn is_one_of(error: &io::Error, kinds: &[nix::Error]) -> bool {
 /// [`place`] could not create.
 ///
 /// The tree reads contents from the files when they are needed: nothing below `root` may change as long as it is used.
+///
+/// # Errors
+///
+/// Something cannot be read, or the tree is more than an archive may hold ([`Limits`]): what programs have left can be nested
+/// deeper than any path, and have names without end.
 pub fn walk(root: &Path, stand_ins: &StandIns) -> Result<RootTree> {
-    let mut files = DiskBodies::default();
+    let mut files = DiskBodies { root: root.to_path_buf(), ..DiskBodies::default() };
+    let mut budget = Budget::new(&Limits::default());
     // With device and inode number where there may be more names.
     type Found = (TreePath, Inode, Option<(u64, u64)>);
     let mut found: Vec<Found> = Vec::new();
     let about = fs::symlink_metadata(root)?;
     let device = about.dev();
-    found.push((TreePath::root(), inode_of(root, &about, &mut files, stand_ins)?, None));
-    let mut pending = vec![(root.to_path_buf(), Vec::new())];
-    while let Some((directory, prefix)) = pending.pop() {
-        for entry in fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))? {
+    found.push((TreePath::root(), inode_of(&TreePath::root(), &about, &mut files, stand_ins)?, None));
+    let mut pending = vec![TreePath::root()];
+    while let Some(directory) = pending.pop() {
+        let cannot_list = || format!("cannot list {}", EntryName::new(directory.as_bytes()));
+        let reached = Reached::new(root, &directory).with_context(cannot_list)?;
+        for entry in fs::read_dir(reached.path()).with_context(cannot_list)? {
             let entry = entry?;
             let about = entry.metadata()?;
-            let path = entry.path();
-            let mut name: Vec<u8> = prefix.clone();
-            name.extend_from_slice(&entry.file_name().into_vec());
-            let tree_path = TreePath::new(&name).with_context(|| format!("cannot read {}", path.display()))?;
+            let path = below(&directory, entry.file_name().as_bytes())?;
+            budget.charge_entry(path.as_bytes().len(), path.as_bytes())?;
             let linked = (about.nlink() > 1 && !about.is_dir()).then(|| (about.dev(), about.ino()));
-            found.push((tree_path, inode_of(&path, &about, &mut files, stand_ins)?, linked));
             if about.is_dir() && about.dev() == device {
-                name.push(b'/');
-                pending.push((path, name));
+                pending.push(path.clone());
             }
+            let inode = inode_of(&path, &about, &mut files, stand_ins)
+                .with_context(|| format!("cannot read {}", EntryName::new(path.as_bytes())))?;
+            found.push((path, inode, linked));
         }
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -255,7 +265,18 @@ pub fn walk(root: &Path, stand_ins: &StandIns) -> Result<RootTree> {
     Ok(tree)
 }
 
-fn inode_of(path: &Path, about: &fs::Metadata, files: &mut DiskBodies, stand_ins: &StandIns) -> Result<Inode> {
+/// Returns the path of an entry. Programs that change their directory can nest folders deeper than any path names.
+fn below(directory: &TreePath, name: &[u8]) -> Result<TreePath> {
+    let path = [directory.as_bytes(), b"/", name].concat();
+    TreePath::new(&path).with_context(|| format!("cannot read {}", EntryName::new(&path))).map_err(|error| {
+        let hint = "hint: folders are nested deeper than a path can name; what makes them has to remove them, too";
+        anyhow::anyhow!("{error:#}\n{hint}")
+    })
+}
+
+fn inode_of(name: &TreePath, about: &fs::Metadata, files: &mut DiskBodies, stand_ins: &StandIns) -> Result<Inode> {
+    let reached = Reached::new(&files.root, name)?;
+    let path = reached.path();
     let file_type = about.file_type();
     let (major, minor) = (nix::sys::stat::major(about.rdev()) as u32, nix::sys::stat::minor(about.rdev()) as u32);
     let stand_in = stand_ins.by_inode.get(&(about.dev(), about.ino()));
@@ -274,7 +295,7 @@ fn inode_of(path: &Path, about: &fs::Metadata, files: &mut DiskBodies, stand_ins
     } else if file_type.is_block_device() {
         Kind::BlockDevice { major, minor }
     } else {
-        Kind::File(files.add(path, about)?)
+        Kind::File(files.add(name, path, about)?)
     };
     let mut xattrs = stand_in.map(|stand_in| stand_in.xattrs.clone()).unwrap_or_default();
     match xattr::list(path) {
@@ -286,7 +307,7 @@ fn inode_of(path: &Path, about: &fs::Metadata, files: &mut DiskBodies, stand_ins
             }
         }
         Err(error) if is_refusal(&error) => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot list the attributes of {}", path.display())),
+        Err(error) => return Err(error).context("cannot list its attributes"),
     }
     Ok(Inode {
         kind,
@@ -301,26 +322,28 @@ fn inode_of(path: &Path, about: &fs::Metadata, files: &mut DiskBodies, stand_ins
 /// The contents of files on disk as one address space: a file is opened when its range is read.
 #[derive(Default)]
 struct DiskBodies {
+    root: PathBuf,
     /// Start offset and path of each file, ascending.
-    files: Vec<(u64, PathBuf)>,
+    files: Vec<(u64, TreePath)>,
     end: u64,
     /// The file that was read last, by its index: reads of one file follow each other.
     open: Mutex<Option<(usize, File)>>,
 }
 
 impl DiskBodies {
-    fn add(&mut self, path: &Path, about: &fs::Metadata) -> Result<Body> {
+    fn add(&mut self, name: &TreePath, path: &Path, about: &fs::Metadata) -> Result<Body> {
         let (start, size) = (self.end, about.size());
-        self.end = start.checked_add(size).context("the files are more than 2^64 bytes together")?;
+        let end = start.checked_add(size).filter(|end| i64::try_from(*end).is_ok());
+        self.end = end.context("the files are more than 2^63 bytes together")?;
         if size == 0 {
             return Ok(Body::default());
         }
-        self.files.push((start, path.to_path_buf()));
+        self.files.push((start, name.clone()));
         // `st_blocks` counts 512-byte units whatever the block size.
         if about.blocks() >= size.div_ceil(512) {
             return Ok(Body::contiguous(size, start));
         }
-        let ranges = holes::data_ranges(&File::open(path)?, size)?.into_iter();
+        let ranges = holes::data_ranges(&regular_file::open(path)?, size)?.into_iter();
         let range = |part: Range<u64>| DataRange {
             offset: part.start,
             length: part.end - part.start,
@@ -334,12 +357,18 @@ impl ReadAt for DiskBodies {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let index = self.files.partition_point(|(start, _)| *start <= offset).checked_sub(1);
         let index = index.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let (start, path) = &self.files[index];
+        let (start, name) = &self.files[index];
         let mut open = self.open.lock().map_err(|_| io::Error::other("a reader panicked"))?;
         let file = match &mut *open {
             Some((last, file)) if *last == index => file,
-            other => &mut other.insert((index, File::open(path)?)).1,
+            other => {
+                let file = regular_file::open(Reached::new(&self.root, name)?.path())?;
+                &mut other.insert((index, file)).1
+            }
         };
         std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset - start)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Commands in the namespace: their output, their capabilities, their end.
 
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use snug_process::lines::read_line;
 
 use super::{Event, Program, network, report, terminal};
 
@@ -96,9 +97,8 @@ fn watch_output(action: usize, mut command: Command, reader: std::io::PipeReader
     std::thread::spawn(move || {
         let mut lines = BufReader::new(reader);
         let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+        while read_line(&mut lines, &mut line).is_ok_and(|found| found) {
             report(&Event::Line { action, text: String::from_utf8_lossy(&line).trim_end().to_owned() });
-            line.clear();
         }
         let _ = done.send(());
     });

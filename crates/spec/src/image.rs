@@ -1,14 +1,15 @@
 //! Reads one `image.toml` into an [`ImageSpec`], or all of its errors.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::{fs, io};
 
 use snug_ext4::size::SizePolicy;
 use snug_formats::FilesystemKind;
 use snug_rootfs::platform::Platform;
+use snug_rootfs::regular_file::{self, RegularFileError};
 use snug_rootfs::tree::TreePath;
 
 use super::error::{SpecError, SpecErrors};
@@ -64,14 +65,13 @@ pub fn read_image(folder: &Path) -> Result<ImageSpec, SpecErrors> {
     let path = folder.join(SPEC_FILE);
     let unreadable =
         |error: io::Error| SpecError::whole(&path, format!("cannot read the spec: {}", sources::reason(&error)));
-    let metadata = fs::metadata(&path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(SpecError::whole(&path, "the spec is not a file").into());
-    }
-    if metadata.len() > SPEC_SIZE_MAX {
-        return Err(SpecError::whole(&path, format!("the spec is larger than {} KiB", SPEC_SIZE_MAX >> 10)).into());
-    }
-    let bytes = fs::read(&path).map_err(unreadable)?;
+    let bytes = regular_file::read(&path, SPEC_SIZE_MAX).map_err(|error| match error {
+        RegularFileError::Io(error) => unreadable(error),
+        RegularFileError::NotRegular(_) => SpecError::whole(&path, "the spec is not a file"),
+        RegularFileError::TooLarge(max) => {
+            SpecError::whole(&path, format!("the spec is larger than {} KiB", max >> 10))
+        }
+    })?;
     match String::from_utf8(bytes) {
         Ok(text) => parse_image(folder, text),
         Err(error) => {

@@ -20,6 +20,7 @@ use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
+use snug_rootfs::fit::{self, HOLES_WRITTEN_OUT_MAX};
 use snug_rootfs::platform::Platform;
 use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::{Body, Inode, Kind, RootTree, TreePath};
@@ -58,6 +59,7 @@ impl Container {
         let mut sent = base.clone();
         make_mount_points(&mut sent);
         hide_devices(&mut sent);
+        fit::check_holes(&sent, HOLES_WRITTEN_OUT_MAX, "the engine")?;
         self.cli.import(names, |stdin| tar::write(&sent, stdin, TRANSPORT, &mut |bytes| stage.advance_to(bytes)))?;
         let bytes = stage.bytes();
         stage.finish(&human_bytes(bytes));

@@ -1,10 +1,10 @@
 //! Secrets of a build: read when it starts, mounted for its steps from memory, and neither stored nor printed.
 
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use memchr::memmem::Finder;
+use snug_rootfs::regular_file;
 use snug_rootfs::tree::{Kind, RootTree};
 use snug_sandbox::SECRETS;
 
@@ -14,6 +14,9 @@ use crate::steps::secret::{SHORTEST, Secret};
 
 /// Bytes of a file that are searched at a time.
 const WINDOW: usize = 1 << 20;
+
+/// Bytes of the largest secret, as engines have it: docker's builder takes no larger ones (`MaxSecretSize` of BuildKit).
+const SIZE_MAX: u64 = 500 << 10;
 
 /// Reads the secrets of a plan from the caller's environment and files. Errors name the place in the spec.
 pub fn read(secrets: &[PlannedSecret]) -> Result<Vec<Secret>> {
@@ -30,7 +33,7 @@ fn read_one(secret: &PlannedSecret) -> Result<Secret> {
                 Some(rest) => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(rest),
                 None => path.clone(),
             };
-            fs::read(&path)
+            regular_file::read(&path, SIZE_MAX)
                 .with_context(|| format!("cannot read the secret `{}` from {}", secret.id, path.display()))?
         }
     };

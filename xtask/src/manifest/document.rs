@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use snug_ext4::Census;
 use snug_formats::Filesystem;
 use snug_rootfs::packages::InstalledPackage;
+use snug_rootfs::regular_file::{self, RegularFileError};
 
 use super::ContentsFile;
 use crate::atomic::Partial;
@@ -82,12 +83,14 @@ pub fn manifest_beside(image: &Path) -> PathBuf {
 impl Manifest {
     /// Raised when a field changes its meaning or is removed.
     pub const SCHEMA: u32 = 3;
+    /// Bytes of the largest manifest that is read. Of real ones, nearly all is packages, of 100 bytes each.
+    const SIZE_MAX: u64 = 64 << 20;
 
     /// Reads the manifest at `path`.
     pub fn read(path: &Path) -> Result<Self, ManifestError> {
-        let bytes = fs::read(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => ManifestError::Missing,
-            _ => ManifestError::Damaged(error.to_string()),
+        let bytes = regular_file::read(path, Self::SIZE_MAX).map_err(|error| match error {
+            RegularFileError::Io(error) if error.kind() == io::ErrorKind::NotFound => ManifestError::Missing,
+            error => ManifestError::Damaged(error.to_string()),
         })?;
         let damaged = |error: serde_json::Error| ManifestError::Damaged(error.to_string());
         let mut document: Value = serde_json::from_slice(&bytes).map_err(damaged)?;

@@ -1,6 +1,6 @@
 //! `contents.mtree`: the list of what an image holds, beside it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,9 +11,13 @@ use sha2::{Digest as _, Sha256};
 use snug_rootfs::digest::BodyDigests;
 use snug_rootfs::listing::Listing;
 use snug_rootfs::mtree;
+use snug_rootfs::regular_file;
 use snug_rootfs::tree::RootTree;
 
 use crate::atomic::Partial;
+
+/// Bytes of the longest list that is read: ten million entries, the most that a tree has, with 400 bytes each.
+const SIZE_MAX: u64 = 4_000_000_000;
 
 /// Name of the list, beside its image.
 pub const CONTENTS_FILE: &str = "contents.mtree";
@@ -71,7 +75,8 @@ impl<W: Write> Write for Hashed<W> {
 
 /// Reads a list that [`write_contents`] wrote.
 pub fn read_contents(place: &Path) -> Result<Listing> {
-    let text = fs::read_to_string(place).with_context(|| format!("cannot read {}", place.display()))?;
+    let text = regular_file::read(place, SIZE_MAX).with_context(|| format!("cannot read {}", place.display()))?;
+    let text = String::from_utf8(text).with_context(|| format!("{} is not UTF-8", place.display()))?;
     mtree::parse(&text).with_context(|| format!("cannot read {}", place.display()))
 }
 

@@ -15,6 +15,7 @@ use snug_rootfs::fit::leave_out_sockets;
 use snug_rootfs::glob;
 use snug_rootfs::normalise::{Normalise, normalise};
 use snug_rootfs::platform::Platform;
+use snug_rootfs::regular_file;
 use snug_rootfs::tar::{self, TarError, TarOptions};
 use snug_rootfs::tree::{RootTree, Timestamp};
 
@@ -277,7 +278,7 @@ impl Assembly<'_> {
 /// again, each where it needs it.
 fn tar_base(path: &Path) -> Result<(Tree, Adjustments)> {
     let shown = path.display();
-    let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
+    let file = regular_file::open(path).with_context(|| format!("cannot open {shown}"))?;
     let tree = tar::read_as_stated(file, &tar::Limits::default(), &mut |_| {}).map_err(|error| match error {
         TarError::Compressed { format, command, .. } => anyhow!(
             "the base {shown} is {format}-compressed, not a tar\n\

@@ -309,6 +309,16 @@ pub enum TarError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// The zeros after the end of the archive do not end.
+    #[error(
+        "the end of the archive is followed by more than {} GiB of zeros\n\
+         hint: give the archive alone, not the disk or device that it was written to",
+        max >> 30
+    )]
+    Padding {
+        /// The limit in bytes.
+        max: u64,
+    },
     /// The archive exceeds one of the [`Limits`](super::Limits).
     #[error("{entry} exceeds the limit of {max} {what}")]
     TooMuch {

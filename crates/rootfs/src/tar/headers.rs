@@ -12,6 +12,10 @@ use super::member::{Member, header_name, stored_size};
 use super::mistaken::{self, LOOKED_AT};
 use super::pax::Records;
 
+/// Bytes of zeros after the end marker: a record of GNU tar has no more than 2 GiB, and one of a few MiB is already rare.
+/// `/dev/zero`, which begins with an end marker, has no end.
+const PADDING_MAX: u64 = 2 << 30;
+
 /// Reads headers one after the other. The data of a member must be read before the next header.
 pub(super) struct Headers<'a> {
     pub input: Box<dyn Input + 'a>,
@@ -134,8 +138,12 @@ impl<'a> Headers<'a> {
     /// Reads what follows the end marker, which may only be the padding of the last record.
     fn padding_to_end(&mut self) -> Result<(), TarError> {
         let mut buffer = [0; 16 * BLOCK];
+        let end = self.input.offset();
         loop {
             let offset = self.input.offset();
+            if offset - end > PADDING_MAX {
+                return Err(TarError::Padding { max: PADDING_MAX });
+            }
             let count = self.input.read(&mut buffer)?;
             if count == 0 {
                 return Ok(());

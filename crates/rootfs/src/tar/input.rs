@@ -21,6 +21,9 @@ const ADVICE: u64 = 128 << 10;
 /// Bytes read at once from a pipe, so that its two ends seldom wait for each other.
 const STREAM_BUFFER: usize = spool::BUFFER;
 
+/// Bytes of a pipe that are read in vain: the rest of most exports, and some seconds of an endless one.
+const DRAIN_MAX: u64 = 16 << 30;
+
 /// An archive, read from its start to its end.
 pub(super) trait Input {
     /// Returns the bytes read or skipped since the start of the archive.
@@ -42,7 +45,8 @@ pub(super) trait Input {
     /// Completes the bodies: flushes the spool.
     fn finish(&mut self) -> Result<(), TarError>;
 
-    /// Reads the rest of a pipe and discards it, so that the program that writes it is not killed by a closed pipe.
+    /// Reads the rest of a pipe and discards it, so that the program that writes it is not killed by a closed pipe: up to
+    /// [`DRAIN_MAX`], since some never end.
     fn drain(&mut self);
 }
 
@@ -339,8 +343,10 @@ impl Input for StreamInput<'_> {
     }
 
     fn drain(&mut self) {
+        let mut left = DRAIN_MAX;
         self.start = self.end;
-        while self.refill().is_ok() && self.start < self.end {
+        while left > 0 && self.refill().is_ok() && self.start < self.end {
+            left = left.saturating_sub((self.end - self.start) as u64);
             self.start = self.end;
         }
     }

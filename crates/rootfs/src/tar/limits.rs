@@ -61,7 +61,7 @@ impl Budget {
     }
 
     /// Charges an entry whose names have `bytes` bytes. `entry` is its name for the error, here and below.
-    pub(super) fn charge_entry(&mut self, bytes: usize, entry: &[u8]) -> Result<(), TarError> {
+    pub(crate) fn charge_entry(&mut self, bytes: usize, entry: &[u8]) -> Result<(), TarError> {
         self.charge_entries(1, entry)?;
         self.charge_metadata(NAME_COST + bytes as u64, entry)
     }

@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use snug_rootfs::layers::{LIMITS, Layers};
 use snug_rootfs::oci::{Digest, Reference};
 use snug_rootfs::platform::Platform;
+use snug_rootfs::regular_file;
 use snug_rootfs::tree::RootTree;
 
 use crate::atomic::Partial;
@@ -174,7 +175,8 @@ impl Resolver {
 }
 
 fn read_record(path: &Path, reference: &Reference, platform: Platform) -> Option<Resolution> {
-    let resolution: Resolution = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let resolution: Resolution =
+        serde_json::from_slice(&regular_file::read(path, manifest::MAX_DOCUMENT).ok()?).ok()?;
     (resolution.reference == *reference && resolution.platform == platform).then_some(resolution)
 }
 
@@ -268,7 +270,8 @@ fn image_manifest(bytes: &[u8], resolution: &Resolution, reference: &Reference) 
 
 impl Image {
     fn open(folder: &Path, resolution: &Resolution, reference: Reference) -> Result<Self> {
-        let bytes = fs::read(folder.join(MANIFEST)).context("the image in the cache has no manifest")?;
+        let bytes = regular_file::read(&folder.join(MANIFEST), manifest::MAX_DOCUMENT)
+            .context("the image in the cache has no manifest")?;
         let manifest = image_manifest(&bytes, resolution, &reference)?;
         let config = &manifest.config;
         let path = folder.join(config.digest.hex());
@@ -278,7 +281,8 @@ impl Image {
             return Err(OciError::TooMuch { reference: reference.to_string(), what, count, max }.into());
         }
         check("the configuration", &path, config.digest, &reference)?;
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = regular_file::read(&path, manifest::MAX_DOCUMENT)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let config = Config::parse(&bytes, manifest.layers.len(), resolution.platform, &reference)?;
         Ok(Image { folder: folder.to_path_buf(), reference, manifest, config })
     }

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow};
 use snug_process::child;
 use snug_process::program::HostProgram;
+use snug_rootfs::regular_file;
 
 use super::dmsetup::Dmsetup;
 use crate::cache::Cache;
@@ -17,6 +18,9 @@ use crate::report::progress::Progress;
 const APT_CACHE: HostProgram = HostProgram { name: "apt-cache", package: "apt" };
 const APT_GET: HostProgram = HostProgram { name: "apt-get", package: "apt" };
 const DPKG_DEB: HostProgram = HostProgram { name: "dpkg-deb", package: "dpkg" };
+
+/// Bytes of the largest kernel that is read: uncompressed and with all drivers, they have less than a tenth.
+const KERNEL_MAX: u64 = 1 << 30;
 
 /// The package that always depends on the current kernel.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -93,8 +97,8 @@ impl Kernel {
 
     /// Takes a kernel of the user's, as microVM runtimes have them: no modules, no initramfs.
     pub fn own(image: &Path) -> Result<Self> {
-        let bytes =
-            fs::read(image).map_err(|error| Failure::Usage(format!("no kernel {}: {error}", image.display())))?;
+        let bytes = regular_file::read(image, KERNEL_MAX)
+            .map_err(|error| Failure::Usage(format!("no kernel {}: {error}", image.display())))?;
         let version = release(&bytes).ok_or_else(|| {
             Failure::Usage(format!(
                 "{} is no kernel that QEMU starts: neither a bzImage nor an uncompressed ELF file",

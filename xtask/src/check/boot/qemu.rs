@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use snug_process::lines::read_line;
 use snug_process::program::HostProgram;
 use snug_process::terminal::Settings;
 use snug_process::{Child, child};
@@ -175,8 +176,10 @@ impl Guest {
         std::thread::spawn(move || follow(stdout, log, started, &sender));
         // QEMU's own error messages join the console's output: they explain why it ended.
         std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let _ = complaints.send(Chunk { text: format!("{line}\n"), at: started.elapsed(), of_guest: false });
+            let (mut stderr, mut line) = (BufReader::new(stderr), Vec::new());
+            while read_line(&mut stderr, &mut line).is_ok_and(|found| found) {
+                let text = String::from_utf8_lossy(&line).into_owned();
+                let _ = complaints.send(Chunk { text, at: started.elapsed(), of_guest: false });
             }
         });
         Ok(Guest {

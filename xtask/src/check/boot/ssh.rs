@@ -11,6 +11,7 @@ use crate::atomic::Scratch;
 use anyhow::{Context, Result};
 use snug_process::program::HostProgram;
 use snug_process::{Child, child};
+use snug_rootfs::regular_file;
 
 use crate::error::Failure;
 
@@ -49,6 +50,9 @@ impl Key {
 /// The types that a public key's line begins with (sshd(8), "AUTHORIZED_KEYS FILE FORMAT").
 const KEY_TYPES: [&str; 4] = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];
 
+/// Bytes of the largest file that a key is looked for in: thousands of keys.
+const KEY_FILE_MAX: u64 = 1 << 20;
+
 /// The public key of a person, and the private one where it lies beside it.
 pub struct OwnKey {
     /// As a line of `authorized_keys`.
@@ -64,8 +68,9 @@ impl OwnKey {
             _ if beside(file).is_file() => beside(file),
             _ => file.to_path_buf(),
         };
-        let text = std::fs::read_to_string(&public)
+        let text = regular_file::read(&public, KEY_FILE_MAX)
             .map_err(|error| Failure::Usage(format!("cannot read the key {}: {error}", public.display())))?;
+        let text = String::from_utf8_lossy(&text);
         let is_key = |line: &&str| KEY_TYPES.iter().any(|kind| line.starts_with(kind));
         let line = text.lines().map(str::trim).find(is_key).ok_or_else(|| {
             Failure::Usage(format!(

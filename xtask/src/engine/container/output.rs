@@ -1,8 +1,9 @@
 //! Parses what a builder prints: which step runs, the step's own output, and how it failed.
 
-use std::io::{BufRead, BufReader, PipeReader};
+use std::io::{BufReader, PipeReader};
 
 use anyhow::Error;
+use snug_process::lines::read_line;
 
 use super::dockerfile::step_in;
 use crate::plan::{BuildPlan, EngineKind};
@@ -23,6 +24,9 @@ const CHATTER: [&str; 6] = [
     "COMMIT ",
     "subprocess exited with status ",
 ];
+
+/// Bytes of a builder's error that are kept: it repeats the step, which is a few lines.
+const VERDICT_MAX: usize = 64 << 10;
 
 /// The builder that prints, and so the format of its lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +82,7 @@ impl<'a> Watch<'a> {
     pub(super) fn follow(&mut self, output: PipeReader) {
         let mut lines = BufReader::new(output);
         let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+        while read_line(&mut lines, &mut line).is_ok_and(|found| found) {
             let text = without_colours(&String::from_utf8_lossy(&line));
             let line_of = match self.builder {
                 Builder::Classic => parse,
@@ -87,7 +91,9 @@ impl<'a> Watch<'a> {
             match (line_of(text.trim_end()), &mut self.verdict) {
                 (Line::Step(step), _) => self.begin(step),
                 (Line::Verdict(text), verdict) => *verdict = Some(text.to_owned()),
-                (Line::Output(text), Some(verdict)) => verdict.extend(["\n", text]),
+                // What a step prints may look like a builder's error, and go on for ever.
+                (Line::Output(text), Some(verdict)) if verdict.len() < VERDICT_MAX => verdict.extend(["\n", text]),
+                (Line::Output(_), Some(_)) => {}
                 (Line::Chatter, _) => {}
                 (Line::Output(text), None) => {
                     // Escape sequences within a secret would keep it from being found.
@@ -95,7 +101,6 @@ impl<'a> Watch<'a> {
                     self.show(&lines);
                 }
             }
-            line.clear();
         }
         self.end_output();
     }
