@@ -528,3 +528,25 @@ fn engines_that_cannot_take_the_network_away_refuse_by_the_line() {
         });
     }
 }
+
+#[test]
+fn a_base_with_a_loader_of_its_own_does_not_reach_podmans_file() {
+    if !is_root() || !have(&["busybox", "newuidmap", "unshare", "setpriv", "debugfs", "cc", "podman"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let folder = workshop.path("podman");
+    fs::create_dir(&folder).expect("a folder");
+    let Some(podman) = Podman::prepare(&folder, "overlay") else { return };
+    let loader = compile_attack(&workshop);
+    fs::write(workshop.path("shell"), "#!/proc/self/exe\n").expect("a script");
+    hostile(&workshop, &[(&workshop.path("shell"), "bin/sh"), (&loader, LOADER)], "run = [\"attack\"]");
+    let bin = workshop.path("bin");
+    fs::create_dir(&bin).expect("a folder");
+    let victim = bin.join("podman");
+    fs::copy("/usr/bin/podman", &victim).expect("a copy of podman");
+    let (mut build, _) = Builder::Root.command(&workshop);
+    build.args(["--engine", "podman"]);
+    podman.tell(&mut build);
+    assert_unharmed(Builder::Root, &workshop, build, &victim);
+}
