@@ -225,7 +225,7 @@ impl Destination {
             return write(stream).context(cannot);
         }
         let partial = self.begin()?;
-        let file = OpenOptions::new().write(true).open(partial.path()).context("cannot write a partial file")?;
+        let file = partial.file().context("cannot write a partial file")?;
         write(&file).map_err(|error| partial.explain(error)).context(cannot)?;
         first()?;
         self.finish(partial, true, progress)

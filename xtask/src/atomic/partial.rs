@@ -2,9 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -22,12 +23,13 @@ use crate::report::progress::human_bytes;
 
 /// Ending of files that are not complete yet.
 const ENDING: &str = ".partial";
-/// Names that are tried for one process id: in containers that share a folder, all may have the same.
+/// Hexadecimal digits of a name that nobody can guess, and so take before it is made.
+const RANDOM_DIGITS: usize = 16;
+/// Names that are tried before something else is wrong: each is taken by a chance of 1 to 2^64, or by a sweep at the wrong
+/// moment.
 const NAMES: usize = 100;
-/// Digits of the largest process id that its type can hold.
-const PID_DIGITS: usize = 10;
-/// What tells names of one process id apart, at its longest: `-99`.
-const COUNT_DIGITS: usize = 3;
+/// The ending of the name that a complete file of a [set](super::set) has before its own.
+const NEXT: &str = ".next";
 /// The longest name in bytes where the filesystem does not say (`NAME_MAX` of limits.h).
 const LONGEST_NAME: usize = 255;
 /// Hexadecimal digits that tell one long name from another.
@@ -43,9 +45,9 @@ const OWNER_WRITES: u32 = 0o200;
 pub struct Partial {
     place: PathBuf,
     path: PathBuf,
-    /// Held while the file is written: the next run removes partial files that nobody has locked.
-    _lock: File,
-    _registered: interrupt::Registered,
+    /// Locked while the file is written: the next run removes partial files that nobody has locked.
+    file: File,
+    registered: interrupt::Registered,
     ahead: Option<SyncAhead>,
     /// The file that has the name now, whose permissions and owner the new one keeps.
     replaced: Option<Metadata>,
@@ -78,19 +80,19 @@ impl Partial {
     pub(super) fn begin_there(place: &Path, replaced: Option<Metadata>) -> Result<Self> {
         let folder = folder_of(place);
         let name = place.file_name().with_context(|| format!("{} names no file", place.display()))?;
-        let prefix = prefix(name, longest_name(&folder).saturating_sub(PID_DIGITS + COUNT_DIGITS + ENDING.len()));
+        let prefix = prefix(name, longest_name(&folder).saturating_sub(RANDOM_DIGITS + ENDING.len()));
         Self::sweep_names(&folder, &prefix)?;
-        let (path, lock) = Self::create(&folder, &prefix)?;
+        let (path, file) = Self::create(&folder, &prefix)?;
         let registered = interrupt::remove_on_interrupt(&path, |path| Ok(fs::remove_file(path)?));
         if let Some(replaced) = &replaced {
             // Before there is anything in it that only some may read.
-            lock.set_permissions(Permissions::from_mode(replaced.mode() & PERMISSIONS | OWNER_WRITES))?;
+            file.set_permissions(Permissions::from_mode(replaced.mode() & PERMISSIONS | OWNER_WRITES))?;
         }
         Ok(Partial {
             place: place.to_path_buf(),
             path,
-            _lock: lock,
-            _registered: registered,
+            file,
+            registered,
             ahead: None,
             replaced,
             other_folder: "choose another folder with --output",
@@ -107,15 +109,12 @@ impl Partial {
     /// Makes a file that nobody else has, and locks it.
     fn create(folder: &Path, prefix: &OsStr) -> Result<(PathBuf, File)> {
         let cannot = || format!("cannot write in {}\nhint: choose a folder that can be written to", folder.display());
-        for count in 0..NAMES {
+        for _ in 0..NAMES {
             let mut name = prefix.to_owned();
-            name.push(match count {
-                0 => format!("{}{ENDING}", std::process::id()),
-                _ => format!("{}-{count}{ENDING}", std::process::id()),
-            });
+            name.push(format!("{:0RANDOM_DIGITS$x}{ENDING}", random()));
             let path = folder.join(name);
-            // What has the name is another run's file, or was put there by somebody else: the name can be guessed.
-            let file = match OpenOptions::new().write(true).create_new(true).open(&path) {
+            // With O_EXCL, which follows no symlink either (open(2)).
+            let file = match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 file => file.with_context(cannot)?,
             };
@@ -186,28 +185,70 @@ impl Partial {
         Ok(())
     }
 
-    /// Returns the path to write to until the file is published.
+    /// Returns the path to write to until the file is published, for other programs. None may put another file there: the
+    /// next run would take that for abandoned.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Returns the file, to write to it from the start. All that are returned have one position.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Returns the place that the file will have.
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// Waits until the content is on the disk.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        let ahead = self.ahead.take().map_or(Ok(()), SyncAhead::finish);
+        ahead
+            .and_then(|()| self.file.sync_all())
+            .map_err(|error| self.explain(error.into()))
+            .with_context(|| format!("cannot write {} to disk", self.place.display()))
+    }
+
+    /// Gives the complete file the permissions and the owner that it is to have.
+    fn dress(&self) -> Result<()> {
+        match &self.replaced {
+            Some(replaced) => {
+                keep_permissions(&self.file, replaced).with_context(|| format!("cannot write {}", self.place.display()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the complete file its [next name](next). From here on no signal removes it.
+    pub(super) fn rename_to_next(&mut self) -> Result<()> {
+        self.dress()?;
+        self.registered.forget();
+        // Where a signal has come, the file is being removed.
+        interrupt::hold_if_interrupted();
+        let next = next(&self.place)?;
+        fs::rename(&self.path, &next).with_context(|| format!("cannot name {}", next.display()))?;
+        self.path = next;
+        Ok(())
+    }
+
+    /// Leaves the file under the name that it has now.
+    pub(super) fn keep(mut self) {
+        self.published = true;
+    }
+
     /// Syncs the file and its folder, and gives the file its name, in place of what had it.
     pub fn publish(mut self) -> Result<PathBuf> {
-        let ahead = self.ahead.take().map_or(Ok(()), SyncAhead::finish);
-        // A program may have replaced the file: the one that is there now is published.
-        let written = ahead.and_then(|()| File::open(&self.path)?.sync_all());
-        written.with_context(|| format!("cannot write {} to disk", self.path.display()))?;
+        self.sync()?;
         let place = self.publish_unsynced()?;
         // The new name is durable once its folder is synced.
-        File::open(folder_of(&place)).and_then(|folder| folder.sync_all()).context("cannot sync the folder")?;
+        sync_folder(&place)?;
         Ok(place)
     }
 
     /// Gives the file its name without syncing it: after a power failure it may be there and not be complete.
     pub fn publish_unsynced(mut self) -> Result<PathBuf> {
-        if let Some(replaced) = &self.replaced {
-            keep_permissions(&self.path, replaced).with_context(|| format!("cannot write {}", self.place.display()))?;
-        }
+        self.dress()?;
         fs::rename(&self.path, &self.place).with_context(|| format!("cannot name {}", self.place.display()))?;
         self.published = true;
         Ok(self.place.clone())
@@ -250,14 +291,35 @@ pub fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Waits until the names in the folder of `place` are on the disk.
+pub(super) fn sync_folder(place: &Path) -> Result<()> {
+    File::open(folder_of(place)).and_then(|folder| folder.sync_all()).context("cannot sync the folder")
+}
+
+/// Returns the path at which a complete file waits for the others of its [set](super::set), beside the place that it will have:
+/// `.NAME.next`. It is the same for every run.
+pub(super) fn next(place: &Path) -> Result<PathBuf> {
+    let folder = folder_of(place);
+    let name = place.file_name().with_context(|| format!("{} names no file", place.display()))?;
+    // The prefix ends with a dot.
+    let mut next = prefix(name, longest_name(&folder).saturating_sub(NEXT.len()));
+    next.push(&NEXT[1..]);
+    Ok(folder.join(next))
+}
+
+/// Returns a number that no other process can guess: `RandomState` has its keys from the kernel.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
 /// Gives a file the permissions and the owner of the one that it replaces, as `cp` leaves them. Only root can give a file to
 /// somebody else; what others write is theirs.
-fn keep_permissions(path: &Path, replaced: &Metadata) -> io::Result<()> {
-    let own = fs::metadata(path)?;
+fn keep_permissions(file: &File, replaced: &Metadata) -> io::Result<()> {
+    let own = file.metadata()?;
     if (own.uid(), own.gid()) != (replaced.uid(), replaced.gid()) {
-        let _ = chown(path, Some(replaced.uid()), Some(replaced.gid()));
+        let _ = fchown(file, Some(replaced.uid()), Some(replaced.gid()));
     }
-    fs::set_permissions(path, Permissions::from_mode(replaced.mode() & PERMISSIONS))
+    file.set_permissions(Permissions::from_mode(replaced.mode() & PERMISSIONS))
 }
 
 /// Returns the longest name in bytes that a file in `folder` can have.
@@ -316,11 +378,11 @@ mod tests {
         let odd = folder.path().join(OsStr::from_bytes(&[b'\xff'; LONGEST_NAME]));
         for place in [long("a"), long("b"), odd] {
             let begun = Partial::begin(&place).unwrap();
-            let left = begun.path().with_extension("1.partial");
+            let own = begun.path().file_name().unwrap().len();
             fs::write(begun.path(), "whole").unwrap();
             begun.publish().unwrap();
             assert_eq!(fs::read_to_string(&place).unwrap(), "whole");
-            assert!(left.file_name().unwrap().len() < LONGEST_NAME);
+            assert!(own <= LONGEST_NAME && next(&place).unwrap().file_name().unwrap().len() <= LONGEST_NAME);
             drop(Partial::begin(&place).unwrap());
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
@@ -354,18 +416,17 @@ mod tests {
         let held = File::create(folder.path().join(".image.1.partial")).unwrap();
         held.lock().unwrap();
         let begun = Partial::begin(&folder.path().join("image")).unwrap();
-        let mut expected = [".image.1.partial", ".other.77.partial"].map(str::to_owned).to_vec();
-        expected.push(format!(".image.{}.partial", std::process::id()));
+        let own = begun.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let mut expected = [".image.1.partial", ".other.77.partial", &own].map(str::to_owned).to_vec();
         expected.sort();
         assert_eq!(names(folder.path()), expected);
         drop(begun);
     }
 
     #[test]
-    fn runs_with_one_process_id_write_files_of_their_own() {
+    fn runs_at_once_write_files_of_their_own() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("image");
-        // As from containers that share a folder.
         let [one, two] = [(); 2].map(|()| Partial::begin(&place).unwrap());
         fs::write(one.path(), "one").unwrap();
         fs::write(two.path(), "two").unwrap();
@@ -376,23 +437,21 @@ mod tests {
     }
 
     #[test]
-    fn what_others_put_where_the_file_will_be_is_not_written_to() {
+    fn what_others_put_beside_it_is_neither_written_to_nor_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let own = |count: &str| at(&format!(".image.{}{count}.partial", std::process::id()));
         fs::write(at("victim"), "theirs").unwrap();
-        let planted = [own(""), own("-1"), own("-2"), at(".image.x.partial")];
+        let planted = [at(".image.x.partial"), at(".image.y.partial")];
         std::os::unix::fs::symlink("victim", &planted[0]).unwrap();
-        std::os::unix::fs::symlink("nowhere", &planted[1]).unwrap();
-        for pipe in &planted[2..] {
-            nix::unistd::mkfifo(pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        }
-        let begun = Partial::begin(&at("image")).unwrap();
-        assert_eq!(begun.path(), own("-3"));
+        nix::unistd::mkfifo(&planted[1], nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let [begun, other] = [(); 2].map(|()| Partial::begin(&at("image")).unwrap());
+        // Nothing can be planted where a run will write.
+        assert_ne!(begun.path(), other.path());
+        assert!(!begun.path().to_str().unwrap().contains(&std::process::id().to_string()));
         fs::write(begun.path(), "ours").unwrap();
         begun.publish().unwrap();
         assert_eq!(fs::read_to_string(at("victim")).unwrap(), "theirs");
-        assert!(!at("nowhere").exists() && planted.iter().all(|path| path.symlink_metadata().is_ok()));
+        assert!(planted.iter().all(|path| path.symlink_metadata().is_ok()));
     }
 
     #[test]

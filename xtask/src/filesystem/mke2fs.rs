@@ -16,10 +16,12 @@ mod overhead;
 mod superblock;
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::OFlag;
 use snug_ext4::identity::{Identity, uuid_text};
 use snug_ext4::size::{self, BLOCK_SIZE, Demand, SizeDecision, SizePolicy};
 use snug_ext4::{Census, Part};
@@ -257,12 +259,11 @@ impl Run<'_> {
 
     /// Makes the filesystem of this size from the tree.
     fn make(&self, decision: &SizeDecision) -> Result<()> {
-        // mke2fs would keep the length and the content of a longer file.
-        if let Err(error) = fs::remove_file(self.output)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(error).with_context(|| format!("cannot replace {}", self.output.display()));
-        }
+        // mke2fs would keep the length and the content of a longer file. It is emptied and not replaced: the caller has it
+        // locked, and has given it a mode.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).custom_flags(OFlag::O_NOFOLLOW.bits());
+        options.open(self.output).with_context(|| format!("cannot replace {}", self.output.display()))?;
         let command = self.settings.mke2fs(decision.total_blocks, decision.total_inodes)?;
         self.content.make(self, command, decision.total_blocks)
     }

@@ -1,6 +1,7 @@
 //! Builds one image: tree, image file, check, manifest.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +15,7 @@ use snug_rootfs::tree::{Kind, RootTree};
 use super::fit::fit;
 use super::order::{ImageState, Order};
 use super::write::{Digests, write};
-use crate::atomic::{self, Partial};
+use crate::atomic::{self, Partial, set};
 use crate::cache::Tree;
 use crate::check::{self, CheckInput};
 use crate::error::Failure;
@@ -135,18 +136,17 @@ impl Order<'_> {
             check::check_before_publishing(subject, progress)?;
         }
         let place = manifest_beside(&image);
-        // Two runs may publish the same image: each its three files together.
-        let _alone = image.parent().and_then(atomic::lock_folder);
-        // Until all files are published, the old manifest would describe the new ones.
-        if place.exists() {
-            // A link to it stays.
-            let place = place.canonicalize().with_context(|| format!("cannot replace {}", place.display()))?;
-            fs::remove_file(&place).with_context(|| format!("cannot replace {}", place.display()))?;
+        let described = manifest.prepare(&place)?;
+        let folder = image.parent().context("an image has a folder")?;
+        {
+            // Two runs may publish the same image: each its three files together. That of the cache nobody else can take; that of
+            // the folder keeps out runs with another cache.
+            let _among_ours = assembly.cache.lock(&folder_lock(folder)?, || {})?;
+            let _alone = atomic::lock_folder(folder);
+            set::publish(vec![list, written.partial], described)?;
+            // Without the time, the next look reads the files.
+            let _ = manifest::stamp(&manifest, &place);
         }
-        list.publish()?;
-        written.partial.publish()?;
-        manifest.write(&place)?;
-        manifest::stamp(&manifest, &place)?;
         Ok(BuildOutcome::Built { image, manifest: manifest.into() })
     }
 
@@ -180,6 +180,12 @@ impl Order<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns the name of a folder's lock in the cache, whatever its path.
+fn folder_lock(folder: &Path) -> Result<String> {
+    let about = fs::metadata(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    Ok(format!("results-{:x}-{:x}", about.dev(), about.ino()))
 }
 
 /// Refuses a folder in the place of a file, which no file can replace.

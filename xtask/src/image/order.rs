@@ -19,7 +19,7 @@ use snug_spec::{ImageSet, ImageSpec, Resolved};
 use crate::bases::oci::Resolution;
 use crate::error::Failure;
 use crate::host::requirements::Task;
-use crate::manifest::{Manifest, ManifestError, manifest_beside};
+use crate::manifest::{Manifest, ManifestError, image_file, manifest_beside};
 use crate::plan::{self, BuildPlan, PlannedBase, Providers};
 use crate::report::progress::Progress;
 use crate::tree::first_stage;
@@ -187,7 +187,7 @@ impl<'set> Order<'set> {
     /// Returns the path of the image file; a base has none.
     pub fn image(&self, output: &Path) -> Option<PathBuf> {
         let kind = self.filesystem.as_ref()?.kind();
-        Some(self.target.folder(output, &self.spec.name).join(format!("rootfs.{kind}")))
+        Some(self.target.folder(output, &self.spec.name).join(image_file(kind)))
     }
 
     /// Returns the SHA-256, as hex, over everything that the image file depends on.

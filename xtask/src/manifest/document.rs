@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use snug_ext4::Census;
-use snug_formats::Filesystem;
+use snug_formats::{Filesystem, FilesystemKind};
 use snug_rootfs::packages::InstalledPackage;
 use snug_rootfs::regular_file::{self, RegularFileError};
 
-use super::ContentsFile;
-use crate::atomic::Partial;
+use super::{ContentsFile, contents_beside};
+use crate::atomic::{Partial, set};
 use crate::bases::oci::Resolution;
 use crate::filesystem::verity::Verity;
 use crate::plan::Inputs;
@@ -75,6 +75,11 @@ pub struct TreeSummary {
     pub data_bytes: u64,
 }
 
+/// Returns the name of an image file of this type.
+pub fn image_file(kind: FilesystemKind) -> String {
+    format!("rootfs.{kind}")
+}
+
 /// Returns the path of the manifest that belongs to an image file.
 pub fn manifest_beside(image: &Path) -> PathBuf {
     image.with_file_name(MANIFEST_FILE)
@@ -86,8 +91,20 @@ impl Manifest {
     /// Bytes of the largest manifest that is read. Of real ones, nearly all is packages, of 100 bytes each.
     const SIZE_MAX: u64 = 64 << 20;
 
-    /// Reads the manifest at `path`.
-    pub fn read(path: &Path) -> Result<Self, ManifestError> {
+    /// Reads the manifest at `place`, once it is settled which one that is: a run may have been ended while it published the
+    /// image.
+    pub fn read(place: &Path) -> Result<Self, ManifestError> {
+        let others: Vec<PathBuf> = FilesystemKind::ALL
+            .into_iter()
+            .map(|kind| place.with_file_name(image_file(kind)))
+            .chain([contents_beside(place)])
+            .collect();
+        // Who may not write there sees what is there.
+        let _ = set::settle(&others, place, |waiting| Self::read_as_it_is(waiting).is_ok());
+        Self::read_as_it_is(place)
+    }
+
+    fn read_as_it_is(path: &Path) -> Result<Self, ManifestError> {
         let bytes = regular_file::read(path, Self::SIZE_MAX).map_err(|error| match error {
             RegularFileError::Io(error) if error.kind() == io::ErrorKind::NotFound => ManifestError::Missing,
             error => ManifestError::Damaged(error.to_string()),
@@ -104,16 +121,18 @@ impl Manifest {
         serde_json::from_value(document).map_err(damaged)
     }
 
-    /// Writes the manifest, completely or not at all, with a digest of all its fields.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let partial = Partial::begin(path)?;
-        let mut file = BufWriter::new(fs::OpenOptions::new().write(true).open(partial.path())?);
-        let sha256 = digest_of(&serde_json::to_value(self)?);
-        serde_json::to_writer_pretty(&mut file, &WithDigest { manifest: self, sha256 })?;
-        writeln!(file)?;
-        file.into_inner().context("cannot write the manifest")?;
-        partial.publish()?;
-        Ok(())
+    /// Writes the manifest beside `place`, to be published there with the image, with a digest of all its fields.
+    pub fn prepare(&self, place: &Path) -> Result<Partial> {
+        let partial = Partial::begin(place)?;
+        let write = || -> Result<()> {
+            let mut file = BufWriter::new(partial.file()?);
+            let sha256 = digest_of(&serde_json::to_value(self)?);
+            serde_json::to_writer_pretty(&mut file, &WithDigest { manifest: self, sha256 })?;
+            writeln!(file)?;
+            Ok(file.flush()?)
+        };
+        write().map_err(|error| partial.explain(error)).context("cannot write the manifest")?;
+        Ok(partial)
     }
 }
 

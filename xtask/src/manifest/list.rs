@@ -1,6 +1,6 @@
 //! `contents.mtree`: the list of what an image holds, beside it.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ pub fn contents_beside(image: &Path) -> PathBuf {
 /// Writes the list of `tree` beside `place`, to be published there with the image that it describes.
 pub fn write_contents(tree: &RootTree, digests: &BodyDigests, place: &Path) -> Result<(Partial, ContentsFile)> {
     let partial = Partial::begin(place)?;
-    let file = OpenOptions::new().write(true).open(partial.path())?;
+    let file = partial.file()?;
     let mut out = Hashed { inner: BufWriter::new(file), hash: Sha256::new() };
     let listing = Listing::of_hashed(tree, digests);
     let written = mtree::write(&listing, &mut out).and_then(|()| out.inner.flush());

@@ -2,7 +2,7 @@
 //! engine. The result is a tar in the cache, named by the fingerprint of all its inputs.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -264,10 +264,7 @@ impl Assembly<'_> {
     /// Writes the tree, with what was adjusted of it, as a tar that appears complete or not at all.
     fn store(&self, tree: &RootTree, wanted: &Path) -> Result<()> {
         let partial = Partial::begin(wanted)?;
-        let write = || -> Result<()> {
-            let file = OpenOptions::new().write(true).open(partial.path())?;
-            Ok(tar::write(tree, file, TarOptions::OWN, &mut |_| {})?)
-        };
+        let write = || -> Result<()> { Ok(tar::write(tree, partial.file()?, TarOptions::OWN, &mut |_| {})?) };
         write().context("cannot write to the cache").map_err(|error| self.cache.explain(error))?;
         partial.publish()?;
         Ok(())

@@ -14,6 +14,7 @@ mod zstd;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -182,7 +183,7 @@ fn read_record(path: &Path, reference: &Reference, platform: Platform) -> Option
 
 fn write_record(path: &Path, resolution: &Resolution) -> Result<()> {
     let partial = Partial::begin(path)?;
-    fs::write(partial.path(), serde_json::to_vec_pretty(resolution)?).context("cannot write to the cache")?;
+    partial.file()?.write_all(&serde_json::to_vec_pretty(resolution)?).context("cannot write to the cache")?;
     partial.publish()?;
     Ok(())
 }
