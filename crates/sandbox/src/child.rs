@@ -24,7 +24,7 @@ use snug_rootfs::tar::{self, TarOptions};
 use super::binfmt::{Emulation, emulate};
 use super::policy::ServicePolicy;
 use super::steps::StepError;
-use super::{Action, Event, Job, Program, inherited, mounts, report, steps, terminal};
+use super::{Action, Event, Job, Program, inherited, mounts, remove, report, steps, terminal};
 
 /// Argument that marks the first process of the pid namespace.
 const FIRST: &str = "first";
@@ -190,7 +190,7 @@ impl Inside {
             Action::Pipe(program) => steps::pipe(index, program),
             Action::Export => self.export(index),
             Action::Remove { folder } => {
-                fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+                remove::remove_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
             }
         }
     }

@@ -43,6 +43,7 @@ mod mounts;
 mod network;
 mod own_folder;
 mod policy;
+mod remove;
 mod sealed;
 mod seccomp;
 mod steps;
@@ -311,9 +312,9 @@ pub fn run_silent(job: &Job, observe: impl FnMut(&Event) + Send) -> Result<()> {
 }
 
 /// Removes a folder that may have files of subordinate ids, which only root of their user namespace may remove. A folder
-/// that does not exist is no error.
+/// that does not exist is no error, and none is too deep.
 pub fn remove_folder(folder: &Path) -> Result<()> {
-    if std::fs::remove_dir_all(folder).is_err() && folder.exists() {
+    if remove::remove_all(folder).is_err() && folder.symlink_metadata().is_ok() {
         run_silent(&Job { actions: vec![Action::Remove { folder: folder.to_path_buf() }] }, |_| {})
             .with_context(|| format!("cannot remove {}", folder.display()))?;
     }

@@ -16,6 +16,7 @@ use snug_process::{Child, child};
 use snug_rootfs::digest;
 use snug_rootfs::platform::Platform;
 
+use crate::atomic::open_lock;
 use crate::error::Failure;
 use crate::report::progress::{Progress, Stage};
 use crate::steps::LAST_LINES;
@@ -106,7 +107,7 @@ impl Place {
     fn lock(&self, waiting: impl FnOnce()) -> Result<File> {
         fs::create_dir_all(&self.target).with_context(|| format!("cannot make {}", self.target.display()))?;
         let path = self.target.join("builds.lock");
-        let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let lock = open_lock(&path)?;
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
             waiting();
         }
@@ -116,18 +117,18 @@ impl Place {
 
     /// Copies what cargo built to where no other build changes it.
     fn keep(&self, executable: &Path) -> Result<PathBuf> {
-        let digest = digest::of_file(executable, &mut |_| {})
-            .with_context(|| format!("cannot read {}", executable.display()))?;
-        let place = self.built.join(hex(&digest));
         fs::create_dir_all(&self.built).with_context(|| format!("cannot make {}", self.built.display()))?;
+        // Also where it is there: its time says which was built last. The copy is hashed, which nobody writes to.
+        let copy = tempfile::NamedTempFile::new_in(&self.built).context("cannot write the program")?;
+        fs::copy(executable, copy.path()).context("cannot write the program")?;
+        let digest = digest::of_file(copy.path(), &mut |_| {})
+            .with_context(|| format!("cannot read {}", copy.path().display()))?;
+        let place = self.built.join(hex(&digest));
         for (path, age) in self.ages() {
-            if path != place && age > OUT_OF_USE {
+            if path != place && path != copy.path() && age > OUT_OF_USE {
                 let _ = fs::remove_file(path);
             }
         }
-        // Also where it is there: its time says which was built last.
-        let copy = tempfile::NamedTempFile::new_in(&self.built).context("cannot write the program")?;
-        fs::copy(executable, copy.path()).context("cannot write the program")?;
         copy.persist(&place).with_context(|| format!("cannot rename to {}", place.display()))?;
         Ok(place)
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Cache;
+use crate::atomic::open_lock;
 
 impl Cache {
     /// Locks `subject` until the result is dropped, waiting while another run has it; `waiting` is called once before a wait.
@@ -25,10 +26,6 @@ impl Cache {
         }
         Ok(file)
     }
-}
-
-pub(super) fn open_lock(path: &Path) -> Result<File> {
-    File::create(path).with_context(|| format!("cannot make {}", path.display()))
 }
 
 /// Removes a file, or a folder with all that is in it, but no file that somebody has locked. Returns whether all is gone.

@@ -4,6 +4,7 @@
 //! process that does it, so that the next run can tell what a killed one left behind.
 
 mod locks;
+mod private;
 mod store;
 mod work;
 
@@ -12,9 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use locks::open_lock;
 
-use crate::atomic::is_at;
+use crate::atomic::{is_at, open_lock};
 use crate::host::disk_space;
 use crate::report::progress::{self, human_bytes};
 
@@ -63,11 +63,10 @@ impl Cache {
         Self::at(caches.join("snug"))
     }
 
-    fn at(root: PathBuf) -> Result<Self> {
+    pub(crate) fn at(root: PathBuf) -> Result<Self> {
+        private::make(&root)?;
         for folder in [TREES, WORK, LOCKS].map(|name| root.join(name)) {
-            fs::create_dir_all(&folder).with_context(|| {
-                format!("cannot make the cache folder {}\nhint: set XDG_CACHE_HOME", folder.display())
-            })?;
+            private::folder(&folder)?;
         }
         let in_use = open_lock(&root.join(LOCKS).join("in-use.lock"))?;
         if let Err(TryLockError::WouldBlock) = in_use.try_lock_shared() {

@@ -3,13 +3,15 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use anyhow::{Context, Result};
 use snug_process::interrupt;
 
 use super::Cache;
-use super::locks::{is_free, lock_file, open_lock};
-use crate::atomic::Partial;
+use super::locks::{is_free, lock_file};
+use crate::atomic::{Partial, Scratch, open_lock};
+use crate::report::{progress, shell};
 
 impl Cache {
     /// Makes a folder for work in progress. It is removed with the result, or by the next run where this one is killed.
@@ -24,8 +26,7 @@ impl Cache {
             .context("cannot make a work folder")?
             .keep();
         let registered = interrupt::remove_on_interrupt(&folder, remove_work);
-        let lock = lock_file(&folder);
-        let lock = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
+        let lock = open_lock(&lock_file(&folder))?;
         lock.lock().context("cannot lock the work folder")?;
         Ok(WorkFolder { folder, registered, _lock: lock })
     }
@@ -35,10 +36,34 @@ impl Cache {
         self.work().join(name).is_dir()
     }
 
-    /// Removes what killed runs left: their work folders, and trees that they had begun.
-    pub fn sweep(&self) -> Result<()> {
+    /// Removes what killed runs left: their work folders, and trees that they had begun. What cannot be removed is said once, and
+    /// is in nobody's way. Returns whether all is gone.
+    pub fn sweep(&self) -> Result<bool> {
+        Scratch::sweep();
+        let abandoned = self.take_over()?;
+        // A large folder takes seconds to remove, for which no other run need wait: it sees that somebody has the folder.
+        let swept = abandoned.iter().map(|(path, _held)| remove_work(path));
+        let mut failed = swept.chain([Partial::sweep(&self.trees(), "")]).filter_map(Result::err);
+        let Some(first) = failed.next() else { return Ok(true) };
+        let more = match failed.count() {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            progress::warn(&format!(
+                "warning: what a killed run left cannot be removed: {first:#}{more}\n\
+                 hint: it only takes space; remove it as root: rm -rf {}",
+                shell::path(&self.work())
+            ));
+        });
+        Ok(false)
+    }
+
+    /// Locks the work folders that nobody has, and returns them.
+    fn take_over(&self) -> Result<Vec<(PathBuf, File)>> {
         let mut abandoned = Vec::new();
-        let making = self.lock("work", || {})?;
+        let _making = self.lock("work", || {})?;
         for entry in fs::read_dir(self.work())? {
             let path = entry?.path();
             // A lock whose folder was removed when a signal came.
@@ -52,12 +77,7 @@ impl Cache {
                 }
             }
         }
-        // A large folder takes seconds to remove, for which no other run need wait: it sees that somebody has the folder.
-        drop(making);
-        for (path, _held) in abandoned {
-            remove_work(&path)?;
-        }
-        Partial::sweep(&self.trees(), "")
+        Ok(abandoned)
     }
 
     /// Returns what [`Self::sweep`] would remove.

@@ -76,6 +76,8 @@ enum State {
     Removed,
     /// Some of it is used by another run.
     InUse,
+    /// Some of it cannot be removed.
+    Stuck,
 }
 
 impl State {
@@ -85,6 +87,7 @@ impl State {
             State::WouldBeRemoved => "would be removed",
             State::Removed => "removed",
             State::InUse => "in use by another run",
+            State::Stuck => "cannot be removed",
         }
     }
 }
@@ -110,8 +113,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let state = match (wanted, arguments.dry_run) {
             (false, _) => State::Kept,
             (true, true) => State::WouldBeRemoved,
-            (true, false) if empty(cache, &name, &folder, alone)? => State::Removed,
-            (true, false) => State::InUse,
+            (true, false) => empty(cache, &name, &folder, alone).unwrap_or_else(|error| {
+                run.progress().warn(format!("warning: {error:#}"));
+                State::Stuck
+            }),
         };
         let freed_bytes = size_bytes.saturating_sub(size(cache, &name, &folder)?);
         rows.push(Row { holds: purpose(&name), cache: name, size_bytes, freed_bytes, state, folder });
@@ -131,7 +136,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
              needed, except finished images (results) and what --keep left (kept)",
         );
     }
-    Ok(ExitCode::SUCCESS)
+    let is_stuck = cleaned.caches.iter().any(|row| row.state == State::Stuck);
+    Ok(if is_stuck { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 impl Render for Cleaned {
@@ -167,11 +173,13 @@ fn purpose(name: &str) -> &'static str {
     CACHES.iter().find(|(known, _)| *known == name).map_or("", |(_, purpose)| purpose)
 }
 
-/// Empties one cache. Returns whether all of it is gone: what another run uses is kept.
-fn empty(cache: &Cache, name: &str, folder: &Path, alone: bool) -> Result<bool> {
+/// Empties one cache. Returns what became of it: what another run uses is kept.
+fn empty(cache: &Cache, name: &str, folder: &Path, alone: bool) -> Result<State> {
     let mut all_gone = true;
     match name {
-        LEFTOVERS => cache.sweep()?,
+        // It has said what stays.
+        LEFTOVERS if !cache.sweep()? => return Ok(State::Stuck),
+        LEFTOVERS => {}
         // A build locks each tree that it uses.
         "trees" => {
             for path in entries(folder)? {
@@ -183,10 +191,10 @@ fn empty(cache: &Cache, name: &str, folder: &Path, alone: bool) -> Result<bool> 
                 all_gone &= cache::remove_unless_held(&image)?;
             }
         }
-        _ if !alone => return Ok(entries(folder)?.is_empty()),
+        _ if !alone => all_gone = entries(folder)?.is_empty(),
         _ => snug_sandbox::remove_folder(folder)?,
     }
-    Ok(all_gone)
+    Ok(if all_gone { State::Removed } else { State::InUse })
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {

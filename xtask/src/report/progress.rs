@@ -46,6 +46,11 @@ pub fn note(text: &str) {
     }
 }
 
+/// Says what the user should look at, also where little is to be said.
+pub fn warn(text: &str) {
+    screen::say(text);
+}
+
 /// Where stages are shown. Clones share the same screen.
 #[derive(Clone)]
 pub struct Progress {
