@@ -17,7 +17,8 @@ use snug_rootfs::platform::Platform;
 
 use super::run::Run;
 use super::{arguments, file_names};
-use crate::atomic::{Accepts, Destination, Identity, Scratch};
+use crate::atomic::{Accepts, Destination, Identity};
+use crate::cache::Cache;
 use crate::check::boot::BootEnvironment;
 use crate::check::boot::{
     self, Accelerator, BootRequest, DEFAULT_BUDGET, Disk, Kernel, Machine, OverlayDisk, kernel_arguments,
@@ -102,11 +103,11 @@ fn start(arguments: Arguments) -> Result<ExitCode> {
     let persist = arguments.persist.as_deref().map(|file| persistent(file, &built, &arguments)).transpose()?;
     let own_key = if arguments.print { arguments.printed.key()? } else { None };
     let spec = set.resolve(&arguments.name)?.boot;
-    let BootEnvironment { kernel, accelerator, why } = BootEnvironment::prepare(
+    let BootEnvironment { cache, kernel, accelerator, why } = BootEnvironment::prepare(
         arguments.machine.kernel.as_deref(),
         arguments.machine.accel,
         built.manifest.verity.is_some(),
-        run.cache()?,
+        run.swept_cache()?,
         progress,
     )?;
     progress.note(format!("{}: by {} ({why})", arguments.name, accelerator.as_str()));
@@ -123,11 +124,11 @@ fn start(arguments: Arguments) -> Result<ExitCode> {
     };
     if arguments.print {
         words.push(CONSOLE_SHELL.to_owned());
-        return arguments.printed.print(&disks, &kernel, accelerator, (words, own_key), run.cache()?, progress);
+        return arguments.printed.print(&disks, &kernel, accelerator, (words, own_key), &cache, progress);
     }
     match arguments.ssh {
-        true => by_ssh(&disks, &kernel, accelerator, words, &arguments.command, progress),
-        false => on_console(&disks, &kernel, accelerator, words, progress),
+        true => by_ssh(&disks, (&kernel, accelerator), words, &arguments.command, &cache, progress),
+        false => on_console(&disks, (&kernel, accelerator), words, &cache, progress),
     }
 }
 
@@ -182,12 +183,12 @@ fn copy<'a>(image: &Path, file: &'a Path, disk: Destination, progress: &Progress
 
 fn on_console(
     disks: &[Disk],
-    kernel: &Kernel,
-    accelerator: Accelerator,
+    (kernel, accelerator): (&Kernel, Accelerator),
     mut words: Vec<String>,
+    cache: &Cache,
     progress: &Progress,
 ) -> Result<ExitCode> {
-    let folder = Scratch::new().context("cannot make a temporary folder for the initramfs")?;
+    let folder = cache.work_folder("boot")?;
     let initramfs = write_initramfs(kernel, folder.path())?;
     words.push(CONSOLE_SHELL.to_owned());
     progress.note("Ctrl-A X kills the machine; `kill -TERM 1` in it powers it off");
@@ -207,14 +208,14 @@ fn on_console(
 
 fn by_ssh(
     disks: &[Disk],
-    kernel: &Kernel,
-    accelerator: Accelerator,
+    (kernel, accelerator): (&Kernel, Accelerator),
     mut words: Vec<String>,
     command: &[String],
+    cache: &Cache,
     progress: &Progress,
 ) -> Result<ExitCode> {
-    let folder = Scratch::new().context("cannot make a temporary folder for the console")?;
-    let key = ssh::Key::make()?;
+    let folder = cache.work_folder("boot")?;
+    let key = ssh::Key::make(cache)?;
     words.push(boot::authorized_key_argument(&key.line));
     let stage = progress.stage("boot");
     let (report, mut guest) = boot::boot_and_keep(&BootRequest {

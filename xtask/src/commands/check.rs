@@ -55,7 +55,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         false => arguments.names.clone(),
     };
     // Held while images are checked: `clean` leaves the programs that read them alone.
-    let cache = run.cache()?;
+    let cache = run.swept_cache()?;
     let machine = &arguments.machine;
     let depth = if arguments.quick { Depth::Quick } else { Depth::Full };
     // What was never built is wrong usage, told before anything is checked.

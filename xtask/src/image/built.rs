@@ -17,7 +17,7 @@ use crate::check::boot::{
 use crate::check::{Check, CheckInput};
 use crate::error::Failure;
 use crate::host::requirements::Task;
-use crate::manifest::{MANIFEST_FILE, Manifest, ManifestError, manifest_beside, read_contents};
+use crate::manifest::{MANIFEST_FILE, Manifest, ManifestError, image_file, manifest_beside, read_contents};
 use crate::plan::{Providers, hash_file};
 use crate::report::progress::Progress;
 use crate::tree::first_stage;
@@ -83,7 +83,7 @@ impl Built {
         let manifest = match Manifest::read(&folder.join(MANIFEST_FILE)) {
             Ok(manifest) => manifest,
             Err(error @ ManifestError::Damaged(_)) => {
-                let image = folder.join(format!("rootfs.{kind}"));
+                let image = folder.join(image_file(kind));
                 return Ok(Found::Damaged { image, kind, why: error.to_string() });
             }
             Err(ManifestError::Missing | ManifestError::OtherSchema) => bail!(Failure::Usage(format!(
@@ -205,6 +205,7 @@ impl Built {
             image: &self.image,
             kernel: &machine.kernel,
             accelerator: machine.accelerator,
+            cache: &machine.cache,
             why: machine.why.clone(),
             arguments,
             commands: boot.checks.iter().map(guest_command).collect(),

@@ -14,6 +14,7 @@ use snug_rootfs::tree::{BodySource, RootTree};
 use super::ssh::{Answer, Key, Login};
 use super::{Accelerator, BootReport, BootRequest, DEFAULT_BUDGET, Disk, Guest, Kernel, authorized_key_argument, qemu};
 use crate::atomic::Scratch;
+use crate::cache::Cache;
 use crate::check::verdict::{Check, Finding};
 use crate::filesystem;
 use crate::plan::hash_file;
@@ -73,6 +74,8 @@ pub struct BootTest<'a> {
     pub image: &'a Path,
     pub kernel: &'a Kernel,
     pub accelerator: Accelerator,
+    /// Where the key lies by which the machine is logged in to.
+    pub cache: &'a Cache,
     /// Why this accelerator was chosen.
     pub why: String,
     /// Further kernel arguments.
@@ -148,7 +151,7 @@ impl BootTest<'_> {
     /// If QEMU cannot be run, or the image does not come up.
     pub fn measure(&self) -> Result<BootSummary> {
         let mut summary = BootSummary::new(self);
-        let key = Key::make()?;
+        let key = Key::make(self.cache)?;
         let (report, _guest) = start(self, &key, &mut summary, None)?;
         summary.add_times(&report);
         Ok(summary)
@@ -178,7 +181,7 @@ fn run_boots(
     checks: &mut Vec<Check>,
     progress: &Progress,
 ) -> Result<()> {
-    let key = Key::make()?;
+    let key = Key::make(test.cache)?;
     let stage = progress.stage(format!("boot ({})", test.accelerator.as_str()));
     let started = Instant::now();
     let (report, mut guest) = start(test, &key, summary, None)?;

@@ -9,8 +9,9 @@ use crate::check::boot::{self, Accelerator, AcceleratorChoice, Dmsetup, Kernel};
 use crate::host::requirements::{self, Task};
 use crate::report::progress::Progress;
 
-/// A kernel and an accelerator to boot images with.
+/// A kernel and an accelerator to boot images with, and where files of machines lie.
 pub struct BootEnvironment {
+    pub cache: Cache,
     pub kernel: Kernel,
     pub accelerator: Accelerator,
     /// Why this accelerator was chosen.
@@ -33,7 +34,7 @@ impl BootEnvironment {
             None => debians(sealed, cache, progress)?,
         };
         let (accelerator, why) = boot::choose_accelerator(wanted, &kernel, cache, progress)?;
-        Ok(BootEnvironment { kernel, accelerator, why })
+        Ok(BootEnvironment { cache: cache.clone(), kernel, accelerator, why })
     }
 }
 

@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::atomic::Scratch;
 use anyhow::{Context, Result};
 use snug_process::program::HostProgram;
 use snug_process::{Child, child};
 use snug_rootfs::regular_file;
 
+use crate::cache::{Cache, WorkFolder};
 use crate::error::Failure;
 
 const SSH: HostProgram = HostProgram { name: "ssh", package: "openssh-client" };
@@ -24,16 +24,17 @@ const POWER_OFF: &str = "sync; if grep -q '^init$' /proc/1/comm; then kill -TERM
 /// Interval at which a running command is polled.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A key pair for one machine; its files are removed when it is dropped.
+/// A key pair for one machine; its files are in the cache, which is closed to other users, and are removed when it is dropped, or
+/// by the next run where this one is killed.
 pub struct Key {
-    folder: Scratch,
+    folder: WorkFolder,
     /// The public key as a line of `authorized_keys`.
     pub line: String,
 }
 
 impl Key {
-    pub fn make() -> Result<Self> {
-        let folder = Scratch::new().context("cannot make a temporary folder for a key")?;
+    pub fn make(cache: &Cache) -> Result<Self> {
+        let folder = cache.work_folder("key")?;
         let path = folder.path().join("key");
         let mut command = SSH_KEYGEN.command()?;
         command.args(["-q", "-t", "ed25519", "-N", "", "-C", "throw-away", "-f"]).arg(&path);
@@ -191,7 +192,8 @@ mod tests {
             eprintln!("SKIPPED: needs ssh-keygen");
             return;
         }
-        let key = Key::make().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let key = Key::make(&Cache::at(folder.path().join("snug")).unwrap()).unwrap();
         let path = key.path();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0);
