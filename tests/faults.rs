@@ -1,88 +1,36 @@
 //! Faults keep the last image and leave nothing behind: kills, full disks, read-only folders, no network.
 
-use std::collections::BTreeSet;
+mod arena;
+mod crowd;
+mod disks;
+mod kills;
+mod leftovers;
+mod traces;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use snug_tests::{CLOSED, Workshop, have, is_root, succeed};
 
+use self::arena::Count;
+use self::disks::SmallDisk;
+use self::traces::{Random, Traces};
 use crate::proxy::VanishingProxy;
 
 /// How often the build is killed.
 const KILLS: usize = 20;
 /// Bytes of the small disks, a tmpfs each.
-const SMALL_DISK: &str = "size=200m";
+const SMALL_DISK: u64 = 200 << 20;
 /// A step that fills more than a small disk with what does not compress.
 const MUCH: &str = "run = [\"dd if=/dev/urandom of=/much bs=1M count=230\"]";
-
-/// What of the machine a build could leave behind: mounts, processes of the tool or of its steps, files of the workshop.
-#[derive(Debug, PartialEq)]
-struct Traces {
-    mounts: BTreeSet<String>,
-    processes: BTreeSet<String>,
-    files: BTreeSet<PathBuf>,
-}
-
-impl Traces {
-    fn find(workshop: &Workshop) -> Self {
-        let root = workshop.path("");
-        let words = root.display().to_string();
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
-        let mounts =
-            mounts.lines().filter(|line| line.contains(words.trim_end_matches('/'))).map(str::to_owned).collect();
-        let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
-        let processes = processes
-            .filter(|process| {
-                // Steps and everything around them have the step's marker in their environment or words.
-                let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
-                [read("cmdline"), read("environ")]
-                    .iter()
-                    .any(|text| contains(text, words.trim_end_matches('/').as_bytes()))
-            })
-            .map(|process| process.file_name().to_string_lossy().into_owned())
-            .collect();
-        let mut files = BTreeSet::new();
-        collect(&root, &mut files);
-        Traces { mounts, processes, files }
-    }
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
-}
-
-fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder").filter_map(Result::ok) {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            collect(&entry.path(), files);
-        }
-        files.insert(entry.path());
-    }
-}
-
-/// Pseudo-random numbers from a seed (xorshift, Marsaglia 2003), so that a failure can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 #[test]
 fn twenty_kills_at_random_moments_leave_the_image_and_nothing_else() {
     if !have(&["busybox", "newuidmap"]) {
         return;
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_nanos() as u64;
-    let seed = std::env::var("SNUG_SEED").ok().map_or(now | 1, |seed| seed.parse().expect("SNUG_SEED is a number"));
-    eprintln!("seed {seed}: SNUG_SEED={seed} gives the same kills");
-    let mut random = Random(seed);
+    let mut random = Random::of_this_run();
     let workshop = Workshop::new();
     // All builds give the same bytes, so that any other is a broken one.
     let build = |words: &[&str]| {
@@ -114,36 +62,49 @@ fn twenty_kills_at_random_moments_leave_the_image_and_nothing_else() {
         running.wait().expect("a child");
         let now = fs::read(&image).expect("the image");
         assert!(now == good, "kill {kill} ({signal} after {after:?}) cost the image");
-        // The kernel ends a pid namespace at once, but not before `wait` answers.
-        let gone = (0..100).any(|_| {
-            let traces = Traces::find(&workshop);
-            traces.processes == before.processes && traces.mounts == before.mounts || {
-                std::thread::sleep(Duration::from_millis(50));
-                false
-            }
-        });
-        assert!(gone, "kill {kill} ({signal} after {after:?}) left {:#?}", Traces::find(&workshop).processes);
+        assert!(
+            before.run_down(&workshop),
+            "kill {kill} ({signal} after {after:?}) left {:#?}",
+            Traces::find(&workshop).processes
+        );
     }
     succeed(&mut build(&["image", "killed"]));
     assert_eq!(Traces::find(&workshop), before);
 }
 
-/// A small tmpfs, until it is dropped.
-struct SmallDisk(PathBuf);
+/// Faults of each kind in CI, and with `SNUG_LONG`.
+const KILLED: [usize; 2] = [4, 50];
+const FILLED: [usize; 2] = [4, 20];
+const CROWDS: [usize; 2] = [1, 10];
 
-impl SmallDisk {
-    #[track_caller]
-    fn mount(at: PathBuf) -> Self {
-        fs::create_dir_all(&at).expect("a folder");
-        succeed(Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_DISK, "tmpfs"]).arg(&at));
-        SmallDisk(at)
-    }
-}
+/// Causes faults of one kind, and counts what they cost.
+type Kind<'a> = &'a dyn Fn(&mut Random) -> Vec<(&'static str, Count)>;
 
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+/// Prints a table of faults and of what they cost, which is nothing.
+#[test]
+fn no_fault_costs_an_image_or_leaves_anything() {
+    if !is_root() || !have(&["busybox", "newuidmap", "debugfs", "e2fsck", "qemu-system-x86_64", "ssh-keygen"]) {
+        return;
     }
+    let mut random = Random::of_this_run();
+    let long = usize::from(std::env::var_os("SNUG_LONG").is_some());
+    // To look at one kind alone: `SNUG_FAULTS=crowd`.
+    let only = std::env::var("SNUG_FAULTS").unwrap_or_default();
+    let kinds: [(&str, Kind); 4] = [
+        ("crowd", &|random| crowd::crowd(CROWDS[long], random)),
+        ("kill", &|random| kills::kill(KILLED[long], random)),
+        ("fill", &|random| disks::fill(FILLED[long], random)),
+        ("fail", &|random| disks::fail(FILLED[long], random)),
+    ];
+    let chosen = kinds.into_iter().filter(|(kind, _)| kind.starts_with(&only));
+    let counts: Vec<(&str, Count)> = chosen.flat_map(|(_, cause)| cause(&mut random)).collect();
+    for told in counts.iter().flat_map(|(_, count)| &count.told) {
+        eprintln!("{told}");
+    }
+    for (title, count) in &counts {
+        eprintln!("{title:28} {count}");
+    }
+    assert!(counts.iter().all(|(_, count)| count.is_clean()));
 }
 
 #[test]
@@ -152,7 +113,7 @@ fn a_full_or_read_only_folder_of_results_is_named_and_the_last_image_stays() {
         return;
     }
     let workshop = Workshop::new();
-    let disk = SmallDisk::mount(workshop.path("out"));
+    let disk = SmallDisk::mount(workshop.path("out"), SMALL_DISK);
     workshop.spec("grown", "");
     assert!(workshop.build("grown").status.success());
     let good = fs::read(workshop.image("grown")).expect("an image");
@@ -186,7 +147,7 @@ fn a_full_cache_is_named_and_the_last_image_stays() {
         return;
     }
     let workshop = Workshop::new();
-    let _disk = SmallDisk::mount(workshop.path("cache"));
+    let _disk = SmallDisk::mount(workshop.path("cache"), SMALL_DISK);
     workshop.spec("grown", "");
     assert!(workshop.build("grown").status.success());
     let good = fs::read(workshop.image("grown")).expect("an image");
