@@ -123,10 +123,14 @@ impl<'scope> StreamHash<'scope> {
 
 /// Computes the digest of a regular file, or of a block device. `advance` is called with the bytes of each step.
 pub fn of_file(path: &Path, advance: &mut dyn FnMut(u64)) -> io::Result<Digest> {
-    let mut file = regular_file::open_finite(path)?;
+    of_reader(regular_file::open_finite(path)?, advance)
+}
+
+/// As [`of_file`], of all that is left to read.
+pub fn of_reader(mut input: impl Read, advance: &mut dyn FnMut(u64)) -> io::Result<Digest> {
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; PIECE]);
     loop {
-        match file.read(&mut buffer) {
+        match input.read(&mut buffer) {
             Ok(0) => return Ok(hash.finalize().into()),
             Ok(count) => {
                 hash.update(&buffer[..count]);

@@ -51,5 +51,6 @@ pub mod platform;
 pub mod printable;
 pub mod regular_file;
 pub mod spool;
+pub mod stamp;
 pub mod tar;
 pub mod tree;

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -19,6 +19,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
 use snug_process::privilege::as_root;
 use snug_rootfs::disk::{self, StandIns};
+use snug_rootfs::stamp::Stamp;
 use snug_rootfs::tar::{self, TarOptions};
 
 use super::binfmt::{Emulation, emulate};
@@ -170,6 +171,14 @@ impl Inside {
     fn act(&mut self, index: usize, action: &Action) -> Result<()> {
         match action {
             Action::Materialise { tar, root } => self.materialise(index, tar, root),
+            Action::Unchanged { tar, stamp } => {
+                ensure!(
+                    Stamp::of(self.opened(tar)?)? == *stamp,
+                    "{} was changed after it was checked\nhint: build again, once nothing writes to it",
+                    tar.display()
+                );
+                Ok(())
+            }
             Action::Emulate(emulator) => {
                 self.emulation = Some(emulate(emulator)?);
                 Ok(())
@@ -195,8 +204,12 @@ impl Inside {
         }
     }
 
+    fn opened(&self, tar: &Path) -> Result<&File> {
+        self.tars.get(tar).context("the job names a tar that was not opened")
+    }
+
     fn tree(&self, tar: &Path) -> Result<snug_rootfs::tree::RootTree> {
-        let file = self.tars.get(tar).context("the job names a tar that was not opened")?.try_clone()?;
+        let file = self.opened(tar)?.try_clone()?;
         tar::read_file(file, &tar::Limits::default(), &mut |_| {})
             .with_context(|| format!("cannot read {}", tar.display()))
     }

@@ -57,6 +57,7 @@ use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use snug_process::Child;
+use snug_rootfs::stamp::Stamp;
 
 pub use child::main as child_main;
 pub use idmap::probe;
@@ -85,6 +86,13 @@ pub enum Action {
         tar: PathBuf,
         /// The folder to make, which must not exist.
         root: PathBuf,
+    },
+    /// Fails unless a tar file, as the job has it open, is still the one that was hashed.
+    Unchanged {
+        /// The tar file, on the host.
+        tar: PathBuf,
+        /// Of the file that was hashed.
+        stamp: Stamp,
     },
     /// Has programs of another platform run from here on.
     Emulate(Emulator),

@@ -10,9 +10,14 @@ use super::Cache;
 use crate::atomic::open_lock;
 
 impl Cache {
+    /// Returns the file of the lock of `subject`.
+    pub(super) fn lock_of(&self, subject: &str) -> PathBuf {
+        self.locks().join(format!("{subject}.lock"))
+    }
+
     /// Locks `subject` until the result is dropped, waiting while another run has it; `waiting` is called once before a wait.
     pub fn lock(&self, subject: &str, waiting: impl FnOnce()) -> Result<File> {
-        let path = self.locks().join(format!("{subject}.lock"));
+        let path = self.lock_of(subject);
         let file = open_lock(&path)?;
         match file.try_lock() {
             Ok(()) => {}

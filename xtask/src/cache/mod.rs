@@ -12,7 +12,9 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use snug_rootfs::regular_file;
+use snug_rootfs::stamp::Stamp;
 
 use crate::atomic::{is_at, open_lock};
 use crate::host::disk_space;
@@ -34,19 +36,44 @@ pub struct Cache {
 #[derive(Debug)]
 pub struct Tree {
     path: PathBuf,
-    /// `None` where the tree is a tar of the user's.
-    _held: Option<File>,
+    file: File,
+    /// Of a file of the user's whose digest is known. In the cache only this tool writes, and it replaces trees whole.
+    stamp: Option<Stamp>,
 }
 
 impl Tree {
-    /// Returns a tar outside the cache as a tree.
-    pub fn outside(path: &Path) -> Self {
-        Tree { path: path.to_path_buf(), _held: None }
+    /// Opens a tar outside the cache as a tree. `stamp` is that of the file whose digest is known.
+    pub fn outside(path: &Path, stamp: Stamp) -> Result<Self> {
+        let file = regular_file::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let tree = Tree { path: path.to_path_buf(), file, stamp: Some(stamp) };
+        tree.check()?;
+        Ok(tree)
     }
 
-    /// Returns the path of the tree's tar.
+    /// Returns the path of the tree's tar, for messages and for whoever compares what he opens with the [stamp](Self::stamp).
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the tar as it was opened once. All that are returned have one position.
+    pub fn file(&self) -> Result<File> {
+        self.file.try_clone().with_context(|| format!("cannot open {} again", self.path.display()))
+    }
+
+    /// Returns the stamp that the tar must have; `None` for one of the cache.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.stamp
+    }
+
+    /// Fails where the tar was changed since its digest was checked: what was read of it so far is not what was checked.
+    pub fn check(&self) -> Result<()> {
+        let Some(stamp) = self.stamp else { return Ok(()) };
+        ensure!(
+            Stamp::of(&self.file)? == stamp,
+            "{} was changed after it was checked\nhint: build again, once nothing writes to it",
+            self.path.display()
+        );
+        Ok(())
     }
 }
 
@@ -123,7 +150,7 @@ impl Cache {
         if !is_at(&file, path).unwrap_or(false) {
             return Ok(None);
         }
-        Ok(Some(Tree { path: path.to_path_buf(), _held: Some(file) }))
+        Ok(Some(Tree { path: path.to_path_buf(), file, stamp: None }))
     }
 
     /// Removes the trees of `name` except the one at `keep`: each is as large as the image it was made for. Trees that another
@@ -137,12 +164,24 @@ impl Cache {
         Ok(())
     }
 
+    /// Removes all trees but those that another run holds or is about to. Returns whether all are gone.
+    pub fn drop_trees(&self) -> Result<bool> {
+        let mut all_gone = true;
+        for entry in fs::read_dir(self.trees())? {
+            let path = entry?.path();
+            // Who makes a tree has this lock until he holds the finished one: between the two, only the lock tells.
+            let lock = owner(&path).map(|name| open_lock(&self.lock_of(name))).transpose()?;
+            let is_free = lock.as_ref().is_none_or(|lock| lock.try_lock().is_ok());
+            all_gone &= is_free && remove_unless_held(&path)?;
+        }
+        Ok(all_gone)
+    }
+
     fn trees_of(&self, name: &str) -> Result<Vec<PathBuf>> {
         let mut trees = Vec::new();
         for entry in fs::read_dir(self.trees())? {
             let path = entry?.path();
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.rsplit_once('-'));
-            if stem.is_some_and(|(owner, _)| owner == name) {
+            if owner(&path).is_some_and(|owner| owner == name) {
                 trees.push(path);
             }
         }
@@ -210,6 +249,12 @@ impl Cache {
     }
 }
 
+/// Returns the name that a tree is of: `NAME-FINGERPRINT.tar`.
+fn owner(tree: &Path) -> Option<&str> {
+    let (owner, _) = tree.file_stem()?.to_str()?.rsplit_once('-')?;
+    (!owner.starts_with('.')).then_some(owner)
+}
+
 /// With fewer bytes free than this, the full disk is taken for the cause of a failure, whatever the error says.
 const LITTLE_SPACE: u64 = 8 << 20;
 
@@ -236,6 +281,11 @@ mod tests {
         cache.drop_older_trees("a-b", &new).unwrap();
         assert!(!old.exists() && new.exists() && other.exists());
         assert!(cache.hold(&old).unwrap().is_none());
+        // What is being made is nobody else's to remove.
+        let making = cache.lock("a-b", || {}).unwrap();
+        assert!(!cache.drop_trees().unwrap() && new.exists() && !other.exists());
+        drop(making);
+        assert!(cache.drop_trees().unwrap() && !new.exists());
     }
 
     #[test]

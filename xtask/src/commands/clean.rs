@@ -181,11 +181,7 @@ fn empty(cache: &Cache, name: &str, folder: &Path, alone: bool) -> Result<State>
         LEFTOVERS if !cache.sweep()? => return Ok(State::Stuck),
         LEFTOVERS => {}
         // A build locks each tree that it uses.
-        "trees" => {
-            for path in entries(folder)? {
-                all_gone &= cache::remove_unless_held(&path)?;
-            }
-        }
+        "trees" => all_gone = cache.drop_trees()?,
         RESULTS => {
             for image in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
                 all_gone &= cache::remove_unless_held(&image)?;

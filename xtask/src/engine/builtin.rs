@@ -13,7 +13,7 @@ use super::environment::Given;
 use super::install::install_command;
 use super::secrets;
 use super::{Engine, OnFailure, environment, file_tree};
-use crate::cache::Cache;
+use crate::cache::{Cache, Tree};
 use crate::plan::{BuildPlan, EngineKind, PlannedFile, StepAction};
 use crate::report::progress::Progress;
 use crate::steps::secret::Secret;
@@ -47,7 +47,7 @@ impl Engine for Builtin {
     fn build(
         &self,
         plan: &BuildPlan,
-        base: &Path,
+        base: &Tree,
         on_failure: OnFailure,
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
@@ -73,7 +73,7 @@ impl Engine for Builtin {
 
 fn job(
     plan: &BuildPlan,
-    base: &Path,
+    base: &Tree,
     work: &Path,
     secrets: &[Secret],
     downloads: Option<&Downloads>,
@@ -82,13 +82,18 @@ fn job(
     let root = work.join("root");
     let ca_bundle = environment::ca_bundle();
     let given = Given { trust: ca_bundle.is_some(), caches: false, network: true };
-    let mut actions = vec![Action::Materialise { tar: base.to_path_buf(), root: root.clone() }];
+    let mut actions = vec![Action::Materialise { tar: base.path().to_path_buf(), root: root.clone() }];
     let mut titles = vec![Some(Title {
         text: format!("unpack {}", plan.base.describe()),
         place: plan.base_place.to_string(),
         fetches: false,
         network: true,
     })];
+    if let Some(stamp) = base.stamp() {
+        // What was read is what was checked, before any step runs.
+        actions.push(Action::Unchanged { tar: base.path().to_path_buf(), stamp });
+        titles.push(None);
+    }
     if let Some(emulator) = emulator::emulator(plan.platform)? {
         actions.push(Action::Emulate(emulator));
         titles.push(None);

@@ -13,9 +13,7 @@ mod output;
 mod pause;
 mod restore;
 
-use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
@@ -31,7 +29,7 @@ use self::cli::Cli;
 use self::names::BuildNames;
 use self::output::{Builder, Watch};
 use super::{Engine, OnFailure, environment, secrets};
-use crate::cache::Cache;
+use crate::cache::{Cache, Tree};
 use crate::error::Failure;
 use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::{Progress, human_bytes};
@@ -53,14 +51,16 @@ impl Container {
     }
 
     /// Imports the base's tree as an image, whose labels all that is built on it inherits.
-    fn import(&self, base: &Path, names: &BuildNames, progress: &Progress) -> Result<RootTree> {
+    fn import(&self, from: &Tree, names: &BuildNames, progress: &Progress) -> Result<RootTree> {
         let stage = progress.stage(format!("send the base to {}", self.cli));
-        let base = read(base)?;
+        let base = read(from)?;
         let mut sent = base.clone();
         make_mount_points(&mut sent);
         hide_devices(&mut sent);
         fit::check_holes(&sent, HOLES_WRITTEN_OUT_MAX, "the engine")?;
         self.cli.import(names, |stdin| tar::write(&sent, stdin, TRANSPORT, &mut |bytes| stage.advance_to(bytes)))?;
+        // What was read is what was checked, before any step runs.
+        from.check()?;
         let bytes = stage.bytes();
         stage.finish(&human_bytes(bytes));
         Ok(base)
@@ -133,7 +133,7 @@ impl Engine for Container {
     fn build(
         &self,
         plan: &BuildPlan,
-        base: &Path,
+        base: &Tree,
         on_failure: OnFailure,
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
@@ -180,15 +180,14 @@ impl Engine for Container {
         self.export(cleanup.names(), progress, consume)
     }
 
-    fn restore(&self, tree: &mut RootTree, base: &Path) -> Result<()> {
+    fn restore(&self, tree: &mut RootTree, base: &Tree) -> Result<()> {
         restore::restore(tree, &read(base)?, self.cli.kind()).context("cannot restore what the export lost")
     }
 }
 
-fn read(base: &Path) -> Result<RootTree> {
-    let file = File::open(base).with_context(|| format!("cannot open {}", base.display()))?;
-    tar::read_file(file, &tar::Limits::default(), &mut |_| {})
-        .with_context(|| format!("cannot read {}", base.display()))
+fn read(base: &Tree) -> Result<RootTree> {
+    tar::read_file(base.file()?, &tar::Limits::default(), &mut |_| {})
+        .with_context(|| format!("cannot read {}", base.path().display()))
 }
 
 /// Makes the folders that the builtin engine mounts over exist and be empty.

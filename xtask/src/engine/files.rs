@@ -1,14 +1,15 @@
 //! The files and devices of a plan as a tree, and their attributes, which are applied once more after the steps.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use snug_rootfs::accounts::{Accounts, Owner};
+use snug_rootfs::digest::{self, Digest};
 use snug_rootfs::spool::Spool;
-use snug_rootfs::tree::{BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
+use snug_rootfs::tree::{Body, BodySource, Inode, Kind, RootTree, Timestamp, TreePath};
 use snug_sandbox::POLICY_PATH;
 
 use crate::plan::{self, DeviceKind, FileSource, PlannedDevice, PlannedFile, SourceContent, SourceEntry};
@@ -22,15 +23,17 @@ pub fn file_tree(files: &[PlannedFile]) -> Result<RootTree> {
     let spool = tempfile::tempfile().and_then(Spool::new);
     let mut spool = spool.context("cannot make a temporary file")?;
     let mut found: Vec<(TreePath, Inode)> = Vec::new();
+    let mut planned: Vec<(PathBuf, Body, Digest)> = Vec::new();
     for file in files {
         for entry in entries(file)? {
             let kind = match &entry.content {
                 Content::Directory => Kind::Directory,
                 Content::Symlink(target) => Kind::Symlink(target.clone()),
                 Content::Text(text) => Kind::File(spool.add_bytes(text.as_bytes())?),
-                Content::File(path) => {
-                    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+                Content::File(path, sha256) => {
+                    let file = plan::open(path).with_context(|| format!("cannot open {}", path.display()))?;
                     let body = spool.add_file(&file).with_context(|| format!("cannot read {}", path.display()))?;
+                    planned.push((path.clone(), body.clone(), *sha256));
                     Kind::File(body)
                 }
             };
@@ -43,11 +46,41 @@ pub fn file_tree(files: &[PlannedFile]) -> Result<RootTree> {
             found.push((entry.path, inode));
         }
     }
-    let mut tree = RootTree::new(BodySource::new(spool.finish()?));
+    let bodies = BodySource::new(spool.finish()?);
+    // What was read is hashed, and not what is there: that may be another file again.
+    for (path, body, sha256) in planned {
+        let found = digest::of_reader(BodyReader { bodies: &bodies, body: &body, at: 0 }, &mut |_| {})
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(
+            found == sha256,
+            "{} was changed since the build began\nhint: build again, once nothing writes to it",
+            path.display()
+        );
+    }
+    let mut tree = RootTree::new(bodies);
     for (path, inode) in found {
         tree.insert(path, inode)?;
     }
     Ok(tree)
+}
+
+/// Reads a body from its start to its end.
+struct BodyReader<'a> {
+    bodies: &'a BodySource,
+    body: &'a Body,
+    /// Bytes read so far.
+    at: u64,
+}
+
+impl Read for BodyReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.body.size - self.at).unwrap_or(usize::MAX);
+        let length = left.min(buffer.len());
+        let piece = &mut buffer[..length];
+        self.bodies.read_body_at(piece, self.body, self.at)?;
+        self.at += piece.len() as u64;
+        Ok(piece.len())
+    }
 }
 
 /// Returns the directories that got their time from what every engine does beside the steps, since the time `began` (seconds
@@ -84,20 +117,21 @@ enum Content {
     Directory,
     Symlink(Box<[u8]>),
     Text(String),
-    File(PathBuf),
+    /// A file of the host, with its digest when the build was planned.
+    File(PathBuf, Digest),
 }
 
-/// Returns everything that `file` puts into the image, folders before what is in them.
+/// Returns everything that `file` puts into the image, folders before what is in them, as it was when the build was planned.
 fn entries(file: &PlannedFile) -> Result<Vec<Entry>> {
-    let top = match &file.source {
+    let source = match &file.source {
         FileSource::Text(text) => {
             let mode = file.mode.unwrap_or(PlannedFile::DEFAULT_MODE);
             let content = Content::Text(text.clone());
             return Ok(vec![Entry { path: file.to.clone(), content, mode, below: false }]);
         }
-        FileSource::Host(top) => top,
+        FileSource::Host(source) => source,
     };
-    let entry = |SourceEntry { below, path, content }: SourceEntry| {
+    let entry = |SourceEntry { below, path, content }: &SourceEntry| {
         let is_below = !below.as_os_str().is_empty();
         let at = match is_below {
             true => TreePath::new([file.to.as_bytes(), b"/", below.as_os_str().as_bytes()].concat())?,
@@ -105,14 +139,16 @@ fn entries(file: &PlannedFile) -> Result<Vec<Entry>> {
         };
         let (content, mode) = match content {
             SourceContent::Directory => (Content::Directory, 0o755),
-            SourceContent::File { executable: true } => (Content::File(path), 0o755),
-            SourceContent::File { executable: false } => (Content::File(path), PlannedFile::DEFAULT_MODE),
-            SourceContent::Symlink(target) => (Content::Symlink(target), 0o755),
+            SourceContent::File { executable, sha256 } => {
+                let mode = if *executable { 0o755 } else { PlannedFile::DEFAULT_MODE };
+                (Content::File(path.clone(), *sha256), mode)
+            }
+            SourceContent::Symlink(target) => (Content::Symlink(target.clone()), 0o755),
         };
         let mode = file.mode.filter(|_| !is_below).unwrap_or(mode);
         Ok(Entry { path: at, content, mode, below: is_below })
     };
-    plan::entries(top)?.into_iter().map(entry).collect()
+    source.entries.iter().map(entry).collect()
 }
 
 /// Returns the time of the files, in seconds: SOURCE_DATE_EPOCH where it is set, else 0.

@@ -11,11 +11,11 @@ mod install;
 pub mod secrets;
 
 use std::io::Read;
-use std::path::Path;
 
 use anyhow::Result;
 use snug_rootfs::tree::RootTree;
 
+use crate::cache::Tree;
 use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::Progress;
 
@@ -42,19 +42,19 @@ pub trait Engine: Send + Sync {
     /// Removes what killed runs left in the engine.
     fn sweep(&self) {}
 
-    /// Runs the plan's steps on the tree in `base`, a tar file, and hands the tar stream of what comes out to `consume`,
+    /// Runs the plan's steps on the tree `base`, and hands the tar stream of what comes out to `consume`,
     /// which reads it to its end. A tree that cannot be left or opened `on_failure` is an error before anything runs.
     fn build(
         &self,
         plan: &BuildPlan,
-        base: &Path,
+        base: &Tree,
         on_failure: OnFailure,
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()>;
 
-    /// Restores what the engine's export loses. `base` is the tar that the build began with.
-    fn restore(&self, _tree: &mut RootTree, _base: &Path) -> Result<()> {
+    /// Restores what the engine's export loses. `base` is the tree that the build began with.
+    fn restore(&self, _tree: &mut RootTree, _base: &Tree) -> Result<()> {
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! `manifest.json`: an image's filesystem, size and inputs. The same inputs give the same manifest: it has no times and no
 //! paths of the machine.
 
-use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,5 @@
 //! `contents.mtree`: the list of what an image holds, beside it.
 
-use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -85,6 +84,8 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use std::fs;
+
     use snug_rootfs::listing::Content;
     use snug_rootfs::tree::Body;
     use snug_tests::have;

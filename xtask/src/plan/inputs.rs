@@ -10,9 +10,7 @@ use snug_rootfs::accounts::Owner;
 use snug_rootfs::platform::Platform;
 use snug_rootfs::tree::Timestamp;
 
-use super::{
-    BuildPlan, DeviceKind, FileSource, PackageManager, PlannedDevice, PlannedFile, SecretSource, StepAction, sources,
-};
+use super::{BuildPlan, DeviceKind, FileSource, PackageManager, PlannedDevice, PlannedFile, SecretSource, StepAction};
 
 /// Part of every fingerprint: raised when a tree of the same inputs would come out otherwise than before.
 const TREE_FORMAT: u32 = 4;
@@ -81,8 +79,8 @@ enum SecretInput<'a> {
 }
 
 impl<'a> TreeInputs<'a> {
-    /// Collects the inputs of `plan` on the base of that fingerprint, and reads the files of the host that it names.
-    pub(super) fn of(plan: &'a BuildPlan, base: &'a str) -> Result<Self> {
+    /// Collects the inputs of `plan` on the base of that fingerprint.
+    pub(super) fn of(plan: &'a BuildPlan, base: &'a str) -> Self {
         let step = |action: &'a StepAction| match action {
             StepAction::Install { manager, packages } => StepInput::Install(*manager, packages),
             StepAction::Files(_) => StepInput::Files,
@@ -114,17 +112,17 @@ impl<'a> TreeInputs<'a> {
             exclude: plan.exclude.iter().map(|exclude| exclude.glob.as_str()).collect(),
         };
         let hosts = plan.files.iter().filter_map(|file| match &file.source {
-            FileSource::Host(path) => Some(path),
+            FileSource::Host(source) => Some(source),
             FileSource::Text(_) => None,
         });
-        Ok(TreeInputs {
+        TreeInputs {
             format: TREE_FORMAT,
             platform: plan.platform,
             base,
             spec,
-            sources: hosts.map(|path| sources::hash(path)).collect::<Result<_>>()?,
+            sources: hosts.map(|source| source.sha256()).collect(),
             source_date_epoch: Timestamp::source_date_epoch(),
-        })
+        }
     }
 
     /// Returns the SHA-256 over all inputs, as hex.

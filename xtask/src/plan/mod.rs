@@ -7,6 +7,7 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use base16ct::lower::encode_string as hex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use snug_rootfs::accounts::Owner;
-use snug_rootfs::digest;
 use snug_rootfs::glob::Glob;
 use snug_rootfs::platform::Platform;
+use snug_rootfs::stamp::{self, Stamp};
 use snug_rootfs::tree::TreePath;
 use snug_spec::model::{self, Base, DeviceSpec, Document, FileSpec, ImageSpec, Located, SecretSpec};
 use snug_spec::{SpecError, SpecErrors};
@@ -29,7 +30,7 @@ use crate::bases::oci::{Resolution, Resolver};
 use crate::report::amounts::count;
 
 pub use self::inputs::Inputs;
-pub use self::sources::{SourceContent, SourceEntry, entries};
+pub use self::sources::{Source, SourceContent, SourceEntry, open};
 pub use snug_spec::model::EngineKind;
 pub use snug_spec::suite_help;
 
@@ -85,7 +86,12 @@ pub enum PlannedBase {
     /// An image of a registry.
     Oci(Resolution),
     /// A tar file.
-    Tar { path: PathBuf, sha256: String },
+    Tar {
+        path: PathBuf,
+        sha256: String,
+        /// Of the file that has this digest.
+        stamp: Stamp,
+    },
     /// The tree of another image, which is made first.
     Image { name: String, fingerprint: String },
 }
@@ -138,7 +144,7 @@ impl PlannedFile {
 #[derive(Debug, Clone, PartialEq)]
 pub enum FileSource {
     /// A file or folder of the host.
-    Host(PathBuf),
+    Host(Arc<Source>),
     Text(String),
 }
 
@@ -320,7 +326,7 @@ pub fn plan(
         base,
     };
     let base = plan.base.fingerprint();
-    let inputs = TreeInputs::of(&plan, &base)?;
+    let inputs = TreeInputs::of(&plan, &base);
     let (fingerprint, summary) = (inputs.fingerprint()?, inputs.summary()?);
     (plan.fingerprint, plan.inputs) = (fingerprint, summary);
     Ok(plan)
@@ -387,7 +393,8 @@ fn plan_base(
         }
         Base::Tar { path, sha256 } => {
             let place = Place::of(spec, &spec.base);
-            let found = digest::of_file(&path.path, &mut |_| {}).map(|digest| hex(&digest)).map_err(|error| {
+            let hash = File::open(&path.path).and_then(|file| stamp::hash(&file, &mut |_| {}));
+            let (found, stamp) = hash.map(|(digest, stamp)| (hex(&digest), stamp)).map_err(|error| {
                 let help = "a path in a spec is relative to the folder of the spec";
                 place.error(format!("cannot read the base tar {}: {error}", path.path.display()), [help.to_owned()])
             })?;
@@ -398,7 +405,7 @@ fn plan_base(
                 let digests = [format!("pinned: {wanted}"), format!("found:  {found}")];
                 return Err(place.error(message, digests).into());
             }
-            PlannedBase::Tar { path: path.path.clone(), sha256: found }
+            PlannedBase::Tar { path: path.path.clone(), sha256: found, stamp }
         }
         Base::Image { name } => {
             let parent = parent.with_context(|| format!("the plan of {name} is missing"))?;
@@ -440,39 +447,44 @@ fn plan_steps(spec: &ImageSpec, system: PackageManager, files: &[PlannedFile]) -
 /// The files of a spec: the one that becomes `/init`, its `[[file]]`s, and its programs, which are built here.
 fn plan_files(spec: &ImageSpec, platform: Platform, providers: &Providers) -> Result<Vec<PlannedFile>> {
     let places = Places(&spec.document.path);
-    let program = |place: String, path: PathBuf, to: &TreePath, mode: u16, owner: Option<&Owner>| PlannedFile {
-        place,
-        source: FileSource::Host(path),
-        to: to.clone(),
-        mode: Some(mode),
-        owner: owner.cloned(),
-        xattrs: BTreeMap::new(),
+    let program = |place: String, path: PathBuf, to: &TreePath, mode: u16, owner: Option<&Owner>| {
+        anyhow::Ok(PlannedFile {
+            place,
+            source: FileSource::Host(Arc::new(Source::read(&path)?)),
+            to: to.clone(),
+            mode: Some(mode),
+            owner: owner.cloned(),
+            xattrs: BTreeMap::new(),
+        })
     };
     let mut files = Vec::new();
     if let Some(init) = &spec.init {
         let to = TreePath::new("init").expect("the name is valid");
-        files.push(program(places.of(init), init.path.clone(), &to, INIT_MODE, None));
+        files.push(program(places.of(init), init.path.clone(), &to, INIT_MODE, None)?);
     }
-    files.extend(spec.files.iter().map(|file| planned_file(file, places.of(file))));
+    for file in &spec.files {
+        files.push(planned_file(file, places.of(file))?);
+    }
     for binary in &spec.binaries {
         let place = places.of(binary);
         let manifest = binary.manifest_path.as_deref();
         let wanted =
             Program { package: &binary.package, bin: &binary.bin, manifest, features: &binary.features, platform };
         let path = providers.binaries.get(&wanted).with_context(|| format!("{place}: `[[binary]]`"))?;
-        files.extend(path.map(|path| program(place, path, &binary.to, binary.mode, binary.owner.as_ref())));
+        let planned = path.map(|path| program(place, path, &binary.to, binary.mode, binary.owner.as_ref()));
+        files.extend(planned.transpose()?);
     }
     Ok(files)
 }
 
-fn planned_file(file: &FileSpec, place: String) -> PlannedFile {
+fn planned_file(file: &FileSpec, place: String) -> Result<PlannedFile> {
     let mut xattrs = file.xattrs.clone();
     xattrs.extend(file.capabilities.map(|set| (CAPABILITY_XATTR.to_owned(), set.to_xattr().to_vec())));
     let source = match &file.source {
-        model::FileSource::From(source) => FileSource::Host(source.path.clone()),
+        model::FileSource::From(source) => FileSource::Host(Arc::new(Source::read(&source.path)?)),
         model::FileSource::Content(text) => FileSource::Text(text.clone()),
     };
-    PlannedFile { place, source, to: file.to.clone(), mode: file.mode, owner: file.owner.clone(), xattrs }
+    Ok(PlannedFile { place, source, to: file.to.clone(), mode: file.mode, owner: file.owner.clone(), xattrs })
 }
 
 fn planned_device(device: &DeviceSpec, place: String) -> PlannedDevice {
@@ -502,6 +514,7 @@ fn planned_secret(secret: &SecretSpec, place: String) -> PlannedSecret {
 
 /// Returns the SHA-256 of a file's content, as hex. `advance` is called with the bytes of each step.
 pub fn hash_file(path: &Path, advance: &mut dyn FnMut(u64)) -> Result<String> {
-    let digest = digest::of_file(path, advance).with_context(|| format!("cannot read {}", path.display()))?;
+    let digest =
+        snug_rootfs::digest::of_file(path, advance).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(hex(&digest))
 }

@@ -1,7 +1,7 @@
 //! Makes the tree of an image, or takes it from the cache: the base, the steps by an engine, then what is the same for every
 //! engine. The result is a tar in the cache, named by the fingerprint of all its inputs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use snug_rootfs::fit::leave_out_sockets;
 use snug_rootfs::glob;
 use snug_rootfs::normalise::{Normalise, normalise};
 use snug_rootfs::platform::Platform;
-use snug_rootfs::regular_file;
-use snug_rootfs::tar::{self, TarError, TarOptions};
+use snug_rootfs::stamp::Stamp;
+use snug_rootfs::tar::{self, TarError};
 use snug_rootfs::tree::{RootTree, Timestamp};
 
 use crate::atomic::Partial;
@@ -66,6 +66,8 @@ struct Trees {
     damaged: BTreeSet<PathBuf>,
     /// Those that this run has made, which are not made again.
     made: BTreeSet<PathBuf>,
+    /// Those whose digest this run knows to be right, with the file that it is of.
+    whole: BTreeMap<PathBuf, Stamp>,
 }
 
 impl Refresh {
@@ -92,6 +94,14 @@ impl Refresh {
         self.trees().made.insert(tree.to_path_buf());
     }
 
+    fn is_known_whole(&self, tree: &Path, stamp: Stamp) -> bool {
+        self.trees().whole.get(tree) == Some(&stamp)
+    }
+
+    fn note_whole(&self, tree: &Path, stamp: Stamp) {
+        self.trees().whole.insert(tree.to_path_buf(), stamp);
+    }
+
     /// Has a tree made again, unless this run made it. Returns whether it will be.
     fn distrust(&self, tree: &Path) -> bool {
         self.trees().damaged.insert(tree.to_path_buf());
@@ -109,13 +119,13 @@ impl Assembly<'_> {
         let (last, ancestors) = chain.split_last().context("an image has at least itself")?;
         let subject = subject(&last.name, last.platform);
         let wanted = self.cache.tree(&subject, &last.fingerprint);
-        if let Some(tree) = self.present(&wanted)? {
+        if let Some(tree) = self.present(&subject, &wanted, progress)? {
             return Ok(tree);
         }
         let (base, adjusted) = self.base(last, ancestors, progress)?;
         // Before any step runs.
         self.strictness.judge_again(&adjusted, Some(&last.base.describe()))?;
-        self.make(&subject, &wanted, progress, || self.build(last, base.path(), adjusted, &wanted, progress))
+        self.make(&subject, &wanted, progress, || self.build(last, &base, adjusted, &wanted, progress))
     }
 
     /// Returns the tree that the steps of `plan` start from, and what was adjusted of it so far.
@@ -124,7 +134,7 @@ impl Assembly<'_> {
             PlannedBase::Image { .. } => {
                 self.tree(ancestors, &progress.for_image(&ancestors.last().context("no parent")?.name))?
             }
-            PlannedBase::Tar { path, .. } => return tar_base(path),
+            PlannedBase::Tar { path, stamp, .. } => return tar_base(path, *stamp),
             PlannedBase::Oci(resolution) => self.oci(resolution, progress)?,
             PlannedBase::Debian { suite, variant, snapshot, fingerprint } => {
                 let platform = plan.platform;
@@ -145,11 +155,9 @@ impl Assembly<'_> {
 
     /// Returns what was adjusted of a tree in the cache: when what it was made from was read, and by steps.
     pub fn adjustments(&self, tree: &Tree) -> Result<Adjustments> {
-        let path = tree.path();
-        File::open(path)
-            .map_err(anyhow::Error::from)
+        tree.file()
             .and_then(|file| Ok(tar::own_adjustments(file)?))
-            .with_context(|| format!("cannot read the finished tree {}", path.display()))
+            .with_context(|| format!("cannot read the finished tree {}", tree.path().display()))
     }
 
     /// Returns the tree of the last plan of `chain` as [`Assembly::tree`] has it, read. One in the cache that cannot be read is
@@ -157,8 +165,7 @@ impl Assembly<'_> {
     pub fn read(&self, chain: &[BuildPlan], progress: &Progress) -> Result<(RootTree, Tree)> {
         let read = |held: Tree| {
             let path = held.path().to_path_buf();
-            File::open(&path)
-                .map_err(anyhow::Error::from)
+            held.file()
                 .and_then(|file| Ok((tar::read_own(file, &tar::Limits::default(), &mut |_| {})?, held)))
                 .with_context(|| format!("cannot read the finished tree {}", path.display()))
         };
@@ -182,28 +189,45 @@ impl Assembly<'_> {
         }
     }
 
-    /// Returns the tree at `wanted`, if the cache has it and it is not to be made anew.
-    fn present(&self, wanted: &Path) -> Result<Option<Tree>> {
-        if self.refresh.wants(wanted) { Ok(None) } else { self.cache.hold(wanted) }
+    /// Returns the tree `name` at `wanted`, if the cache has it whole and it is not to be made anew. That it is damaged is said
+    /// once.
+    fn present(&self, name: &str, wanted: &Path, progress: &Progress) -> Result<Option<Tree>> {
+        if self.refresh.wants(wanted) {
+            return Ok(None);
+        }
+        let Some(tree) = self.cache.hold(wanted)? else { return Ok(None) };
+        let file = tree.file()?;
+        let stamp = Stamp::of(&file)?;
+        // An error of the disk is damage, too.
+        if self.refresh.is_known_whole(wanted, stamp) || tar::is_whole(&file).unwrap_or(false) {
+            self.refresh.note_whole(wanted, stamp);
+            return Ok(Some(tree));
+        }
+        if self.refresh.distrust(wanted) {
+            progress.warn(format!("{name}: the tree in the cache is damaged; it is made again"));
+        }
+        Ok(None)
     }
 
     /// Makes the tree at `wanted` by `build`, or waits for another run that makes it.
     fn make(&self, name: &str, wanted: &Path, progress: &Progress, build: impl FnOnce() -> Result<()>) -> Result<Tree> {
         let _lock = self.cache.lock(name, || progress.note(format!("{name}: another build makes it; waiting")))?;
         // Another run may have made it meanwhile.
-        if let Some(tree) = self.present(wanted)? {
+        if let Some(tree) = self.present(name, wanted, progress)? {
             return Ok(tree);
         }
         build()?;
         self.refresh.note(wanted);
         self.cache.drop_older_trees(name, wanted)?;
-        self.cache.hold(wanted)?.with_context(|| format!("{} has been removed", wanted.display()))
+        let tree = self.cache.hold(wanted)?.with_context(|| format!("{} has been removed", wanted.display()))?;
+        self.refresh.note_whole(wanted, Stamp::of(&tree.file()?)?);
+        Ok(tree)
     }
 
     fn debian(&self, what: &Bootstrap, fingerprint: &str, progress: &Progress) -> Result<Tree> {
         let name = subject(&format!("debian_{}_{}", what.suite, what.variant), what.platform);
         let wanted = self.cache.tree(&name, fingerprint);
-        if let Some(tree) = self.present(&wanted)? {
+        if let Some(tree) = self.present(&name, &wanted, progress)? {
             return Ok(tree);
         }
         self.make(&name, &wanted, progress, || {
@@ -218,14 +242,11 @@ impl Assembly<'_> {
     fn oci(&self, resolution: &Resolution, progress: &Progress) -> Result<Tree> {
         let name = resolution.tree_name();
         let wanted = self.cache.tree(&name, &resolution.fingerprint());
-        if let Some(tree) = self.present(&wanted)? {
+        if let Some(tree) = self.present(&name, &wanted, progress)? {
             return Ok(tree);
         }
         self.make(&name, &wanted, progress, || {
-            let spool =
-                tempfile::tempfile_in(self.cache.trees()).context("cannot make a temporary file in the cache")?;
-            let tree = oci::fetch(self.cache, resolution, progress)
-                .and_then(|fetched| fetched.tree(spool, progress))
+            let tree = oci::tree(self.cache, resolution, &|| self.spool(), progress)
                 .map_err(|error| self.cache.explain(error))?;
             self.store(&tree, &wanted)
         })
@@ -234,7 +255,7 @@ impl Assembly<'_> {
     fn build(
         &self,
         plan: &BuildPlan,
-        base: &Path,
+        base: &Tree,
         adjusted: Adjustments,
         wanted: &Path,
         progress: &Progress,
@@ -245,6 +266,8 @@ impl Assembly<'_> {
             tree = Some(self.read_stream(stream)?);
             Ok(())
         })?;
+        // Before anything is kept of it.
+        base.check()?;
         let mut tree = tree.context("the engine gave no tree")?;
         tree.inherit_adjustments(adjusted);
         self.engine.restore(&mut tree, base)?;
@@ -256,15 +279,19 @@ impl Assembly<'_> {
         Ok(())
     }
 
+    fn spool(&self) -> Result<File> {
+        tempfile::tempfile_in(self.cache.trees()).context("cannot make a temporary file in the cache")
+    }
+
     fn read_stream(&self, stream: &mut dyn Read) -> Result<RootTree> {
-        let spool = tempfile::tempfile_in(self.cache.trees()).context("cannot make a temporary file in the cache")?;
-        tar::read_own_stream(stream, spool, &tar::Limits::default(), &mut |_| {}).context("the engine's tar stream")
+        tar::read_own_stream(stream, self.spool()?, &tar::Limits::default(), &mut |_| {})
+            .context("the engine's tar stream")
     }
 
     /// Writes the tree, with what was adjusted of it, as a tar that appears complete or not at all.
     fn store(&self, tree: &RootTree, wanted: &Path) -> Result<()> {
         let partial = Partial::begin(wanted)?;
-        let write = || -> Result<()> { Ok(tar::write(tree, partial.file()?, TarOptions::OWN, &mut |_| {})?) };
+        let write = || -> Result<()> { Ok(tar::write_sealed(tree, partial.file()?, &mut |_| {})?) };
         write().context("cannot write to the cache").map_err(|error| self.cache.explain(error))?;
         partial.publish()?;
         Ok(())
@@ -273,24 +300,25 @@ impl Assembly<'_> {
 
 /// Reads a tar that a spec names as its base, before any step runs. Returns what had to be adjusted of it, too. Engines read it
 /// again, each where it needs it.
-fn tar_base(path: &Path) -> Result<(Tree, Adjustments)> {
+fn tar_base(path: &Path, stamp: Stamp) -> Result<(Tree, Adjustments)> {
     let shown = path.display();
-    let file = regular_file::open(path).with_context(|| format!("cannot open {shown}"))?;
-    let tree = tar::read_as_stated(file, &tar::Limits::default(), &mut |_| {}).map_err(|error| match error {
-        TarError::Compressed { format, command, .. } => anyhow!(
-            "the base {shown} is {format}-compressed, not a tar\n\
+    let base = Tree::outside(path, stamp)?;
+    let tree =
+        tar::read_as_stated(base.file()?, &tar::Limits::default(), &mut |_| {}).map_err(|error| match error {
+            TarError::Compressed { format, command, .. } => anyhow!(
+                "the base {shown} is {format}-compressed, not a tar\n\
              hint: decompress it and name the result: {command} {} > root.tar",
-            shell::path(path)
-        ),
-        error => anyhow::Error::new(error).context(format!("cannot read the base {shown}")),
-    })?;
+                shell::path(path)
+            ),
+            error => anyhow::Error::new(error).context(format!("cannot read the base {shown}")),
+        })?;
     if let Some(archive) = ContainerArchive::of(&tree) {
         bail!(Failure::Usage(format!(
             "{shown} cannot be a base: {archive}\n\
              hint: docker create IMAGE, then docker export CONTAINER > root.tar; or name the image as base = {{ oci = \"…\" }}"
         )));
     }
-    Ok((Tree::outside(path), tree.adjustments().clone()))
+    Ok((base, tree.adjustments().clone()))
 }
 
 /// Returns the time before what follows, in seconds since 1970, as a filesystem notes it: its clock may be some milliseconds

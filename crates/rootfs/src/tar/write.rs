@@ -59,26 +59,13 @@ pub fn write_some(
     progress: &mut dyn FnMut(u64),
     wanted: &dyn Fn(&Entry) -> bool,
 ) -> io::Result<()> {
-    let mut writer =
-        Writer { out, buffer: Vec::with_capacity(BUFFER), written: 0, bodies: tree.bodies(), options, progress };
-    if options.own && !tree.adjustments().is_empty() {
-        let mut records = Vec::new();
-        put_record(&mut records, ADJUSTMENTS_RECORD, &to_json(tree.adjustments()));
-        writer.global_header(&records)?;
-    }
-    for entry in tree.entries() {
-        if (entry.inode.kind != Kind::Socket || options.own) && wanted(&entry) {
-            writer.entry(&entry)?;
-        }
-    }
-    writer.zeros(2 * BLOCK_U64)?;
-    writer.zeros(writer.written.next_multiple_of(RECORD_U64) - writer.written)?;
-    writer.flush()?;
-    writer.out.flush()
+    let mut writer = Writer::new(tree, out, options, progress);
+    writer.entries(tree, wanted)?;
+    writer.end()
 }
 
-struct Writer<'a, W> {
-    out: W,
+pub(super) struct Writer<'a, W> {
+    pub(super) out: W,
     buffer: Vec<u8>,
     /// Bytes of the archive so far, those in the buffer included.
     written: u64,
@@ -87,7 +74,34 @@ struct Writer<'a, W> {
     progress: &'a mut dyn FnMut(u64),
 }
 
-impl<W: Write> Writer<'_, W> {
+impl<'a, W: Write> Writer<'a, W> {
+    pub(super) fn new(tree: &'a RootTree, out: W, options: TarOptions, progress: &'a mut dyn FnMut(u64)) -> Self {
+        Writer { out, buffer: Vec::with_capacity(BUFFER), written: 0, bodies: tree.bodies(), options, progress }
+    }
+
+    /// Writes all entries that are wanted.
+    pub(super) fn entries(&mut self, tree: &RootTree, wanted: &dyn Fn(&Entry) -> bool) -> io::Result<()> {
+        if self.options.own && !tree.adjustments().is_empty() {
+            let mut records = Vec::new();
+            put_record(&mut records, ADJUSTMENTS_RECORD, &to_json(tree.adjustments()));
+            self.global_header(&records)?;
+        }
+        for entry in tree.entries() {
+            if (entry.inode.kind != Kind::Socket || self.options.own) && wanted(&entry) {
+                self.entry(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the end marker, and pads the archive to whole records.
+    pub(super) fn end(mut self) -> io::Result<()> {
+        self.zeros(2 * BLOCK_U64)?;
+        self.zeros(self.written.next_multiple_of(RECORD_U64) - self.written)?;
+        self.flush()?;
+        self.out.flush()
+    }
+
     fn entry(&mut self, entry: &Entry<'_>) -> io::Result<()> {
         let inode = entry.inode;
         let mut block = [0_u8; BLOCK];
@@ -185,7 +199,7 @@ impl<W: Write> Writer<'_, W> {
     }
 
     /// Writes `records` as the header of the whole archive.
-    fn global_header(&mut self, records: &[u8]) -> io::Result<()> {
+    pub(super) fn global_header(&mut self, records: &[u8]) -> io::Result<()> {
         let mut block = [0_u8; BLOCK];
         block[MAGIC].copy_from_slice(POSIX_MAGIC);
         put_number(&mut block[MTIME], 0);
@@ -278,7 +292,7 @@ impl<W: Write> Writer<'_, W> {
         Ok(self.buffer.len())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.write_all(&self.buffer)?;
         self.buffer.clear();
         (self.progress)(self.written);

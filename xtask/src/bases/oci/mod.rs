@@ -14,12 +14,13 @@ mod zstd;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use base16ct::lower::encode_string as hex;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use snug_rootfs::layers::{LIMITS, Layers};
@@ -211,8 +212,44 @@ pub struct Image {
     config: Config,
 }
 
+/// Returns the merged layers of an image. It is downloaded where the cache does not have it whole; that it is damaged there is said
+/// once. `spool` makes an empty temporary file, which takes the bodies of files.
+pub fn tree(
+    cache: &Cache,
+    resolution: &Resolution,
+    spool: &dyn Fn() -> Result<File>,
+    progress: &Progress,
+) -> Result<RootTree> {
+    let folder = resolution.folder(cache)?.join(resolution.manifest.hex());
+    let was_cached = folder.is_dir();
+    let tree = || fetch(cache, resolution, progress)?.tree(spool()?, progress);
+    match tree() {
+        // What a registry sent is not asked for again.
+        Err(error) if was_cached && is_damaged(&error) => {
+            progress
+                .warn(format!("{}: the copy in the cache is damaged; it is downloaded again", resolution.reference));
+            if folder.is_dir() {
+                remove(&folder)?;
+            }
+            tree()
+        }
+        result => result,
+    }
+}
+
+/// Whether an image in the cache is not the one that was downloaded.
+fn is_damaged(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<OciError>() {
+        Some(error) => matches!(error, OciError::DamagedCopy { .. } | OciError::Damaged { .. }),
+        // A file that is missing or cannot be read.
+        None => error.root_cause().downcast_ref::<io::Error>().is_some_and(|error| {
+            error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::EIO as i32)
+        }),
+    }
+}
+
 /// Returns an image from the cache, downloading it where it is missing.
-pub fn fetch(cache: &Cache, resolution: &Resolution, progress: &Progress) -> Result<Image> {
+fn fetch(cache: &Cache, resolution: &Resolution, progress: &Progress) -> Result<Image> {
     let reference = resolution.reference.clone();
     let shelf = resolution.folder(cache)?;
     let folder = shelf.join(resolution.manifest.hex());
@@ -233,7 +270,7 @@ pub fn fetch(cache: &Cache, resolution: &Resolution, progress: &Progress) -> Res
     }
     let image = Image::open(&folder, resolution, reference);
     if image.is_err() {
-        // The copy is damaged; the next run downloads it again.
+        // The copy is damaged; it is downloaded again.
         remove(&folder)?;
     }
     image
@@ -281,9 +318,9 @@ impl Image {
             let what = "bytes of configuration";
             return Err(OciError::TooMuch { reference: reference.to_string(), what, count, max }.into());
         }
-        check("the configuration", &path, config.digest, &reference)?;
         let bytes = regular_file::read(&path, manifest::MAX_DOCUMENT)
             .with_context(|| format!("cannot read {}", path.display()))?;
+        compare("the configuration", Digest::of(&bytes), config.digest, &reference)?;
         let config = Config::parse(&bytes, manifest.layers.len(), resolution.platform, &reference)?;
         Ok(Image { folder: folder.to_path_buf(), reference, manifest, config })
     }
@@ -326,7 +363,10 @@ impl Image {
 
 /// Fails where a blob of the cache does not have the digest that it is named by.
 fn check(what: &'static str, path: &Path, expected: Digest, reference: &Reference) -> Result<()> {
-    let found = blob::digest_of(path)?;
+    compare(what, blob::digest_of(path)?, expected, reference)
+}
+
+fn compare(what: &'static str, found: Digest, expected: Digest, reference: &Reference) -> Result<()> {
     if found != expected {
         let reference = reference.to_string();
         return Err(OciError::DamagedCopy { what, reference, expected, found }.into());

@@ -108,7 +108,7 @@ mod tests {
         let step = |action| Step { action, place: "images/x/image.toml:7".into() };
         let plan = BuildPlan {
             name: "x".into(),
-            base: PlannedBase::Tar { path: "base.tar".into(), sha256: "00".into() },
+            base: PlannedBase::Tar { path: "base.tar".into(), sha256: "00".into(), stamp: Default::default() },
             base_place: "images/x/image.toml:1".into(),
             system: PackageManager::Apt,
             steps: vec![

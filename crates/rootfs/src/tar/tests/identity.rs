@@ -316,3 +316,35 @@ fn holey(ranges: &[(u64, u64)], tail: u64) -> Body {
     }
     Body { size: size + tail, extents: extents.into_iter().collect() }
 }
+
+/// A flipped bit anywhere, or a byte that is missing, is noticed; and readers see nothing of the seal.
+#[test]
+fn a_sealed_archive_tells_whether_it_is_whole() {
+    use std::os::unix::fs::FileExt;
+
+    let tree = everything();
+    let file = tempfile::tempfile().unwrap();
+    write_sealed(&tree, &file, &mut |_| {}).unwrap();
+    assert!(is_whole(&file).unwrap());
+    let read = read_own(file.try_clone().unwrap(), &Limits::default(), &mut |_| {}).unwrap();
+    assert_eq!(read.len(), tree.len());
+    let read = read_file(file.try_clone().unwrap(), &Limits::default(), &mut |_| {}).unwrap();
+    assert_eq!(read.len(), tree.len());
+    let length = file.metadata().unwrap().len();
+    let places = (0..length).step_by(997).chain(length - 12_000..length);
+    // Nothing depends on the header's own fields: its checksum is for whoever reads it.
+    let mut unnoticed = 0;
+    for at in places {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        unnoticed += usize::from(is_whole(&file).unwrap());
+        file.write_all_at(&byte, at).unwrap();
+    }
+    assert!(unnoticed <= 512, "{unnoticed}");
+    assert!(is_whole(&file).unwrap());
+    for shorter in [length - 1, length - 512, length - 10_240, 10_240, 512, 0] {
+        file.set_len(shorter).unwrap();
+        assert!(!is_whole(&file).unwrap(), "{shorter}");
+    }
+}
