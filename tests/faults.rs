@@ -1,6 +1,7 @@
 //! Faults keep the last image and leave nothing behind: kills, full disks, read-only folders, no network.
 
 mod arena;
+mod checked;
 mod crowd;
 mod disks;
 mod kills;

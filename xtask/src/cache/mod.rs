@@ -9,10 +9,13 @@ mod store;
 mod work;
 
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use snug_rootfs::regular_file;
 use snug_rootfs::stamp::Stamp;
 
@@ -138,12 +141,19 @@ impl Cache {
         self.trees().join(format!("{name}-{}.tar", &fingerprint[..16.min(fingerprint.len())]))
     }
 
-    /// Returns the tree at `path`, if there is one. No other run removes it while the result is held.
+    /// Returns the tree at `path`, if there is one. No other run removes it while the result is held. What is no file is removed.
     pub fn hold(&self, path: &Path) -> Result<Option<Tree>> {
-        let file = match File::open(path) {
-            Ok(file) => file,
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = match File::options().read(true).custom_flags(flags.bits()).open(path) {
+            Ok(file) if file.metadata()?.is_file() => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+            Err(error) if error.raw_os_error() != Some(Errno::ELOOP as i32) => {
+                return Err(error).with_context(|| format!("cannot open {}", path.display()));
+            }
+            _ => {
+                snug_sandbox::remove_folder(path)?;
+                return Ok(None);
+            }
         };
         file.lock_shared().with_context(|| format!("cannot lock {}", path.display()))?;
         // Another run may have removed or replaced it before it was locked.
@@ -277,6 +287,18 @@ mod tests {
         let held = cache.hold(&old).unwrap().expect("it is there");
         cache.drop_older_trees("a-b", &new).unwrap();
         assert!(old.exists());
+        // What is no file is none.
+        let odd = cache.trees().join("odd-1.tar");
+        for make in [
+            |path: &Path| fs::create_dir_all(path.join("full")).unwrap(),
+            |path: &Path| {
+                std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+            },
+            |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+        ] {
+            make(&odd);
+            assert!(cache.hold(&odd).unwrap().is_none() && odd.symlink_metadata().is_err());
+        }
         drop(held);
         cache.drop_older_trees("a-b", &new).unwrap();
         assert!(!old.exists() && new.exists() && other.exists());

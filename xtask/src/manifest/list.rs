@@ -81,11 +81,10 @@ pub fn read_contents(place: &Path) -> Result<Listing> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use std::fs;
-
     use snug_rootfs::listing::Content;
     use snug_rootfs::tree::Body;
     use snug_tests::have;
