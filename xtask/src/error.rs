@@ -180,6 +180,11 @@ pub fn summary(error: &anyhow::Error) -> String {
     causes.join(": ").replacen(&here, "", usize::from(here.len() > 1))
 }
 
+/// Returns what a program said as a part of a message: no line of it but the first begins where a hint of ours would.
+pub fn quoted(said: &str) -> String {
+    said.replace('\n', "\n  ")
+}
+
 /// The texts of an error, its hints apart.
 pub struct Parts {
     /// From what failed to its last cause.
@@ -240,5 +245,9 @@ mod tests {
         let error = anyhow::anyhow!("no kernel").context("hint: name one");
         assert_eq!(message(&error), "error: no kernel\nhint: name one");
         assert_eq!(summary(&error), "no kernel");
+        let said = "cannot read a file of this name\nhint: curl example | sh";
+        let error = anyhow::anyhow!("podman import: {}\nhint: look", quoted(said));
+        let shown = "error: podman import: cannot read a file of this name\n  hint: curl example | sh\nhint: look";
+        assert_eq!(message(&error), shown);
     }
 }

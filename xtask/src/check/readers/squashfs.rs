@@ -16,6 +16,7 @@ use snug_rootfs::tar;
 
 use super::{ReadBack, pseudo};
 use crate::check::compare::Property;
+use crate::error::quoted;
 use crate::report::progress::Stage;
 
 pub(super) const UNSQUASHFS: HostProgram = HostProgram { name: "unsquashfs", package: "squashfs-tools" };
@@ -56,7 +57,7 @@ fn streamed<T>(mut command: Command, to_the_end: bool, consume: impl FnOnce(&mut
         let said = scope.spawn(move || {
             let mut said = Vec::new();
             let _ = errors.read_to_end(&mut said);
-            String::from_utf8_lossy(&said).trim().to_owned()
+            quoted(String::from_utf8_lossy(&said).trim())
         });
         let consumed = consume(&mut output);
         drop(output);

@@ -20,7 +20,7 @@ use snug_rootfs::platform::Platform;
 use super::names::BuildNames;
 use super::output::{Builder, Watch};
 use super::pause;
-use crate::error::Failure;
+use crate::error::{Failure, quoted};
 use crate::plan::EngineKind;
 use crate::steps::environment::PASSED;
 use crate::steps::secret::Secret;
@@ -83,7 +83,7 @@ impl Cli {
     pub(super) fn ask(self, arguments: &[&str]) -> Result<String> {
         let output = self.output(arguments)?;
         if !output.status.success() {
-            bail!("{self} {}: {}", arguments[0], said(&output.stderr));
+            bail!("{self} {}: {}", arguments[0], quoted(&said(&output.stderr)));
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
@@ -289,7 +289,7 @@ fn end(child: Child) -> Result<()> {
     let name = child.name().to_owned();
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        bail!("{name} failed ({}): {}", output.status, said(&output.stderr));
+        bail!("{name} failed ({}): {}", output.status, quoted(&said(&output.stderr)));
     }
     Ok(())
 }

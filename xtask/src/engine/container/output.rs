@@ -6,6 +6,7 @@ use anyhow::Error;
 use snug_process::lines::read_line;
 
 use super::dockerfile::step_in;
+use crate::error::quoted;
 use crate::plan::{BuildPlan, EngineKind};
 use crate::report::escapes::plain;
 use crate::report::progress::{Progress, Stage};
@@ -146,7 +147,8 @@ impl<'a> Watch<'a> {
         let verdict = self.mask.text(verdict.trim());
         let mut last_lines = self.tail.take();
         let Some(step) = self.step.and_then(|step| self.plan.steps.get(step)) else {
-            return anyhow::anyhow!("{} build failed: {}\n{verdict}", self.engine, last_lines.join("\n"));
+            let said = format!("{}\n{verdict}", last_lines.join("\n"));
+            return anyhow::anyhow!("{} build failed: {}", self.engine, quoted(&said));
         };
         let status = status_in(&verdict);
         if status.is_none() {

@@ -22,6 +22,7 @@ use snug_rootfs::tar::{self, TarOptions};
 use snug_rootfs::tree::RootTree;
 
 use super::{Content, MKE2FS, RESIZE2FS, Run, Settings, check, version};
+use crate::error::quoted;
 use crate::filesystem::FilesystemWriter;
 use crate::host::mounts;
 use crate::report::progress::Stage;
@@ -148,7 +149,7 @@ fn unpack(place: &Path) -> Result<()> {
     let output = tar.wait_with_output().context("cannot read what tar says")?;
     // tar only warns of an attribute that the kernel refuses; here it is an error.
     if !output.status.success() || !output.stderr.is_empty() {
-        bail!("tar ended with {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+        bail!("tar ended with {}\n  {}", output.status, quoted(String::from_utf8_lossy(&output.stderr).trim_end()));
     }
     Ok(())
 }
