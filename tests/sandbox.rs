@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use snug_tests::{Workshop, have, is_root, succeed};
+use snug_tests::{Workshop, have, is_root, number_of_its_own, succeed};
 
 use crate::containers::{Dockerd, Podman};
 
@@ -340,7 +340,7 @@ const PROBE: &str = r#"
 #include <sys/un.h>
 #include <unistd.h>
 
-static const char *const keys[] = {"snug-test-session", "snug-test-user"};
+static const char *const keys[] = {NAME "-session", NAME "-user"};
 static int reached;
 
 static void say(const char *what) {
@@ -356,8 +356,8 @@ static void say(const char *what) {
     }
 }
 
-static struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "\0snug-test-socket"};
-static const socklen_t length = offsetof(struct sockaddr_un, sun_path) + sizeof "\0snug-test-socket" - 1;
+static struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "\0" NAME};
+static const socklen_t length = offsetof(struct sockaddr_un, sun_path) + sizeof "\0" NAME - 1;
 
 static int hold(char **command) {
     syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
@@ -438,7 +438,9 @@ fn wrapped(build: &Command, program: &Path, wrapper: &[&str]) -> Command {
 fn hostile_with_probe(workshop: &Workshop, rest: &str) -> PathBuf {
     fs::write(workshop.path("probe.c"), PROBE).expect("a source");
     let probe = workshop.path("probe");
-    succeed(Command::new("cc").args(["-static", "-O1", "-o"]).arg(&probe).arg(workshop.path("probe.c")));
+    // What it holds has a name of its own: tests run beside each other.
+    let name = format!("-DNAME=\"snug-test-{}\"", number_of_its_own());
+    succeed(Command::new("cc").args(["-static", "-O1", &name, "-o"]).arg(&probe).arg(workshop.path("probe.c")));
     let busybox = workshop.path("root/bin/busybox");
     let files: &[(&Path, &str)] = &[(&busybox, "bin/busybox"), (&busybox, "bin/sh"), (&probe, "bin/probe")];
     hostile(workshop, files, rest);
@@ -465,6 +467,26 @@ fn steps_get_nothing_that_the_caller_has_open_or_at_hand() {
         let output = wrapped(&build, &program, &wrapper).output().expect("the command runs");
         assert!(output.status.success(), "{builder:?}: {}", said(&output));
     }
+}
+
+#[test]
+fn podman_gets_nothing_that_the_caller_has_open() {
+    if !is_root() || !have(&["busybox", "newuidmap", "unshare", "setpriv", "cc", "podman"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let folder = workshop.path("podman");
+    fs::create_dir(&folder).expect("a folder");
+    let Some(podman) = Podman::prepare(&folder, "overlay") else { return };
+    let probe = hostile_with_probe(&workshop, "run = [\"probe || true; echo probed; exit 3\"]");
+    let (mut build, program) = Builder::Root.command(&workshop);
+    build.args(["--engine", "podman"]);
+    podman.tell(&mut build);
+    let wrapper = [probe.to_str().expect("a path"), "hold"];
+    let output = wrapped(&build, &program, &wrapper).output().expect("the command runs");
+    // The keyring of root itself, and the network with its abstract sockets, are podman's to give.
+    let said = said(&output);
+    assert!(said.contains("| probed") && !said.contains("an open file") && !said.contains("an open folder"), "{said}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -80,6 +80,28 @@ pub struct StartError {
     pub program: String,
     /// Why.
     pub source: io::Error,
+}
+
+/// Has a command start without what the caller of this program left to it beside the standard streams: descriptors that it has
+/// open, and its session keyring (keyrings(7)), in whose place a new one comes where the kernel gives one. For commands that run
+/// what strangers wrote. Descriptors that are to be inherited are for a later `pre_exec` of the command to make.
+pub fn leave_inheritance(command: &mut Command) -> io::Result<&mut Command> {
+    /// KEYCTL_JOIN_SESSION_KEYRING (linux/keyctl.h).
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // All that this program opens itself is closed on exec: those that are not are here since it was started.
+    let names = fs::read_dir("/proc/self/fd")?.map(|entry| entry.map(|entry| entry.file_name()));
+    let open: Vec<i32> = names.filter_map(|name| name.ok()?.to_str()?.parse().ok()).filter(|open| *open > 2).collect();
+    let leave = move || {
+        for descriptor in &open {
+            // SAFETY: the call takes numbers; that of a descriptor that is closed by now is an error without effect.
+            unsafe { libc::fcntl(*descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+        // SAFETY: without a name, the call touches no memory.
+        unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) };
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls, which are safe between fork and exec, and allocates nothing.
+    Ok(unsafe { command.pre_exec(leave) })
 }
 
 impl Child {

@@ -25,21 +25,17 @@ use snug_rootfs::tar::{self, TarOptions};
 use super::binfmt::{Emulation, emulate};
 use super::policy::ServicePolicy;
 use super::steps::StepError;
-use super::{Action, Event, Job, Program, inherited, mounts, remove, report, steps, terminal};
+use super::{Action, Event, Job, Program, mounts, reach, remove, report, steps, terminal};
 
 /// Argument that marks the first process of the pid namespace.
 const FIRST: &str = "first";
-/// Argument that says that the descriptor [`terminal::INHERITED`] is the shell's end of a terminal.
-pub(super) const WITH_TERMINAL: &str = "with-terminal";
 
 /// Does the job on standard input, for a program whose first argument is [`VERB`](super::VERB). `arguments` are those after
 /// it.
 pub fn main(arguments: &[String]) -> ExitCode {
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let result = match arguments[..] {
-        [] => outer(inherited::FIRST_OTHER),
-        [WITH_TERMINAL] => outer(terminal::INHERITED as u32 + 1),
-        [FIRST] => first(),
+    let result = match arguments {
+        [] => outer(),
+        [word] if word == FIRST => first(),
         _ => Err(anyhow::anyhow!("this verb is for the tool's own use")),
     };
     match result {
@@ -51,11 +47,8 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
 }
 
-/// Unshares, waits for the id maps (the job follows once they are written) and starts the first process. Descriptors from
-/// `others` on are the caller's.
-fn outer(others: u32) -> Result<ExitCode> {
-    inherited::close_descriptors(others)?;
-    inherited::leave_session_keyring()?;
+/// Unshares, waits for the id maps (the job follows once they are written) and starts the first process.
+fn outer() -> Result<ExitCode> {
     let parent = getppid();
     // Out of the session of the caller's terminal: steps must not type into it (TIOCSTI), and Ctrl-C is for the parent.
     let _ = setsid();
@@ -118,8 +111,8 @@ fn first() -> Result<ExitCode> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let job: Job = serde_json::from_reader(std::io::stdin()).context("cannot read the job")?;
-    inherited::stay_in_scope()?;
-    inherited::refuse_keyrings()?;
+    reach::stay_in_scope()?;
+    reach::refuse_keyrings()?;
     mounts::make_private()?;
     let mut inside = Inside::open(&job)?;
     for (index, action) in job.actions.iter().enumerate() {

@@ -38,11 +38,11 @@ mod binfmt;
 mod child;
 pub mod emulator;
 mod idmap;
-mod inherited;
 mod mounts;
 mod network;
 mod own_folder;
 mod policy;
+mod reach;
 mod remove;
 mod sealed;
 mod seccomp;
@@ -340,8 +340,8 @@ fn spawn(shell: Option<ShellEnd>) -> Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    snug_process::child::leave_inheritance(&mut command).context("cannot list the open descriptors")?;
     if let Some(shell) = &shell {
-        command.arg(child::WITH_TERMINAL);
         shell.hand_to(&mut command);
     }
     // The name of the program is that of a descriptor.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::{Uid, User};
 use serde_json::Value;
 use snug_process::Child;
-use snug_process::child::DeathSignal;
+use snug_process::child::{self, DeathSignal};
 use snug_process::privilege::as_root;
 use snug_process::program::HostProgram;
 use snug_rootfs::platform::Platform;
@@ -280,7 +280,9 @@ fn is_notice(line: &str) -> bool {
 }
 
 /// Starts a command that is told to end, and not killed, where the tool is: it then has its daemon clear up.
+/// It gets nothing that the caller left open: podman's `--isolation chroot` would hand it to the steps.
 fn start(command: &mut Command) -> Result<Child> {
+    let command = child::leave_inheritance(command).context("cannot list the open descriptors")?;
     Ok(Child::start_with(command, DeathSignal::Terminate)?)
 }
 
