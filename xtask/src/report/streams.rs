@@ -58,7 +58,7 @@ pub fn print(text: &str) -> Result<()> {
     print_shown(&visible(text))
 }
 
-/// As [`print`], with the styles that the text has.
+/// As [`print()`], with the styles that the text has.
 pub fn print_styled(text: &str) -> Result<()> {
     print_shown(&with_styles(text))
 }
