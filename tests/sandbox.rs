@@ -2,10 +2,11 @@
 //! them, device nodes, and what the caller had open or at hand. As root and as a user.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use snug_tests::{Workshop, have, is_root, number_of_its_own, succeed};
 
@@ -518,6 +519,41 @@ fn a_step_without_network_has_a_loopback_device_and_no_way_out() {
         assert_eq!(output.status.code(), Some(1), "{builder:?}: {}", said(&output));
         assert!(said(&output).contains("hint: this step has no network, since the spec says"), "{}", said(&output));
     }
+}
+
+#[test]
+fn a_host_that_gives_no_network_namespaces_is_told_from_a_full_disk() {
+    if !is_root() || !have(&["busybox", "newuidmap", "unshare"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.spec("hostile", "run = [{ shell = \"true\", network = false }]");
+    // Inside a user namespace of its own, the limit is of that namespace alone.
+    let build = workshop.xtask(&["image", "hostile", "--engine", "builtin"]);
+    let mut limited = Command::new("unshare");
+    // It is root, with what root may do, from the first exec on that follows the maps.
+    let script =
+        "read go && exec sh -c 'echo 0 > /proc/sys/user/max_net_namespaces && exec \"$@\" < /dev/null' sh \"$@\"";
+    limited.args(["--user", "sh", "-c", script, "sh"]).arg(build.get_program());
+    limited.args(build.get_args()).env("XDG_CACHE_HOME", workshop.path("cache"));
+    limited.current_dir(snug_tests::workspace()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut limited = limited.spawn().expect("unshare runs");
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user")).expect("a namespace");
+    let process = limited.id().to_string();
+    while namespace(&process) == namespace("self") {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // All ids, as root has them, which unshare cannot map.
+    for map in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{process}/{map}"), "0 0 4294967295").expect("a map");
+    }
+    limited.stdin.take().expect("its input").write_all(b"go\n").expect("a line");
+    let output = limited.wait_with_output().expect("the command runs");
+    assert!(
+        said(&output).contains("hint: the step has no network, which takes a network namespace"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
+use super::Program;
 use super::seccomp::Filter;
 
 /// The device of every network namespace, which is down in a new one.
@@ -26,6 +27,14 @@ pub(super) fn leave(command: &mut Command) {
             filter.install_where_known()
         });
     }
+}
+
+/// Returns what to do where a command did not start for want of a network namespace: the kernel then says no more than that
+/// there is no space left, or that it is not permitted.
+pub(super) fn why_refused(program: &Program, error: &io::Error) -> Option<&'static str> {
+    let refused = [libc::ENOSPC, libc::EPERM, libc::EINVAL, libc::EUSERS].map(Some).contains(&error.raw_os_error());
+    (!program.network && refused)
+        .then_some("the step has no network, which takes a network namespace: see user.max_net_namespaces in sysctl")
 }
 
 fn raise_loopback() -> io::Result<()> {

@@ -66,7 +66,7 @@ pub(super) fn run(action: usize, program: &Program) -> Result<()> {
     let (reader, writer) = std::io::pipe()?;
     let mut command = command(program)?;
     command.stdout(writer.try_clone()?).stderr(writer);
-    watch_output(action, command, reader)
+    watch_output(action, program, command, reader)
 }
 
 /// Runs a command with the job's standard output, and reports its standard error line by line.
@@ -74,7 +74,7 @@ pub(super) fn pipe(action: usize, program: &Program) -> Result<()> {
     let (reader, writer) = std::io::pipe()?;
     let mut command = command(program)?;
     command.stdout(Stdio::inherit()).stderr(writer);
-    watch_output(action, command, reader)
+    watch_output(action, program, command, reader)
 }
 
 /// Runs a shell on the job's terminal, whatever its exit status.
@@ -86,11 +86,12 @@ pub(super) fn open_shell(program: &Program) -> Result<()> {
     Ok(())
 }
 
-fn watch_output(action: usize, mut command: Command, reader: std::io::PipeReader) -> Result<()> {
+fn watch_output(action: usize, program: &Program, mut command: Command, reader: std::io::PipeReader) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let child = command
-        .spawn()
-        .map_err(|error| StepError { status: None, message: format!("cannot start {name}: {error}") })?;
+    let child = command.spawn().map_err(|error| {
+        let hint = network::why_refused(program, &error).map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        StepError { status: None, message: format!("cannot start {name}: {error}{hint}") }
+    })?;
     // It has the writing end of the pipe open.
     drop(command);
     let (done, ended) = mpsc::channel();
