@@ -11,7 +11,11 @@ import os
 import sys
 import threading
 
-from fusepy import FUSE, FuseOSError, Operations, fuse_get_context
+try:
+    from fusepy import FUSE, FuseOSError, Operations, fuse_get_context
+except ImportError:
+    # Its own name for itself, which distributions change.
+    from fuse import FUSE, FuseOSError, Operations, fuse_get_context
 
 CONTROL = "/.fail-after"
 # Bytes that are read of it.

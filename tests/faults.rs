@@ -3,6 +3,7 @@
 mod arena;
 mod checked;
 mod crowd;
+mod damage;
 mod disks;
 mod kills;
 mod leftovers;
@@ -77,6 +78,8 @@ fn twenty_kills_at_random_moments_leave_the_image_and_nothing_else() {
 const KILLED: [usize; 2] = [4, 50];
 const FILLED: [usize; 2] = [4, 20];
 const CROWDS: [usize; 2] = [1, 10];
+const DAMAGED: [usize; 2] = [6, 56];
+const JUMPED: [usize; 2] = [2, 12];
 
 /// Causes faults of one kind, and counts what they cost.
 type Kind<'a> = &'a dyn Fn(&mut Random) -> Vec<(&'static str, Count)>;
@@ -91,11 +94,13 @@ fn no_fault_costs_an_image_or_leaves_anything() {
     let long = usize::from(std::env::var_os("SNUG_LONG").is_some());
     // To look at one kind alone: `SNUG_FAULTS=crowd`.
     let only = std::env::var("SNUG_FAULTS").unwrap_or_default();
-    let kinds: [(&str, Kind); 4] = [
+    let kinds: [(&str, Kind); 6] = [
         ("crowd", &|random| crowd::crowd(CROWDS[long], random)),
         ("kill", &|random| kills::kill(KILLED[long], random)),
         ("fill", &|random| disks::fill(FILLED[long], random)),
         ("fail", &|random| disks::fail(FILLED[long], random)),
+        ("damage", &|random| damage::damage_each(DAMAGED[long], random)),
+        ("jump", &|random| damage::jump(JUMPED[long], random)),
     ];
     let chosen = kinds.into_iter().filter(|(kind, _)| kind.starts_with(&only));
     let counts: Vec<(&str, Count)> = chosen.flat_map(|(_, cause)| cause(&mut random)).collect();

@@ -9,13 +9,14 @@ mod scratch;
 pub mod set;
 mod sync_ahead;
 
-use std::fs::{File, Permissions, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 pub use destination::{Accepts, Destination, Identity};
@@ -47,7 +48,14 @@ pub fn lock_folder(folder: &Path) -> Option<File> {
 pub fn open_lock(path: &Path) -> Result<File> {
     let mut options = File::options();
     options.read(true).write(true).create(true).mode(LOCK_MODE).custom_flags(OFlag::O_NOFOLLOW.bits());
-    let file = options.open(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let open = || options.open(path);
+    let file = open().or_else(|error| match error.raw_os_error().map(Errno::from_raw) {
+        // A link or a folder, by which nobody can be kept out.
+        Some(Errno::ELOOP) => fs::remove_file(path).and_then(|()| open()),
+        Some(Errno::EISDIR) => fs::remove_dir_all(path).and_then(|()| open()),
+        _ => Err(error),
+    });
+    let file = file.with_context(|| format!("cannot make {}", path.display()))?;
     // As an earlier version of this tool made it. That of another user's file cannot be changed, and need not in a folder that
     // is closed to others.
     let _ = file.set_permissions(Permissions::from_mode(LOCK_MODE));

@@ -77,7 +77,7 @@ enum State {
     /// Some of it is used by another run.
     InUse,
     /// Some of it cannot be removed.
-    Stuck,
+    CannotBeRemoved,
 }
 
 impl State {
@@ -87,7 +87,7 @@ impl State {
             State::WouldBeRemoved => "would be removed",
             State::Removed => "removed",
             State::InUse => "in use by another run",
-            State::Stuck => "cannot be removed",
+            State::CannotBeRemoved => "cannot be removed",
         }
     }
 }
@@ -115,7 +115,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             (true, true) => State::WouldBeRemoved,
             (true, false) => empty(cache, &name, &folder, alone).unwrap_or_else(|error| {
                 run.progress().warn(format!("warning: {error:#}"));
-                State::Stuck
+                State::CannotBeRemoved
             }),
         };
         let freed_bytes = size_bytes.saturating_sub(size(cache, &name, &folder)?);
@@ -136,7 +136,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
              needed, except finished images (results) and what --keep left (kept)",
         );
     }
-    let is_stuck = cleaned.caches.iter().any(|row| row.state == State::Stuck);
+    let is_stuck = cleaned.caches.iter().any(|row| row.state == State::CannotBeRemoved);
     Ok(if is_stuck { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -178,7 +178,7 @@ fn empty(cache: &Cache, name: &str, folder: &Path, alone: bool) -> Result<State>
     let mut all_gone = true;
     match name {
         // It has said what stays.
-        LEFTOVERS if !cache.sweep()? => return Ok(State::Stuck),
+        LEFTOVERS if !cache.sweep()? => return Ok(State::CannotBeRemoved),
         LEFTOVERS => {}
         // A build locks each tree that it uses.
         "trees" => all_gone = cache.drop_trees()?,

@@ -142,6 +142,19 @@ impl Task {
                         package("cpio", &["cpio"], "check initramfs archives"),
                         package("acl", &["setfacl"], "check access control lists"),
                         package("python3", &["python3"], "check tar archives"),
+                        package(
+                            "python3-fusepy",
+                            &["/usr/lib/python3/dist-packages/fusepy.py", "/usr/lib/python3/dist-packages/fuse.py"],
+                            "have disks fail",
+                        ),
+                        package(
+                            "libfaketime",
+                            &[
+                                "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+                                "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+                            ],
+                            "have clocks jump",
+                        ),
                         package("zstd", &["zstd"], "make layers to test on"),
                         package("docker-registry", &["docker-registry"], "serve images to test on"),
                         package("apache2-utils", &["htpasswd"], "give the registry a login"),
