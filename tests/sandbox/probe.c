@@ -82,6 +82,7 @@ int main(int count, char **words) {
     char line[512];
     FILE *list = fopen("/proc/keys", "r");
     while (list && fgets(line, sizeof line, list)) {
+        if (strstr(line, NAME)) say("the name of a key");
         long key = strtol(line, NULL, 16);
         read_key(key, "a key by its number");
         syscall(SYS_keyctl, KEYCTL_LINK, key, KEY_SPEC_PROCESS_KEYRING);

@@ -54,7 +54,7 @@ fn steps_get_nothing_that_the_caller_has_open_or_at_hand() {
         // Outside of a build all of it is there to be reached.
         let all = Command::new(&probe).arg("hold").arg(&probe).output().expect("the probe runs");
         let all = String::from_utf8_lossy(&all.stdout).into_owned();
-        for what in ["an open file", "an open folder", "a key by its name", "an abstract socket"] {
+        for what in ["an open file", "an open folder", "a key by its name", "the name of a key", "an abstract socket"] {
             assert!(all.contains(what), "{builder:?}: {what}: {all}");
         }
         let output = wrapped(&build, &program, &wrapper).output().expect("the command runs");

@@ -19,6 +19,9 @@ const DEVICE_NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "t
 /// is the same uid and could write them.
 const READ_ONLY_PROC: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
 
+/// Parts of /proc that name the keys of the caller's user: they become empty.
+const HIDDEN_PROC: [&str; 2] = ["keys", "key-users"];
+
 /// What is mounted over the entered root, in the order of unmounting.
 const MOUNTED: [&str; 4] = ["/tmp", "/run", "/dev", "/proc"];
 
@@ -134,6 +137,13 @@ fn mount_proc(at: &Path) -> Result<()> {
         if path.exists() {
             bind(&path, &path)?;
             make_read_only(&path, flags)?;
+        }
+    }
+    for name in HIDDEN_PROC {
+        let path = at.join(name);
+        if path.exists() {
+            bind(Path::new("/dev/null"), &path)?;
+            make_read_only(&path, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)?;
         }
     }
     Ok(())
