@@ -289,13 +289,12 @@ mod tests {
         assert!(old.exists());
         // What is no file is none.
         let odd = cache.trees().join("odd-1.tar");
-        for make in [
+        let makes: [fn(&Path); 3] = [
             |path: &Path| fs::create_dir_all(path.join("full")).unwrap(),
-            |path: &Path| {
-                std::os::unix::fs::symlink("/dev/zero", path).unwrap();
-            },
+            |path: &Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
             |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
-        ] {
+        ];
+        for make in makes {
             make(&odd);
             assert!(cache.hold(&odd).unwrap().is_none() && odd.symlink_metadata().is_err());
         }

@@ -231,10 +231,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for program in [Program::Tar2sqfs, Program::Mksquashfs] {
             let image = folder.path().join("image");
-            let _ = fs::remove_file(&image);
+            // The caller has it locked: it is filled, and not replaced.
+            fs::write(&image, [0; 1 << 20]).unwrap();
+            let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&image).unwrap());
+            let before = inode();
             let census =
                 write(&sample_tree(), &SquashfsWriter::with_program(&options(), program).unwrap(), &image).unwrap();
             assert_eq!(census.size, fs::metadata(&image).unwrap().len());
+            assert_eq!(inode(), before);
             let mkfs_time = fs::read(&image).unwrap()[8..12].to_vec();
             assert_eq!(mkfs_time, 1_700_000_001_u32.to_le_bytes(), "{program:?}");
             assert_eq!(census.parts.iter().map(|part| part.bytes).sum::<u64>(), census.size);

@@ -193,3 +193,24 @@ proptest! {
         judge(&folder.path().join("image"), &census, &policy);
     }
 }
+
+/// The caller has it locked, and has given it a mode.
+#[test]
+fn the_file_that_is_there_is_filled_and_not_replaced() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    if !is_root() || !have(&["mke2fs", "e2fsck", "dumpe2fs"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    // Longer than what will be written.
+    fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o640)).unwrap();
+    let about = || fs::metadata(&image).map(|about| (about.ino(), about.mode())).unwrap();
+    let before = about();
+    let policy = SizePolicy::default();
+    let census = write(&sample_tree(), &Ext4Options::default(), &policy, folder.path()).unwrap();
+    assert_eq!(about(), before);
+    judge(&image, &census, &policy);
+}
