@@ -26,7 +26,7 @@ const LAYOUT: &[(&str, &[&str])] = &[
     ("filesystem", &["ext4", "formats", "process", "rootfs", "sandbox"]),
     ("bases", &["process", "rootfs", "sandbox"]),
     ("steps", &["process", "sandbox"]),
-    ("cache", &["process", "sandbox"]),
+    ("cache", &["process", "rootfs", "sandbox"]),
     ("atomic", &["process", "rootfs"]),
     ("host", &["process", "sandbox"]),
     ("report", &["ext4", "rootfs"]),
