@@ -32,7 +32,7 @@ pub const LIMITS: Limits = Limits {
     extended_header_bytes: 16 << 20,
     sparse_ranges: 1_000_000,
     metadata_bytes: 1 << 30,
-    followed_bytes: 64 << 30,
+    followed_bytes: 16 << 30,
 };
 
 /// Why a layer is refused.
