@@ -4,6 +4,7 @@
 pub mod candidates;
 mod measure;
 mod sample;
+pub mod scale;
 pub mod summary;
 
 pub use measure::{Measured, measure, sync_output};

@@ -1,7 +1,8 @@
 //! `bench`: measures what writing an image from a tar costs, compared with `cp` and with other programs.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -14,12 +15,15 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use snug_process::{Child, child};
+use snug_rootfs::layers::{LIMITS, Layers};
+use snug_rootfs::tar::Limits;
 
 use super::run::Run;
 use super::{arguments, file_names};
 use crate::atomic::{Accepts, Destination};
 use crate::bench::candidates::{Bench, Candidate};
-use crate::bench::{self, measure, summary, sync_output};
+use crate::bench::scale::{self, Shape};
+use crate::bench::{self, Measured, measure, summary, sync_output};
 use crate::error::Failure;
 use crate::report::progress::{Progress, human_bytes};
 use crate::report::render::Render;
@@ -42,6 +46,12 @@ pub struct Arguments {
     /// Write the generated tar to this file, or `-` for standard output, and measure nothing
     #[arg(long, value_name = "FILE|-", conflicts_with_all = ["tar", "rounds", "only", "json"])]
     sample: Option<PathBuf>,
+    /// Measure how time and memory grow instead: with 10,000, 100,000 and a million of each of files, directories, hard links, …
+    #[arg(long, conflicts_with_all = ["tar", "rounds", "sample"])]
+    scale: bool,
+    /// Merge these layers and do nothing else: what `--scale` measures.
+    #[arg(long, hide = true, value_name = "LAYER", value_delimiter = ',')]
+    merge: Vec<PathBuf>,
     #[command(flatten)]
     format: arguments::Format,
 }
@@ -51,6 +61,15 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let progress = run.progress();
     if let Some(place) = &arguments.sample {
         return sample(place, progress);
+    }
+    if !arguments.merge.is_empty() {
+        return merge(&arguments.merge);
+    }
+    if arguments.scale {
+        let scratch = run.swept_cache()?.work_folder("bench")?;
+        let rows = scale(&arguments.only, scratch.path(), progress)?;
+        arguments.format.print(&Scale { rows })?;
+        return Ok(ExitCode::SUCCESS);
     }
     let candidates = candidates(&arguments.only, progress)?;
     let scratch = run.swept_cache()?.work_folder("bench")?;
@@ -125,6 +144,77 @@ impl Render for Measurements {
             self.tar.size_bytes,
         )
     }
+}
+
+/// How time and memory grow with what an archive has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Scale {
+    rows: Vec<scale::Row>,
+}
+
+impl Render for Scale {
+    fn text(&self) -> String {
+        format!(
+            "{}\nwhiteouts: two layers are merged; all others: an archive becomes an ext4 image, as `pack` makes it\n",
+            scale::table(&self.rows)
+        )
+    }
+}
+
+/// Measures the shapes of `only`, or all.
+fn scale(only: &[String], scratch: &Path, progress: &Progress) -> Result<Vec<scale::Row>> {
+    if let Some(unknown) = only.iter().find(|name| Shape::ALL.iter().all(|known| known.name() != *name)) {
+        let known: Vec<&str> = Shape::ALL.iter().map(|shape| shape.name()).collect();
+        bail!(Failure::Usage(format!("`{unknown}` cannot be measured\nhint: there are {}", known.join(", "))));
+    }
+    let mut rows = Vec::new();
+    for shape in Shape::ALL.into_iter().filter(|shape| only.is_empty() || only.iter().any(|name| name == shape.name()))
+    {
+        let stage = progress.stage(format!("many {}", shape.name()));
+        let without = scale_one(shape, scale::FEW, scratch)?;
+        let mut measured = Vec::new();
+        for count in scale::COUNTS {
+            stage.detail(&count.to_string());
+            measured.push((count, scale_one(shape, count, scratch)?));
+        }
+        rows.extend(scale::rows(shape, &without, &measured));
+        stage.finish("");
+    }
+    Ok(rows)
+}
+
+/// Measures one archive, in a process of its own.
+fn scale_one(shape: Shape, count: u64, scratch: &Path) -> Result<Measured> {
+    let [lower, upper, output] = ["lower.tar", "upper.tar", "image"].map(|name| scratch.join(name));
+    shape.write(count, &mut BufWriter::new(File::create(&lower)?))?;
+    let mut command = Command::new(std::env::current_exe().context("cannot tell where this program is")?);
+    if shape.is_of_layers() {
+        shape.write_upper(count, &mut BufWriter::new(File::create(&upper)?))?;
+        let layers = [lower.as_os_str(), upper.as_os_str()].join(OsStr::new(","));
+        command.args(["bench", "--merge"]).arg(layers);
+        File::create(&output)?;
+    } else {
+        command.args(["pack", "--no-sync", "--no-digest", "--filesystem", "ext4"]).arg(&lower).arg("-o").arg(&output);
+    }
+    let measured = measure(&mut command, None, &output).with_context(|| format!("{count} {}", shape.name()))?;
+    for place in [lower, upper, output] {
+        let _ = fs::remove_file(place);
+    }
+    Ok(measured)
+}
+
+/// Merges layers, as those of an image of a registry are.
+fn merge(layers: &[PathBuf]) -> Result<ExitCode> {
+    // What is measured is more than an image may have: a million in each layer.
+    let limits = Limits { entries: 10 * LIMITS.entries, ..LIMITS };
+    let mut merged = Layers::new(tempfile::tempfile()?, &limits)?;
+    for layer in layers {
+        let layer = File::open(layer).with_context(|| format!("cannot open {}", layer.display()))?;
+        merged.apply(layer)?;
+    }
+    merged.finish()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The candidates of the command line that can run here, `cp` first.
