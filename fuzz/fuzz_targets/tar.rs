@@ -1,9 +1,10 @@
 //! Any bytes are a tree or a typed error, the same from a file and from a pipe; and a tree that was read can be written
-//! as an archive that reads back as itself.
+//! as an archive that reads back as itself. The steps of reading are bounded by the length of the input.
 
 #![no_main]
 
 mod seal;
+mod steps;
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -48,7 +49,7 @@ fuzz_target!(|input: &[u8]| {
     let limits = Limits { entries: 10_000, metadata_bytes: 16 << 20, sparse_ranges: 10_000, ..Limits::default() };
     let [mut file, spool] = files();
     file.write_all(&bytes).expect("a file can be written");
-    let from_file = read_file(file, &limits, &mut |_| {});
+    let from_file = steps::within(bytes.len(), || read_file(file, &limits, &mut |_| {}));
     let spool_again = spool.try_clone().expect("a descriptor");
     let from_pipe = read_stream(bytes.as_slice(), spool, &limits, &mut |_| {});
     let tree = match (from_file, from_pipe) {

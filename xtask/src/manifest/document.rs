@@ -108,8 +108,13 @@ impl Manifest {
             RegularFileError::Io(error) if error.kind() == io::ErrorKind::NotFound => ManifestError::Missing,
             error => ManifestError::Damaged(error.to_string()),
         })?;
+        Self::parse(&bytes)
+    }
+
+    /// Reads the text of a manifest.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let damaged = |error: serde_json::Error| ManifestError::Damaged(error.to_string());
-        let mut document: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
+        let mut document: Value = serde_json::from_slice(bytes).map_err(damaged)?;
         if document.get("schema").and_then(Value::as_u64).is_some_and(|schema| schema != u64::from(Self::SCHEMA)) {
             return Err(ManifestError::OtherSchema);
         }
