@@ -103,12 +103,13 @@ fn no_fault_costs_an_image_or_leaves_anything() {
         ("jump", &|random| damage::jump(JUMPED[long], random)),
     ];
     let chosen = kinds.into_iter().filter(|(kind, _)| kind.starts_with(&only));
-    let counts: Vec<(&str, Count)> = chosen.flat_map(|(_, cause)| cause(&mut random)).collect();
-    for told in counts.iter().flat_map(|(_, count)| &count.told) {
-        eprintln!("{told}");
-    }
-    for (title, count) in &counts {
+    let mut counts: Vec<(&str, Count)> = Vec::new();
+    for (title, count) in chosen.flat_map(|(_, cause)| cause(&mut random)) {
+        for told in &count.told {
+            eprintln!("{told}");
+        }
         eprintln!("{title:28} {count}");
+        counts.push((title, count));
     }
     assert!(counts.iter().all(|(_, count)| count.is_clean()));
 }

@@ -60,7 +60,12 @@ pub(super) fn damage_each(times: usize, random: &mut Random) -> Vec<(&'static st
         let mut found = Vec::new();
         files(&cache, &mut found);
         // Trees in every other turn: there are more locks.
-        found.retain(|path| path.starts_with(cache.join("trees")) == (turn % 2 == 0));
+        let is_tree = |path: &PathBuf| path.starts_with(cache.join("trees"));
+        if turn % 2 == 0 || found.iter().all(is_tree) {
+            found.retain(is_tree);
+        } else {
+            found.retain(|path| !is_tree(path));
+        }
         let path = &found[random.below(found.len() as u64) as usize];
         let how = DAMAGES[(turn / 2) % DAMAGES.len()];
         damage(path, how, random);
