@@ -30,7 +30,7 @@ fn damage(path: &Path, how: &str, random: &mut Random) {
     }
     fs::remove_file(path).expect("an entry");
     match how {
-        "a folder" => fs::create_dir_all(path.join("full")).expect("a folder"),
+        "a folder" => fs::create_dir(path).expect("a folder"),
         "a pipe" => drop(succeed(Command::new("mkfifo").arg(path))),
         "a link to nothing" => symlink("nothing", path).expect("a link"),
         _ => {}
