@@ -7,7 +7,7 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use snug_rootfs::accounts::Owner;
 use snug_rootfs::glob::Glob;
 use snug_rootfs::platform::Platform;
+use snug_rootfs::regular_file;
 use snug_rootfs::stamp::{self, Stamp};
 use snug_rootfs::tree::TreePath;
 use snug_spec::model::{self, Base, DeviceSpec, Document, FileSpec, ImageSpec, Located, SecretSpec};
@@ -393,7 +394,8 @@ fn plan_base(
         }
         Base::Tar { path, sha256 } => {
             let place = Place::of(spec, &spec.base);
-            let hash = File::open(&path.path).and_then(|file| stamp::hash(&file, &mut |_| {}));
+            let file = regular_file::open(&path.path).map_err(io::Error::from);
+            let hash = file.and_then(|file| stamp::hash(&file, &mut |_| {}));
             let (found, stamp) = hash.map(|(digest, stamp)| (hex(&digest), stamp)).map_err(|error| {
                 let help = "a path in a spec is relative to the folder of the spec";
                 place.error(format!("cannot read the base tar {}: {error}", path.path.display()), [help.to_owned()])

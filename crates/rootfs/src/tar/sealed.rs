@@ -1,7 +1,7 @@
 //! Archives that carry their own digest, so that a damaged one is noticed before it is used.
 //!
 //! The digest is SHA-256 over all that is before it, in a global header of its own ([`SEAL_RECORD`]) in front of the end marker:
-//! other readers ignore it, and an archive that was cut short has none.
+//! GNU tar and bsdtar ignore it (Python's tarfile wants an entry behind it), and an archive that was cut short has none.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
