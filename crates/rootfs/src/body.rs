@@ -47,6 +47,18 @@ impl Extents {
     }
 }
 
+impl Extents {
+    /// Adds `by` to all addresses.
+    pub(crate) fn move_by(&mut self, by: u64) {
+        let ranges = match self {
+            Extents::None => &mut [],
+            Extents::One(range) => std::slice::from_mut(range),
+            Extents::Many(ranges) => ranges,
+        };
+        ranges.iter_mut().for_each(|range| range.source += by);
+    }
+}
+
 impl FromIterator<DataRange> for Extents {
     fn from_iter<I: IntoIterator<Item = DataRange>>(ranges: I) -> Self {
         let mut ranges = ranges.into_iter();
@@ -121,8 +133,8 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buffer` from `offset`; an early end is [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// Returns the open file behind the source, for copies inside the kernel.
-    fn as_file(&self) -> Option<&File> {
+    /// Returns the open file that holds `offset`, and the offset in it, for copies inside the kernel.
+    fn file_at(&self, _offset: u64) -> Option<(&File, u64)> {
         None
     }
 }
@@ -132,8 +144,8 @@ impl ReadAt for File {
         FileExt::read_exact_at(self, buffer, offset)
     }
 
-    fn as_file(&self) -> Option<&File> {
-        Some(self)
+    fn file_at(&self, offset: u64) -> Option<(&File, u64)> {
+        Some((self, offset))
     }
 }
 
@@ -142,6 +154,37 @@ impl ReadAt for Vec<u8> {
         let range = usize::try_from(offset).ok().and_then(|start| self.get(start..start.checked_add(buffer.len())?));
         buffer.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
+    }
+}
+
+/// Files one behind the other, as one source.
+#[derive(Debug, Default)]
+pub(crate) struct FileChain {
+    /// Each with the address of its first byte, ascending.
+    files: Vec<(u64, File)>,
+    end: u64,
+}
+
+impl FileChain {
+    /// Adds a file behind the others and returns the address of its first byte. Its length must not change any more.
+    pub(crate) fn add(&mut self, file: File) -> io::Result<u64> {
+        let start = self.end;
+        self.end += file.metadata()?.len();
+        self.files.push((start, file));
+        Ok(start)
+    }
+}
+
+impl ReadAt for FileChain {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let (file, offset) = self.file_at(offset).ok_or(io::ErrorKind::UnexpectedEof)?;
+        FileExt::read_exact_at(file, buffer, offset)
+    }
+
+    fn file_at(&self, offset: u64) -> Option<(&File, u64)> {
+        let after = self.files.partition_point(|(start, _)| *start <= offset);
+        let (start, file) = self.files.get(after.checked_sub(1)?)?;
+        Some((file, offset - start))
     }
 }
 
@@ -186,10 +229,7 @@ impl BodySource {
 
     /// Returns the open file that holds an address, and the offset in it, for copies inside the kernel.
     pub fn file_at(&self, source: u64) -> Option<(&File, u64)> {
-        if source & IN_MEMORY != 0 {
-            return None;
-        }
-        Some((self.file.as_file()?, source))
+        if source & IN_MEMORY != 0 { None } else { self.file.file_at(source) }
     }
 
     /// Keeps `bytes` in memory and returns their address. For the few small files that are written by hand.

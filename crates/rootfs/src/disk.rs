@@ -26,7 +26,7 @@ use self::long_path::Reached;
 use super::holes;
 use super::regular_file;
 use super::tar::{Budget, EntryName, Limits};
-use super::tree::{Body, BodySource, DataRange, Entry, Inode, InodeId, Kind, ReadAt, RootTree, Timestamp, TreePath};
+use super::tree::{Body, BodySource, DataRange, Entry, Inode, Kind, ReadAt, RootTree, Timestamp, TreePath};
 
 /// Bytes copied at once: many for a system call, few enough for the cache.
 const COPY_BUFFER: usize = 1 << 20;
@@ -222,14 +222,31 @@ fn is_one_of(error: &io::Error, kinds: &[nix::Error]) -> bool {
 /// Something cannot be read, or the tree is more than an archive may hold ([`Limits`]): what programs have left can be nested
 /// deeper than any path, and have names without end.
 pub fn walk(root: &Path, stand_ins: &StandIns) -> Result<RootTree> {
-    let mut files = DiskBodies { root: root.to_path_buf(), ..DiskBodies::default() };
+    tree_of(root, find(root)?, stand_ins)
+}
+
+/// A name on disk.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Its path from the root.
+    pub(crate) path: TreePath,
+    /// Its inode (lstat(2)).
+    pub(crate) about: fs::Metadata,
+}
+
+impl Found {
+    /// Returns device and inode number where there may be more names.
+    pub(crate) fn shared_inode(&self) -> Option<(u64, u64)> {
+        (self.about.nlink() > 1 && !self.about.is_dir()).then(|| (self.about.dev(), self.about.ino()))
+    }
+}
+
+/// Returns every name below `root` in order, the root first, without entering other mounts. Errors are those of [`walk`].
+pub(crate) fn find(root: &Path) -> Result<Vec<Found>> {
     let mut budget = Budget::new(&Limits::default());
-    // With device and inode number where there may be more names.
-    type Found = (TreePath, Inode, Option<(u64, u64)>);
-    let mut found: Vec<Found> = Vec::new();
     let about = fs::symlink_metadata(root)?;
     let device = about.dev();
-    found.push((TreePath::root(), inode_of(&TreePath::root(), &about, &mut files, stand_ins)?, None));
+    let mut found = vec![Found { path: TreePath::root(), about }];
     let mut pending = vec![TreePath::root()];
     while let Some(directory) = pending.pop() {
         let cannot_list = || format!("cannot list {}", EntryName::new(directory.as_bytes()));
@@ -239,27 +256,42 @@ pub fn walk(root: &Path, stand_ins: &StandIns) -> Result<RootTree> {
             let about = entry.metadata()?;
             let path = below(&directory, entry.file_name().as_bytes())?;
             budget.charge_entry(path.as_bytes().len(), path.as_bytes())?;
-            let linked = (about.nlink() > 1 && !about.is_dir()).then(|| (about.dev(), about.ino()));
             if about.is_dir() && about.dev() == device {
                 pending.push(path.clone());
             }
-            let inode = inode_of(&path, &about, &mut files, stand_ins)
-                .with_context(|| format!("cannot read {}", EntryName::new(path.as_bytes())))?;
-            found.push((path, inode, linked));
+            found.push(Found { path, about });
         }
     }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut tree = RootTree::new(BodySource::new(files));
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// Makes a tree of names below `root` that are in order, the root among them. It reads contents from the files.
+pub(crate) fn tree_of(
+    root: &Path,
+    found: impl IntoIterator<Item = Found>,
+    stand_ins: &StandIns,
+) -> Result<RootTree> {
+    let mut files = DiskBodies { root: root.to_path_buf(), ..DiskBodies::default() };
+    let mut inodes = Vec::new();
     let mut first_names: HashMap<(u64, u64), TreePath> = HashMap::new();
-    for (path, inode, linked) in found {
-        match linked.and_then(|id| first_names.get(&id)) {
-            Some(first) => tree.link(path, first)?,
-            None => {
-                if let Some(id) = linked {
-                    first_names.insert(id, path.clone());
-                }
-                let _: InodeId = tree.insert(path, inode)?;
-            }
+    for name in found {
+        let first = name.shared_inode().and_then(|id| first_names.get(&id).cloned());
+        if let (Some(id), None) = (name.shared_inode(), &first) {
+            first_names.insert(id, name.path.clone());
+        }
+        let inode = match first {
+            Some(first) => Err(first),
+            None => Ok(inode_of(&name.path, &name.about, &mut files, stand_ins)
+                .with_context(|| format!("cannot read {}", EntryName::new(name.path.as_bytes())))?),
+        };
+        inodes.push((name.path, inode));
+    }
+    let mut tree = RootTree::new(BodySource::new(files));
+    for (path, inode) in inodes {
+        match inode {
+            Ok(inode) => drop(tree.insert(path, inode)?),
+            Err(first) => tree.link(path, &first)?,
         }
     }
     Ok(tree)

@@ -13,16 +13,17 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use super::body::FileChain;
 use super::tar::{Budget, EndMarker, Entry, Limits, Placement, Reader, TarError, resolve_acls};
 use super::tree::{BodySource, Missing, RootTree, TreePath};
 
 /// Prefix of a whiteout; the hidden name follows.
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// Prefix of the metadata of AUFS, which first wrote layers.
 const MARK: &[u8] = b".wh..wh.";
 /// The opaque whiteout, which hides all entries of lower layers in its directory. Other names with [`MARK`] mean something
 /// to AUFS alone.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Bounds on an image: a million entries, the directories that are only implied included, and 64 GiB of unpacked data.
 /// The largest images in use (machine learning with its GPU libraries) have a third of that.
@@ -57,28 +58,47 @@ pub enum LayerError {
 
 /// The tree of the layers that were applied so far.
 pub struct Layers {
-    tree: RootTree,
+    merged: Merged,
     spool: File,
-    budget: Budget,
 }
 
 impl Layers {
     /// No layer yet. The contents of all layers are appended to `spool`, an empty temporary file.
     pub fn new(spool: File, limits: &Limits) -> Result<Self, LayerError> {
         let tree = RootTree::new(BodySource::new(spool.try_clone()?));
-        Ok(Layers { tree, spool, budget: Budget::new(limits) })
+        Ok(Layers { merged: Merged { tree, budget: Budget::new(limits), own: false }, spool })
     }
 
     /// Applies a layer, an uncompressed tar, to the ones before. The input is read to its end, whatever happens.
     pub fn apply(&mut self, layer: impl Read) -> Result<(), LayerError> {
-        let mut reader = Reader::from_stream(layer, self.spool.try_clone()?, EndMarker::Optional, &mut self.budget)?;
+        let merged = &mut self.merged;
+        let mut reader = Reader::from_stream(layer, self.spool.try_clone()?, EndMarker::Optional, &mut merged.budget)?;
         let entries = reader.by_ref().collect::<Result<Vec<Entry>, TarError>>();
         reader.drain();
-        self.tree.note_all(reader.take_adjustments());
+        merged.tree.note_all(reader.take_adjustments());
         drop(reader);
-        self.merge(entries?)
+        merged.merge(entries?)
     }
 
+    /// Returns the merged tree.
+    ///
+    /// # Errors
+    ///
+    /// The accounts of the tree, by which names in access control lists are looked up, cannot be read from the temporary file.
+    pub fn finish(self) -> Result<RootTree, LayerError> {
+        self.merged.finish()
+    }
+}
+
+/// A tree that layers are merged into, and what they may use.
+struct Merged {
+    tree: RootTree,
+    budget: Budget,
+    /// Whether the layers are of our own making, where the root may be opaque: its entries are all in the layer.
+    own: bool,
+}
+
+impl Merged {
     fn merge(&mut self, entries: Vec<Entry>) -> Result<(), LayerError> {
         for entry in &entries {
             self.hide(entry.path())?;
@@ -92,12 +112,7 @@ impl Layers {
         Ok(())
     }
 
-    /// Returns the merged tree.
-    ///
-    /// # Errors
-    ///
-    /// The accounts of the tree, by which names in access control lists are looked up, cannot be read from the temporary file.
-    pub fn finish(mut self) -> Result<RootTree, LayerError> {
+    fn finish(mut self) -> Result<RootTree, LayerError> {
         let resolved = resolve_acls(&mut self.tree)?;
         self.tree.note_all(resolved);
         Ok(self.tree)
@@ -107,7 +122,7 @@ impl Layers {
     fn hide(&mut self, path: &TreePath) -> Result<(), LayerError> {
         let parent = path.parent().unwrap_or_else(TreePath::root);
         match kind_of(path)? {
-            Name::Opaque if parent.is_root() => return Err(LayerError::OpaqueRoot(path.clone())),
+            Name::Opaque if parent.is_root() && !self.own => return Err(LayerError::OpaqueRoot(path.clone())),
             Name::Opaque => {
                 // A missing directory has nothing to hide.
                 let Some(directory) = self.follow(&parent)? else { return Ok(()) };
@@ -135,6 +150,37 @@ impl Layers {
     fn follow(&mut self, directory: &TreePath) -> Result<Option<TreePath>, TarError> {
         Ok(self.budget.follow(&self.tree, directory, Missing::Refused)?.ok())
     }
+}
+
+/// Merges layers that are archives of our own, written with [`TarOptions::OWN`](super::tar::TarOptions::OWN), the lowest first.
+/// Contents stay in the files, which must not change as long as the tree is used.
+///
+/// Names of the lowest are taken as they are: there is nothing that they could hide.
+pub fn stack(files: Vec<File>, limits: &Limits) -> Result<RootTree, LayerError> {
+    let mut chain = FileChain::default();
+    let mut starts = Vec::new();
+    for file in &files {
+        starts.push(chain.add(file.try_clone()?)?);
+    }
+    let tree = RootTree::new(BodySource::new(chain));
+    let mut merged = Merged { tree, budget: Budget::new(limits), own: true };
+    for (file, start) in files.into_iter().zip(starts) {
+        let mut reader = Reader::from_own(file, &mut merged.budget)?;
+        let mut entries = reader.by_ref().collect::<Result<Vec<Entry>, TarError>>()?;
+        merged.tree.note_all(reader.own_adjustments()?);
+        merged.tree.note_all(reader.take_adjustments());
+        drop(reader);
+        entries.iter_mut().for_each(|entry| entry.move_body(start));
+        if start == 0 {
+            let mut placement = Placement::over(&merged.tree);
+            for entry in entries {
+                placement.put(&mut merged.tree, entry, &mut merged.budget)?;
+            }
+        } else {
+            merged.merge(entries)?;
+        }
+    }
+    merged.finish()
 }
 
 /// What a name means in a layer.

@@ -32,6 +32,7 @@ pub mod adjustments;
 mod body;
 pub mod buffer_pool;
 pub mod capabilities;
+pub mod changes;
 pub mod container_archive;
 pub mod digest;
 pub mod disk;

@@ -51,6 +51,15 @@ impl Entry {
             Entry::Inode { path, .. } | Entry::HardLink { path, .. } => path,
         }
     }
+
+    /// Adds `by` to the addresses of the content: the archive begins there in a larger source.
+    pub(crate) fn move_body(&mut self, by: u64) {
+        if let Entry::Inode { inode: Inode { kind: Kind::File(body), .. }, .. }
+        | Entry::HardLink { body: Some(body), .. } = self
+        {
+            body.extents.move_by(by);
+        }
+    }
 }
 
 /// Reads the entries of an archive one after the other. It ends after the first error.
@@ -71,6 +80,11 @@ impl<'a> Reader<'a> {
     /// As [`Self::from_file`], with the ranges that the archive states: only headers are read.
     pub fn from_file_as_stated(file: File, end_marker: EndMarker, budget: &'a mut Budget) -> Result<Self, TarError> {
         Ok(Reader::new(Box::new(FileInput::as_stated(file)?), end_marker, budget))
+    }
+
+    /// Reads an archive that was written with [`TarOptions::OWN`](super::TarOptions::OWN).
+    pub(crate) fn from_own(file: File, budget: &'a mut Budget) -> Result<Self, TarError> {
+        Ok(Reader::from_file_as_stated(file, EndMarker::Required, budget)?.own())
     }
 
     /// Reads an archive from a pipe. Bodies are appended to `spool`, a temporary file, and are ranges of it; the last of
@@ -96,7 +110,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns what one of our own archives has said so far of what was adjusted of its tree.
-    pub(super) fn own_adjustments(&self) -> Result<Adjustments, TarError> {
+    pub(crate) fn own_adjustments(&self) -> Result<Adjustments, TarError> {
         match &self.headers.globals().adjustments {
             Some(json) if self.is_own => own::adjustments(json),
             _ => Ok(Adjustments::default()),

@@ -41,14 +41,14 @@ fn shared(file: &File) -> Result<BodySource, TarError> {
 pub fn read_own(file: File, limits: &Limits, progress: &mut dyn FnMut(u64)) -> Result<RootTree, TarError> {
     let bodies = shared(&file)?;
     let mut budget = Budget::new(limits);
-    build(&mut Reader::from_file_as_stated(file, EndMarker::Required, &mut budget)?.own(), bodies, progress)
+    build(&mut Reader::from_own(file, &mut budget)?, bodies, progress)
 }
 
 /// Returns what an archive says was adjusted of its tree, from its first header. It must have been written with
 /// [`TarOptions::OWN`](super::TarOptions::OWN).
 pub fn own_adjustments(file: File) -> Result<Adjustments, TarError> {
     let mut budget = Budget::new(&Limits::default());
-    let mut reader = Reader::from_file_as_stated(file, EndMarker::Required, &mut budget)?.own();
+    let mut reader = Reader::from_own(file, &mut budget)?;
     reader.next_entry()?;
     reader.own_adjustments()
 }
