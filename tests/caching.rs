@@ -287,13 +287,14 @@ fn a_damaged_package_in_the_cache_is_fetched_anew() {
     damaged[middle..middle + 64].fill(0);
     fs::set_permissions(&package, fs::Permissions::from_mode(0o644)).expect("a mode");
     fs::write(&package, &damaged).expect("a damaged package");
-    spec("run = [\"hello\"]");
+    // Another environment: the step runs again.
+    spec("env = { TURN = \"2\" }");
     let output = succeed(workshop.xtask(&["image", "made"]).env("TERM", "dumb"));
     assert!(fs::read(find()).expect("a package") == good, "{}", String::from_utf8_lossy(&output.stderr));
     // And where nothing is wrong, nothing is fetched: the file is the same one.
     let inode = |path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("a file"));
     let before = inode(find());
-    spec("run = [\"hello again\"]".replace("hello again", "hello --version").as_str());
+    spec("env = { TURN = \"3\" }");
     assert_eq!(built(&workshop, &[]), "built");
     assert_eq!(inode(find()), before);
 }
@@ -396,7 +397,7 @@ fn leave_among_the_downloads(command: impl Fn(&Workshop, &str) -> (Command, Path
     assert_eq!(seen, [linked.as_str(), &poison]);
     assert_eq!(planted, everywhere);
     // The image itself finds its index and its caches again, and no other name for what is in the store.
-    let [seen, _] = build("one", "run = [\"true\"]");
+    let [seen, _] = build("one", "env = { TURN = \"2\" }");
     let own = ["./apk/poison.deb", "./npm/_cacache/index-v5/11/22/poison", "./pip/poison.deb"];
     assert_eq!(seen, [&own[..], &[&linked, &poison]].concat());
 }

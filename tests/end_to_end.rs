@@ -24,6 +24,7 @@ mod hostile_builds;
 mod hosts;
 mod images;
 mod integrity;
+mod layers;
 mod left_behind;
 mod library;
 mod limits;

@@ -267,11 +267,7 @@ pub(crate) fn find(root: &Path) -> Result<Vec<Found>> {
 }
 
 /// Makes a tree of names below `root` that are in order, the root among them. It reads contents from the files.
-pub(crate) fn tree_of(
-    root: &Path,
-    found: impl IntoIterator<Item = Found>,
-    stand_ins: &StandIns,
-) -> Result<RootTree> {
+pub(crate) fn tree_of(root: &Path, found: impl IntoIterator<Item = Found>, stand_ins: &StandIns) -> Result<RootTree> {
     let mut files = DiskBodies { root: root.to_path_buf(), ..DiskBodies::default() };
     let mut inodes = Vec::new();
     let mut first_names: HashMap<(u64, u64), TreePath> = HashMap::new();

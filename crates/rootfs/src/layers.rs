@@ -152,33 +152,44 @@ impl Merged {
     }
 }
 
-/// Merges layers that are archives of our own, written with [`TarOptions::OWN`](super::tar::TarOptions::OWN), the lowest first.
-/// Contents stay in the files, which must not change as long as the tree is used.
+/// The archive that layers stand on.
+#[derive(Debug)]
+pub struct Lowest {
+    /// An uncompressed tar.
+    pub file: File,
+    /// Whether it was written with [`TarOptions::OWN`](super::tar::TarOptions::OWN).
+    pub own: bool,
+}
+
+/// Merges an archive with layers over it, the lowest first, which are archives of our own, written with
+/// [`TarOptions::OWN`](super::tar::TarOptions::OWN). Contents stay in the files, which must not change as long as the tree is
+/// used.
 ///
 /// Names of the lowest are taken as they are: there is nothing that they could hide.
-pub fn stack(files: Vec<File>, limits: &Limits) -> Result<RootTree, LayerError> {
+pub fn stack(lowest: Lowest, layers: Vec<File>, limits: &Limits) -> Result<RootTree, LayerError> {
     let mut chain = FileChain::default();
-    let mut starts = Vec::new();
-    for file in &files {
-        starts.push(chain.add(file.try_clone()?)?);
-    }
+    let _: u64 = chain.add(lowest.file.try_clone()?)?;
+    let starts = layers.iter().map(|layer| chain.add(layer.try_clone()?)).collect::<io::Result<Vec<u64>>>()?;
     let tree = RootTree::new(BodySource::new(chain));
     let mut merged = Merged { tree, budget: Budget::new(limits), own: true };
-    for (file, start) in files.into_iter().zip(starts) {
-        let mut reader = Reader::from_own(file, &mut merged.budget)?;
+    let mut reader = match lowest.own {
+        true => Reader::from_own(lowest.file, &mut merged.budget)?,
+        false => Reader::from_file(lowest.file, EndMarker::Required, &mut merged.budget)?,
+    };
+    let mut placement = Placement::over(&merged.tree);
+    while let Some(entry) = reader.next_entry()? {
+        placement.put(&mut merged.tree, entry, reader.budget())?;
+    }
+    reader.hand_over_adjustments(&mut merged.tree)?;
+    drop(reader);
+    for (layer, start) in layers.into_iter().zip(starts) {
+        // A step's files may have blocks of zeros, which are no data.
+        let mut reader = Reader::from_file(layer, EndMarker::Required, &mut merged.budget)?.own();
         let mut entries = reader.by_ref().collect::<Result<Vec<Entry>, TarError>>()?;
-        merged.tree.note_all(reader.own_adjustments()?);
-        merged.tree.note_all(reader.take_adjustments());
+        reader.hand_over_adjustments(&mut merged.tree)?;
         drop(reader);
         entries.iter_mut().for_each(|entry| entry.move_body(start));
-        if start == 0 {
-            let mut placement = Placement::over(&merged.tree);
-            for entry in entries {
-                placement.put(&mut merged.tree, entry, &mut merged.budget)?;
-            }
-        } else {
-            merged.merge(entries)?;
-        }
+        merged.merge(entries)?;
     }
     merged.finish()
 }

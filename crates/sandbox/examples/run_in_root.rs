@@ -48,7 +48,7 @@ fn run(tar: PathBuf, command: Vec<String>) -> Result<()> {
     };
     let environment = vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())];
     let program = Program { command, environment, directory: None, network: true };
-    let actions = vec![Action::Materialise { tar, root: root.clone() }, Action::Enter(enter), Action::Run(program)];
+    let actions = vec![Action::materialise(tar, root.clone()), Action::Enter(enter), Action::Run(program)];
     let done = snug_sandbox::run_silent(&Job { actions }, |event| {
         if let Event::Line { text, .. } = event {
             println!("{text}");

@@ -19,13 +19,15 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
 use snug_process::privilege::as_root;
 use snug_rootfs::disk::{self, StandIns};
+use snug_rootfs::layers::{Lowest, stack};
 use snug_rootfs::stamp::Stamp;
 use snug_rootfs::tar::{self, TarOptions};
 
 use super::binfmt::{Emulation, emulate};
+use super::layer::Changes;
 use super::policy::ServicePolicy;
 use super::steps::StepError;
-use super::{Action, Event, Job, Program, mounts, reach, remove, report, steps, terminal};
+use super::{Action, Enter, Event, Job, Program, mounts, reach, remove, report, steps, terminal};
 
 /// Argument that marks the first process of the pid namespace.
 const FIRST: &str = "first";
@@ -134,6 +136,12 @@ fn first() -> Result<ExitCode> {
 struct Inside {
     /// The tars of the job, opened before the host's paths are out of reach.
     tars: HashMap<PathBuf, File>,
+    /// The files for its layers, likewise.
+    outputs: HashMap<PathBuf, File>,
+    /// The root that it will enter.
+    enter: Option<Enter>,
+    /// What changes in it, if the job has layers.
+    changes: Option<Changes>,
     stand_ins: StandIns,
     caches: Vec<PathBuf>,
     policy: ServicePolicy,
@@ -144,15 +152,27 @@ struct Inside {
 
 impl Inside {
     fn open(job: &Job) -> Result<Self> {
-        let mut tars = HashMap::new();
+        let (mut tars, mut outputs) = (HashMap::new(), HashMap::new());
         for action in &job.actions {
-            if let Action::Materialise { tar, .. } | Action::Place { tar } = action {
-                let file = File::open(tar).with_context(|| format!("cannot open {}", tar.display()))?;
-                tars.insert(tar.clone(), file);
+            match action {
+                Action::Materialise { tar, layers, .. } => {
+                    for tar in layers.iter().chain([tar]) {
+                        tars.insert(tar.clone(), open(tar, fs::OpenOptions::new().read(true))?);
+                    }
+                }
+                Action::Place { tar } => drop(tars.insert(tar.clone(), open(tar, fs::OpenOptions::new().read(true))?)),
+                Action::Layer { to } => drop(outputs.insert(to.clone(), open(to, fs::OpenOptions::new().write(true))?)),
+                _ => {}
             }
         }
         Ok(Inside {
             tars,
+            outputs,
+            enter: job.actions.iter().find_map(|action| match action {
+                Action::Enter(enter) => Some(enter.clone()),
+                _ => None,
+            }),
+            changes: None,
             stand_ins: StandIns::default(),
             caches: Vec::new(),
             policy: ServicePolicy::default(),
@@ -163,7 +183,7 @@ impl Inside {
 
     fn act(&mut self, index: usize, action: &Action) -> Result<()> {
         match action {
-            Action::Materialise { tar, root } => self.materialise(index, tar, root),
+            Action::Materialise { tar, own, layers, root } => self.materialise(index, (tar, *own), layers, root),
             Action::Unchanged { tar, stamp } => {
                 ensure!(
                     Stamp::of(self.opened(tar)?)? == *stamp,
@@ -190,6 +210,7 @@ impl Inside {
             Action::Scratch { folder } => mounts::mount_scratch(folder),
             Action::DropCaches => mounts::detach(&std::mem::take(&mut self.caches)),
             Action::Pipe(program) => steps::pipe(index, program),
+            Action::Layer { to } => self.write_layer(index, to),
             Action::Export => self.export(index),
             Action::Remove { folder } => {
                 remove::remove_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
@@ -207,8 +228,8 @@ impl Inside {
             .with_context(|| format!("cannot read {}", tar.display()))
     }
 
-    fn materialise(&mut self, index: usize, tar: &Path, root: &Path) -> Result<()> {
-        let tree = self.tree(tar)?;
+    fn materialise(&mut self, index: usize, (tar, own): (&Path, bool), layers: &[PathBuf], root: &Path) -> Result<()> {
+        let tree = self.stacked((tar, own), layers)?;
         fs::create_dir(root).with_context(|| format!("cannot make {}", root.display()))?;
         let mut meter = Meter { action: index, reported: 0 };
         let mut done = 0;
@@ -216,6 +237,31 @@ impl Inside {
             done += bytes;
             meter.reached(done);
         })?;
+        if let (Some(enter), false) = (&self.enter, self.outputs.is_empty()) {
+            self.changes = Some(Changes::begin(root, &tree, mounts::network_files(enter))?);
+        }
+        Ok(())
+    }
+
+    /// Reads a tar with the layers over it.
+    fn stacked(&self, (tar, own): (&Path, bool), layers: &[PathBuf]) -> Result<snug_rootfs::tree::RootTree> {
+        let file =
+            |path: &PathBuf| Ok(self.tars.get(path).context("the job names a tar that was not opened")?.try_clone()?);
+        let lowest = Lowest { file: file(&tar.to_path_buf())?, own };
+        let layers = layers.iter().map(file).collect::<Result<_>>()?;
+        stack(lowest, layers, &tar::Limits::default()).with_context(|| format!("cannot read {}", tar.display()))
+    }
+
+    fn write_layer(&mut self, index: usize, to: &Path) -> Result<()> {
+        steps::end_all_others();
+        self.policy.remove()?;
+        let changes = self.changes.as_mut().context("a layer of what was not laid out")?;
+        let file = self.outputs.remove(to).context("the job names a layer that was not opened")?;
+        let mut meter = Meter { action: index, reported: 0 };
+        changes.write(&self.stand_ins, |tree| {
+            Ok(tar::write(tree, file, TarOptions::OWN, &mut |bytes| meter.reached(bytes))?)
+        })?;
+        self.policy = ServicePolicy::install()?;
         Ok(())
     }
 
@@ -230,6 +276,10 @@ impl Inside {
         tar::write(&tree, stdout, TarOptions::OWN, &mut |bytes| meter.reached(bytes))?;
         Ok(())
     }
+}
+
+fn open(path: &Path, options: &fs::OpenOptions) -> Result<File> {
+    options.open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// Reports progress in steps, not file by file.

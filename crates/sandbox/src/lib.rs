@@ -21,7 +21,7 @@
 //!     if arguments.get(1).is_some_and(|verb| verb == snug_sandbox::VERB) {
 //!         return snug_sandbox::child_main(&arguments[2..]);
 //!     }
-//!     let lay_out = Action::Materialise { tar: "root.tar".into(), root: "/tmp/root".into() };
+//!     let lay_out = Action::materialise("root.tar".into(), "/tmp/root".into());
 //!     match snug_sandbox::run_silent(&Job { actions: vec![lay_out] }, |event| println!("{event:?}")) {
 //!         Ok(()) => ExitCode::SUCCESS,
 //!         Err(error) => {
@@ -38,6 +38,7 @@ mod binfmt;
 mod child;
 pub mod emulator;
 mod idmap;
+mod layer;
 mod mounts;
 mod network;
 mod own_folder;
@@ -84,6 +85,10 @@ pub enum Action {
     Materialise {
         /// The tar file, on the host.
         tar: PathBuf,
+        /// Whether the tar is one of our own ([`TarOptions::OWN`](snug_rootfs::tar::TarOptions::OWN)).
+        own: bool,
+        /// Layers over it, the lowest first, on the host.
+        layers: Vec<PathBuf>,
         /// The folder to make, which must not exist.
         root: PathBuf,
     },
@@ -107,6 +112,12 @@ pub enum Action {
         /// The tar file, on the host.
         tar: PathBuf,
     },
+    /// Kills every other process and writes what changed in the entered root since it was laid out, or since the last layer, as
+    /// a tar of our own ([`changes`](snug_rootfs::changes)).
+    Layer {
+        /// An empty file, on the host.
+        to: PathBuf,
+    },
     /// Mounts a folder of the host on /tmp, so that the temporary files of a program that is killed can be removed.
     Scratch {
         /// The folder, on the host.
@@ -124,6 +135,13 @@ pub enum Action {
         /// The folder, on the host.
         folder: PathBuf,
     },
+}
+
+impl Action {
+    /// Lays out the tree of a tar file of any origin, on the host, as the folder `root`, which must not exist.
+    pub fn materialise(tar: PathBuf, root: PathBuf) -> Self {
+        Action::Materialise { tar, own: false, layers: Vec::new(), root }
+    }
 }
 
 /// A command with its whole environment.

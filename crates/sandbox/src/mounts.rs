@@ -171,14 +171,18 @@ fn mount_dev(at: &Path) -> Result<()> {
     tmpfs(&at.join("shm"), "mode=1777")
 }
 
-/// Has names resolve while steps run. Normalising the tree empties both files again.
+/// Returns the files in /etc by which names resolve while steps run, and their contents. Normalising the tree empties them again.
+pub(super) fn network_files(enter: &Enter) -> Vec<(&'static str, String)> {
+    let hosts = format!("127.0.0.1 localhost {}\n::1 localhost\n", enter.hostname);
+    vec![("resolv.conf", enter.resolv_conf.clone()), ("hosts", hosts)]
+}
+
 fn write_network_files(enter: &Enter) -> Result<()> {
     let Some(etc) = OwnFolder::open("/etc") else { return Ok(()) };
-    let hosts = format!("127.0.0.1 localhost {}\n::1 localhost\n", enter.hostname);
-    for (name, text) in [("resolv.conf", &enter.resolv_conf), ("hosts", &hosts)] {
+    for (name, text) in network_files(enter) {
         // Often a symlink into /run, which is empty here.
         etc.remove(name)
-            .and_then(|()| etc.create(name, text, 0o644))
+            .and_then(|()| etc.create(name, &text, 0o644))
             .with_context(|| format!("cannot write /etc/{name}"))?;
     }
     Ok(())

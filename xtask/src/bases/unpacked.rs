@@ -130,7 +130,7 @@ fn unpack(cache: &Cache, suite: &str, packages: &[&str], root: &Path, progress: 
     })?;
     let unpacked = work.path().join("root");
     // In the namespace, files of root can be made; outside, they belong to the caller.
-    snug_sandbox::run_silent(&Job { actions: vec![Action::Materialise { tar, root: unpacked.clone() }] }, |_| {})?;
+    snug_sandbox::run_silent(&Job { actions: vec![Action::materialise(tar, unpacked.clone())] }, |_| {})?;
     fs::create_dir_all(cache.tools())?;
     fs::rename(&unpacked, root).with_context(|| format!("cannot rename to {}", root.display()))
 }

@@ -3,6 +3,7 @@
 //! Everything in it can be made again. Finished entries appear by rename and are complete. Work in progress is locked by the
 //! process that does it, so that the next run can tell what a killed one left behind.
 
+pub mod layers;
 mod locks;
 mod private;
 mod store;
@@ -25,6 +26,7 @@ use crate::report::progress::{self, human_bytes};
 
 pub use locks::remove_unless_held;
 pub use store::{Algorithm, Store};
+use work::Removals;
 pub use work::WorkFolder;
 
 /// The cache folder, in use by this run.
@@ -33,6 +35,7 @@ pub struct Cache {
     root: PathBuf,
     /// Locked, shared, by every run: `clean` removes no downloads and programs while another run has it.
     in_use: Arc<File>,
+    removals: Arc<Removals>,
 }
 
 /// A finished tree, which no other run removes while this is held.
@@ -51,6 +54,11 @@ impl Tree {
         let tree = Tree { path: path.to_path_buf(), file, stamp: Some(stamp) };
         tree.check()?;
         Ok(tree)
+    }
+
+    /// Whether the tool has written the tar.
+    pub fn is_own(&self) -> bool {
+        self.stamp.is_none()
     }
 
     /// Returns the path of the tree's tar, for messages and for whoever compares what he opens with the [stamp](Self::stamp).
@@ -103,7 +111,7 @@ impl Cache {
             progress::note("another run cleans the cache: waiting for it");
         }
         in_use.lock_shared().context("cannot lock the cache")?;
-        Ok(Cache { root, in_use: Arc::new(in_use) })
+        Ok(Cache { root, in_use: Arc::new(in_use), removals: Arc::default() })
     }
 
     /// Takes the cache for this run alone, until it ends. Returns `false` where another run uses it.
@@ -277,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_goes_with_a_newer_one_but_not_while_it_is_held() {
+    fn a_tree_goes_with_a_newer_one_but_not_while_it_isheld() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().join("snug")).unwrap();
         let [old, new, other] = ["a-b-1", "a-b-2", "a-3"].map(|name| cache.trees().join(format!("{name}.tar")));

@@ -3,7 +3,8 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Mutex, Once};
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
 use snug_process::interrupt;
@@ -43,7 +44,8 @@ impl Cache {
         let abandoned = self.take_over()?;
         // A large folder takes seconds to remove, for which no other run need wait: it sees that somebody has the folder.
         let swept = abandoned.iter().map(|(path, _held)| remove_work(path));
-        let mut failed = swept.chain([Partial::sweep(&self.trees(), "")]).filter_map(Result::err);
+        let unfinished = [self.trees(), self.layers()].map(|folder| Partial::sweep(&folder, ""));
+        let mut failed = swept.chain(unfinished).filter_map(Result::err);
         let Some(first) = failed.next() else { return Ok(true) };
         let more = match failed.count() {
             0 => String::new(),
@@ -89,7 +91,9 @@ impl Cache {
                 paths.push(path);
             }
         }
-        paths.extend(Partial::abandoned(&self.trees(), "")?);
+        for folder in [self.trees(), self.layers()] {
+            paths.extend(Partial::abandoned(&folder, "")?);
+        }
         Ok(paths)
     }
 
@@ -110,6 +114,42 @@ fn remove_work(folder: &Path) -> Result<()> {
     match fs::remove_file(lock_file(folder)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// Work folders that are being removed while other work goes on.
+#[derive(Debug, Default)]
+pub(super) struct Removals(Mutex<Vec<JoinHandle<()>>>);
+
+impl Removals {
+    fn finish(&self) {
+        let under_way = std::mem::take(&mut *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        for removal in under_way {
+            // One that failed is for the next run.
+            let _ = removal.join();
+        }
+    }
+}
+
+impl Drop for Removals {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Cache {
+    /// Removes a work folder while other work goes on: thousands of folders take seconds. [`Self::finish_removals`] waits for it,
+    /// and so does the drop of the last clone of this value.
+    pub fn remove_meanwhile(&self, work: WorkFolder) {
+        // Where no thread can be had, the folder is removed here: the closure is dropped with it.
+        if let Ok(removal) = thread::Builder::new().name("removal".to_owned()).spawn(move || drop(work)) {
+            self.removals.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(removal);
+        }
+    }
+
+    /// Waits until all work folders that are no longer needed are removed.
+    pub fn finish_removals(&self) {
+        self.removals.finish();
     }
 }
 

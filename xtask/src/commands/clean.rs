@@ -158,11 +158,12 @@ fn size(cache: &Cache, name: &str, folder: &Path) -> Result<u64> {
 }
 
 /// The caches, and what each is for.
-pub const CACHES: [(&str, &str); 7] = [
+pub const CACHES: [(&str, &str); 8] = [
     (LEFTOVERS, "work of runs that were killed"),
     ("downloads", "packages, and images of registries"),
     (KEPT, "trees of failed steps, left by --keep"),
     ("kernels", "kernels to boot images with"),
+    ("layers", "what steps changed, for builds that begin alike"),
     ("tools", "programs of other Debian suites"),
     ("trees", "finished trees of bases and images"),
     (RESULTS, "finished images"),
@@ -182,6 +183,12 @@ fn empty(cache: &Cache, name: &str, folder: &Path, alone: bool) -> Result<State>
         LEFTOVERS => {}
         // A build locks each tree that it uses.
         "trees" => all_gone = cache.drop_trees()?,
+        // A build locks each layer that it uses.
+        "layers" => {
+            for path in entries(folder)? {
+                all_gone &= cache::remove_unless_held(&path)?;
+            }
+        }
         RESULTS => {
             for image in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
                 all_gone &= cache::remove_unless_held(&image)?;

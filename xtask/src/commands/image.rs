@@ -181,6 +181,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Fared { name, outcome, choice, time: started.elapsed(), left_out }
     });
+    run.progress().aside("remove the work folders", || cache.finish_removals());
     arguments.format.print(&Results { images: results.iter().map(Fared::row).collect() })?;
     let failed = results.iter().filter(|fared| !fared.left_out).find_map(|fared| fared.outcome.as_ref().err());
     Ok(failed.map_or(ExitCode::SUCCESS, exit_code))

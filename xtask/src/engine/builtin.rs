@@ -12,8 +12,8 @@ use super::downloads::Downloads;
 use super::environment::Given;
 use super::install::install_command;
 use super::secrets;
-use super::{Engine, OnFailure, environment, file_tree};
-use crate::cache::{Cache, Tree};
+use super::{Below, Engine, Layered, OnFailure, Steps, environment, file_tree};
+use crate::cache::Cache;
 use crate::plan::{BuildPlan, EngineKind, PlannedFile, StepAction};
 use crate::report::progress::Progress;
 use crate::steps::secret::Secret;
@@ -44,21 +44,37 @@ impl Engine for Builtin {
         snug_sandbox::probe()
     }
 
-    fn build(
+    fn steps(&self) -> Steps<'_> {
+        Steps::Layered(self)
+    }
+}
+
+impl Layered for Builtin {
+    fn run(
         &self,
         plan: &BuildPlan,
-        base: &Tree,
+        below: Below,
+        outputs: &[PathBuf],
         on_failure: OnFailure,
         progress: &Progress,
-        consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+        finished: &mut (dyn FnMut(usize) + Send),
     ) -> Result<()> {
         self.cache.require_exec()?;
         let work = self.cache.work_folder(&plan.name)?;
         let secrets = secrets::read(&plan.secrets)?;
         let terminal = (on_failure == OnFailure::Shell).then(Terminal::open).transpose()?;
         let downloads = Downloads::prepare(&self.cache, plan)?;
-        let (job, titles) = job(plan, base, work.path(), &secrets, downloads.as_ref(), terminal.is_some())?;
-        let result = watched::run_with(&job, &titles, &secrets, terminal, progress, consume)
+        let work_of = Work { folder: work.path(), downloads: downloads.as_ref(), shell: terminal.is_some() };
+        let (job, titles) = job(plan, below, outputs, &secrets, &work_of)?;
+        let mut ended = |action: usize| {
+            if let Some(Action::Layer { to }) = job.actions.get(action)
+                && let Some(step) = outputs.iter().position(|output| output == to)
+            {
+                finished(step);
+            }
+        };
+        let mut nothing = |stdout: &mut dyn Read| Ok(std::io::copy(stdout, &mut std::io::sink()).map(|_| ())?);
+        let result = watched::run_with(&job, &titles, &secrets, terminal, progress, &mut ended, &mut nothing)
             .map_err(|error| self.cache.explain(error));
         if let Some(error) = downloads.and_then(|downloads| downloads.keep().err()) {
             progress.warn(format!("warning: {error:#}"));
@@ -66,32 +82,46 @@ impl Engine for Builtin {
         if result.is_err() && on_failure == OnFailure::Keep {
             let kept = self.cache.keep(work, &plan.name)?;
             progress.warn(format!("the tree as it failed, until `cargo xtask clean`: {}", kept.join("root").display()));
+        } else {
+            self.cache.remove_meanwhile(work);
         }
         result
     }
 }
 
+/// Where a job works, and what it takes along.
+struct Work<'a> {
+    folder: &'a Path,
+    downloads: Option<&'a Downloads>,
+    /// Whether a shell is opened where a step fails.
+    shell: bool,
+}
+
 fn job(
     plan: &BuildPlan,
-    base: &Tree,
-    work: &Path,
+    below: Below,
+    outputs: &[PathBuf],
     secrets: &[Secret],
-    downloads: Option<&Downloads>,
-    shell: bool,
+    &Work { folder: work, downloads, shell }: &Work,
 ) -> Result<(Job, Vec<Option<Title>>)> {
     let root = work.join("root");
     let ca_bundle = environment::ca_bundle();
     let given = Given { trust: ca_bundle.is_some(), caches: false, network: true };
-    let mut actions = vec![Action::Materialise { tar: base.path().to_path_buf(), root: root.clone() }];
+    let mut actions = vec![Action::Materialise {
+        tar: below.base.path().to_path_buf(),
+        own: below.base.is_own(),
+        layers: below.layers.to_vec(),
+        root: root.clone(),
+    }];
     let mut titles = vec![Some(Title {
         text: format!("unpack {}", plan.base.describe()),
         place: plan.base_place.to_string(),
         fetches: false,
         network: true,
     })];
-    if let Some(stamp) = base.stamp() {
+    if let Some(stamp) = below.base.stamp() {
         // What was read is what was checked, before any step runs.
-        actions.push(Action::Unchanged { tar: base.path().to_path_buf(), stamp });
+        actions.push(Action::Unchanged { tar: below.base.path().to_path_buf(), stamp });
         titles.push(None);
     }
     if let Some(emulator) = emulator::emulator(plan.platform)? {
@@ -119,7 +149,12 @@ fn job(
         titles.push(None);
     }
     let mut caches_mounted = downloads.is_some();
-    for (index, step) in plan.steps.iter().enumerate() {
+    let layer = |to: &PathBuf| Action::Layer { to: to.clone() };
+    if plan.steps.is_empty() {
+        actions.extend(outputs.iter().map(layer));
+        titles.push(None);
+    }
+    for (index, (step, output)) in plan.steps.iter().zip(outputs).enumerate() {
         if caches_mounted && !matches!(step.action, StepAction::Install { .. }) {
             actions.push(Action::DropCaches);
             titles.push(None);
@@ -146,14 +181,12 @@ fn job(
             fetches: step.action.fetches(),
             network: step.action.has_network(),
         }));
+        actions.push(layer(output));
+        // Packages are often many; what other steps change is stored in moments.
+        let text = format!("store what {} changed", step.describe());
+        let title = Title { text, place: step.place.clone(), fetches: false, network: true };
+        titles.push(step.action.fetches().then_some(title));
     }
-    actions.push(Action::Export);
-    titles.push(Some(Title {
-        text: "collect the tree".into(),
-        place: plan.name.clone(),
-        fetches: false,
-        network: true,
-    }));
     Ok((Job { actions }, titles))
 }
 

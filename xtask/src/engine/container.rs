@@ -28,7 +28,7 @@ use self::cleanup::Cleanup;
 use self::cli::Cli;
 use self::names::BuildNames;
 use self::output::{Builder, Watch};
-use super::{Engine, OnFailure, environment, secrets};
+use super::{Engine, OnFailure, Steps, Whole, environment, secrets};
 use crate::cache::{Cache, Tree};
 use crate::error::Failure;
 use crate::plan::{BuildPlan, EngineKind};
@@ -130,6 +130,12 @@ impl Engine for Container {
         Some(dockerfile::write(plan, "BASE", dockerfile::Extras { trust, quiet: true }))
     }
 
+    fn steps(&self) -> Steps<'_> {
+        Steps::Whole(self)
+    }
+}
+
+impl Whole for Container {
     fn build(
         &self,
         plan: &BuildPlan,

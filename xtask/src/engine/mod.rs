@@ -11,6 +11,7 @@ mod install;
 pub mod secrets;
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use snug_rootfs::tree::RootTree;
@@ -32,16 +33,40 @@ pub enum OnFailure {
     Shell,
 }
 
-/// A way to run the steps of a plan.
-pub trait Engine: Send + Sync {
-    fn kind(&self) -> EngineKind;
+/// How an engine runs the steps of a plan.
+pub enum Steps<'a> {
+    /// One by one, each of which leaves a layer.
+    Layered(&'a dyn Layered),
+    /// All at once: it exports the tree that comes out.
+    Whole(&'a dyn Whole),
+}
 
-    /// Checks that the engine works on this host. The error says why it does not, and what to do.
-    fn probe(&self) -> Result<()>;
+/// What a step finds: a base and the layers over it, the lowest first.
+#[derive(Debug, Clone, Copy)]
+pub struct Below<'a> {
+    pub base: &'a Tree,
+    /// Archives of the tool's own, with whiteouts.
+    pub layers: &'a [PathBuf],
+}
 
-    /// Removes what killed runs left in the engine.
-    fn sweep(&self) {}
+/// Runs steps one by one.
+pub trait Layered {
+    /// Runs all steps of `plan` on `below`. What step `n` changed is written to `outputs[n]`, an empty file, as an archive of
+    /// the tool's own with whiteouts; `finished` is called with `n` once it is complete. A plan without steps has one output,
+    /// for what entering the tree changes. A tree that cannot be left or opened `on_failure` is an error before anything runs.
+    fn run(
+        &self,
+        plan: &BuildPlan,
+        below: Below,
+        outputs: &[PathBuf],
+        on_failure: OnFailure,
+        progress: &Progress,
+        finished: &mut (dyn FnMut(usize) + Send),
+    ) -> Result<()>;
+}
 
+/// Runs all steps at once.
+pub trait Whole {
     /// Runs the plan's steps on the tree `base`, and hands the tar stream of what comes out to `consume`,
     /// which reads it to its end. A tree that cannot be left or opened `on_failure` is an error before anything runs.
     fn build(
@@ -54,9 +79,21 @@ pub trait Engine: Send + Sync {
     ) -> Result<()>;
 
     /// Restores what the engine's export loses. `base` is the tree that the build began with.
-    fn restore(&self, _tree: &mut RootTree, _base: &Tree) -> Result<()> {
-        Ok(())
-    }
+    fn restore(&self, tree: &mut RootTree, base: &Tree) -> Result<()>;
+}
+
+/// A way to run the steps of a plan.
+pub trait Engine: Send + Sync {
+    fn kind(&self) -> EngineKind;
+
+    /// Checks that the engine works on this host. The error says why it does not, and what to do.
+    fn probe(&self) -> Result<()>;
+
+    /// Removes what killed runs left in the engine.
+    fn sweep(&self) {}
+
+    /// Returns how it runs steps.
+    fn steps(&self) -> Steps<'_>;
 
     /// Returns the plan as the engine's own script (a Dockerfile), if it has one.
     fn script(&self, _plan: &BuildPlan) -> Option<String> {

@@ -13,7 +13,10 @@ use snug_rootfs::tree::Timestamp;
 use super::{BuildPlan, DeviceKind, FileSource, PackageManager, PlannedDevice, PlannedFile, SecretSource, StepAction};
 
 /// Part of every fingerprint: raised when a tree of the same inputs would come out otherwise than before.
-const TREE_FORMAT: u32 = 4;
+const TREE_FORMAT: u32 = 5;
+
+/// Part of the key of every layer: raised when a step of the same inputs would leave another layer than before.
+const LAYER_FORMAT: u32 = 1;
 
 /// Everything that a tree depends on.
 ///
@@ -78,6 +81,22 @@ enum SecretInput<'a> {
     Environment(&'a str),
 }
 
+/// All that one step can depend on.
+#[derive(Debug, Serialize)]
+struct LayerInput<'a> {
+    format: u32,
+    platform: Platform,
+    /// The key of the layer below, or the fingerprint of the base.
+    below: &'a str,
+    step: Option<&'a StepInput<'a>>,
+    /// Where the step places them.
+    files: Option<(&'a Vec<FileInput<'a>>, &'a Vec<String>)>,
+    environment: &'a [(String, String)],
+    hostname: Option<&'a str>,
+    secrets: &'a [(&'a str, SecretInput<'a>)],
+    source_date_epoch: Option<i64>,
+}
+
 impl<'a> TreeInputs<'a> {
     /// Collects the inputs of `plan` on the base of that fingerprint.
     pub(super) fn of(plan: &'a BuildPlan, base: &'a str) -> Self {
@@ -128,6 +147,31 @@ impl<'a> TreeInputs<'a> {
     /// Returns the SHA-256 over all inputs, as hex.
     pub(super) fn fingerprint(&self) -> Result<String> {
         hashed(self)
+    }
+
+    /// Returns, for each step, the SHA-256 over all that the tree after it depends on, as hex. Without steps there is one for what
+    /// entering the base changes.
+    pub(super) fn layers(&self) -> Result<Vec<String>> {
+        let mut below = self.base.to_owned();
+        let mut key = |step: Option<&StepInput>| -> Result<String> {
+            let files = matches!(step, Some(StepInput::Files)).then_some((&self.spec.files, &self.sources));
+            below = hashed(&LayerInput {
+                format: LAYER_FORMAT,
+                platform: self.platform,
+                below: &below,
+                step,
+                files,
+                environment: self.spec.environment,
+                hostname: self.spec.hostname,
+                secrets: &self.spec.secrets,
+                source_date_epoch: self.source_date_epoch,
+            })?;
+            Ok(below.clone())
+        };
+        match &self.spec.steps[..] {
+            [] => Ok(vec![key(None)?]),
+            steps => steps.iter().map(|step| key(Some(step))).collect(),
+        }
     }
 
     /// Returns the digests by which a later plan tells what changed.

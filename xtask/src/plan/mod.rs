@@ -71,6 +71,9 @@ pub struct BuildPlan {
     pub secrets: Vec<PlannedSecret>,
     /// SHA-256 over every input of the tree, the base's included, as hex.
     pub fingerprint: String,
+    /// For each step a SHA-256 over all that the tree after it depends on, as hex; without steps, one for what entering the base
+    /// changes.
+    pub layers: Vec<String>,
     pub inputs: Inputs,
 }
 
@@ -323,13 +326,14 @@ pub fn plan(
         hostname: spec.hostname.clone(),
         secrets: spec.secrets.iter().map(|secret| planned_secret(secret, places.of(secret))).collect(),
         fingerprint: String::new(),
+        layers: Vec::new(),
         inputs: Inputs::default(),
         base,
     };
     let base = plan.base.fingerprint();
     let inputs = TreeInputs::of(&plan, &base);
-    let (fingerprint, summary) = (inputs.fingerprint()?, inputs.summary()?);
-    (plan.fingerprint, plan.inputs) = (fingerprint, summary);
+    let (fingerprint, layers, summary) = (inputs.fingerprint()?, inputs.layers()?, inputs.summary()?);
+    (plan.fingerprint, plan.layers, plan.inputs) = (fingerprint, layers, summary);
     Ok(plan)
 }
 

@@ -1,7 +1,9 @@
 //! Live progress on standard error: a moving line per stage on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use snug_ext4::Meter;
@@ -12,6 +14,8 @@ use super::{screen, shell};
 
 pub use super::amounts::{human_bytes, human_duration};
 
+/// How long work goes on before somebody wonders what is going on.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Off a terminal, a stage reports that it still runs at this interval.
 const PLAIN_HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -113,6 +117,26 @@ impl Progress {
         if self.kind == Kind::Verbose {
             screen::say(&format!("{}{}", self.prefix, as_typed(words)));
         }
+    }
+
+    /// Does work that nearly always takes moments. It is shown as a stage once it takes longer.
+    pub fn aside<T: Send>(&self, title: &str, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let (working, ended) = mpsc::channel::<()>();
+            let worker = scope.spawn(move || {
+                let result = work();
+                drop(working);
+                result
+            });
+            if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let stage = self.stage(title);
+                while ended.recv_timeout(PLAIN_HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
+                    stage.detail("");
+                }
+                stage.finish("");
+            }
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Starts a stage, which ends with [`Stage::finish`]. A stage that is dropped before that is shown as failed.

@@ -34,17 +34,18 @@ pub fn run(
     progress: &Progress,
     consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
 ) -> Result<()> {
-    run_with(job, titles, secrets, None, progress, consume)
+    run_with(job, titles, secrets, None, progress, &mut |_| {}, consume)
 }
 
 /// As [`run`], for a job that opens a shell if an action fails: the failure is shown, then the shell has the caller's
-/// terminal until it ends.
+/// terminal until it ends. `finished` is called with the number of each action that succeeded.
 pub fn run_with(
     job: &Job,
     titles: &[Option<Title>],
     secrets: &[Secret],
     terminal: Option<(Terminal, ShellEnd)>,
     progress: &Progress,
+    finished: &mut (dyn FnMut(usize) + Send),
     consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
 ) -> Result<()> {
     let (mut terminal, shell) = terminal.unzip();
@@ -72,7 +73,8 @@ pub fn run_with(
                 stage.advance(*count);
             }
         }
-        Event::Finished { .. } => {
+        Event::Finished { action } => {
+            finished(*action);
             show(&output.end(), &tail, stage.as_ref());
             if let Some(stage) = stage.take() {
                 let bytes = stage.bytes();

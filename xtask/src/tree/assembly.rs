@@ -23,7 +23,7 @@ use crate::atomic::Partial;
 use crate::bases::debian::{self, Bootstrap, NoSuchSuite};
 use crate::bases::oci::{self, Resolution};
 use crate::cache::{Cache, Tree};
-use crate::engine::{Engine, OnFailure, apply_attributes, directories_changed, secrets};
+use crate::engine::{Engine, OnFailure, Steps, apply_attributes, directories_changed, secrets};
 use crate::error::Failure;
 use crate::plan::{self, BuildPlan, Place, PlannedBase};
 use crate::report::adjustments::Strictness;
@@ -260,17 +260,27 @@ impl Assembly<'_> {
         wanted: &Path,
         progress: &Progress,
     ) -> Result<()> {
-        let began = now();
-        let mut tree = None;
-        self.engine.build(plan, base, self.on_failure, progress, &mut |stream| {
-            tree = Some(self.read_stream(stream)?);
-            Ok(())
-        })?;
+        let stacked;
+        let (mut tree, began) = match self.engine.steps() {
+            Steps::Layered(engine) => {
+                stacked = self.stacked(engine, plan, base, progress)?;
+                (stacked.tree.clone(), stacked.began)
+            }
+            Steps::Whole(engine) => {
+                let began = now();
+                let mut tree = None;
+                engine.build(plan, base, self.on_failure, progress, &mut |stream| {
+                    tree = Some(self.read_stream(stream)?);
+                    Ok(())
+                })?;
+                let mut tree = tree.context("the engine gave no tree")?;
+                tree.inherit_adjustments(adjusted);
+                engine.restore(&mut tree, base)?;
+                (tree, began)
+            }
+        };
         // Before anything is kept of it.
         base.check()?;
-        let mut tree = tree.context("the engine gave no tree")?;
-        tree.inherit_adjustments(adjusted);
-        self.engine.restore(&mut tree, base)?;
         let stage = progress.stage("normalise and store the tree");
         finish(&mut tree, plan, began, progress)?;
         secrets::refuse_in(&tree, &secrets::read(&plan.secrets)?)?;
@@ -323,7 +333,7 @@ fn tar_base(path: &Path, stamp: Stamp) -> Result<(Tree, Adjustments)> {
 
 /// Returns the time before what follows, in seconds since 1970, as a filesystem notes it: its clock may be some milliseconds
 /// behind (`current_time` of Linux's `fs/inode.c` takes that of the last tick).
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX) - 1
 }

@@ -2,5 +2,6 @@
 
 mod assembly;
 pub mod first_stage;
+mod layers;
 
 pub use assembly::{Assembly, Refresh, subject};

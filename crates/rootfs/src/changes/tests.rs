@@ -10,7 +10,7 @@ use nix::unistd::mkfifo;
 use proptest::prelude::*;
 
 use super::*;
-use crate::layers;
+use crate::layers::{Lowest, stack};
 use crate::tar::{self, Limits, TarOptions};
 
 /// What a build step may do to files, as root or not. Names are of a few letters, so that they meet.
@@ -97,6 +97,12 @@ fn stored(tree: &RootTree) -> File {
     file
 }
 
+fn stacked(files: &[File]) -> RootTree {
+    let mut files = files.iter().map(|file| file.try_clone().unwrap());
+    let lowest = Lowest { file: files.next().unwrap(), own: true };
+    stack(lowest, files.collect(), &Limits::default()).unwrap()
+}
+
 /// All that the tree is, in one archive.
 fn bytes(tree: &RootTree) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -123,8 +129,7 @@ proptest! {
         for step in &steps[1..] {
             step.iter().for_each(|deed| act(root, deed));
             layers.push(stored(&snapshot.changes(root, &stand_ins).unwrap()));
-            let copies = layers.iter().map(|layer| layer.try_clone().unwrap()).collect();
-            let merged = layers::stack(copies, &Limits::default()).unwrap();
+            let merged = stacked(&layers);
             let whole = disk::walk(root, &stand_ins).unwrap();
             prop_assert_eq!(names(&merged), names(&whole));
             prop_assert!(bytes(&merged) == bytes(&whole));
@@ -176,7 +181,7 @@ fn a_name_too_long_for_a_whiteout_is_hidden_by_its_directory() {
     fs::remove_file(root.join(&long)).unwrap();
     fs::remove_file(root.join("d").join(&long)).unwrap();
     let changes = stored(&snapshot.changes(root, &StandIns::default()).unwrap());
-    let merged = layers::stack(vec![base, changes], &Limits::default()).unwrap();
+    let merged = stacked(&[base, changes]);
     assert!(bytes(&merged) == bytes(&disk::walk(root, &StandIns::default()).unwrap()));
 }
 

@@ -15,7 +15,9 @@ use super::sparse::{Map, TextMap};
 use super::text_acls::pending;
 use crate::acl::{self, Acl, TextAcl};
 use crate::adjustments::{Adjustment, Adjustments};
-use crate::tree::{Body, DataRange, Extents, Inode, Kind, PathError, TreePath, XATTR_NAME_MAX, XATTR_VALUE_MAX};
+use crate::tree::{
+    Body, DataRange, Extents, Inode, Kind, PathError, RootTree, TreePath, XATTR_NAME_MAX, XATTR_VALUE_MAX,
+};
 
 /// Longest symlink target, in bytes: `PATH_MAX` of the kernel counts a terminating NUL.
 const SYMLINK_MAX: usize = 4095;
@@ -104,17 +106,24 @@ impl<'a> Reader<'a> {
     }
 
     /// Believes what the archive says in [records of our own](super::own).
-    pub(super) fn own(mut self) -> Self {
+    pub(crate) fn own(mut self) -> Self {
         self.is_own = true;
         self
     }
 
     /// Returns what one of our own archives has said so far of what was adjusted of its tree.
-    pub(crate) fn own_adjustments(&self) -> Result<Adjustments, TarError> {
+    pub(super) fn own_adjustments(&self) -> Result<Adjustments, TarError> {
         match &self.headers.globals().adjustments {
             Some(json) if self.is_own => own::adjustments(json),
             _ => Ok(Adjustments::default()),
         }
+    }
+
+    /// Adds to the tree's adjustments those that the archive states and those of reading it.
+    pub(crate) fn hand_over_adjustments(&mut self, tree: &mut RootTree) -> Result<(), TarError> {
+        tree.note_all(self.own_adjustments()?);
+        tree.note_all(self.take_adjustments());
+        Ok(())
     }
 
     /// Returns what of the entries so far was taken otherwise than the archive has it, and forgets it.
@@ -148,7 +157,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What the archive may use, and has used.
-    pub(super) fn budget(&mut self) -> &mut Budget {
+    pub(crate) fn budget(&mut self) -> &mut Budget {
         self.headers.budget
     }
 

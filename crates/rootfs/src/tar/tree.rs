@@ -100,8 +100,7 @@ fn build(reader: &mut Reader, bodies: BodySource, progress: &mut dyn FnMut(u64))
             reported = offset;
         }
     }
-    tree.note_all(reader.own_adjustments()?);
-    tree.note_all(reader.take_adjustments());
+    reader.hand_over_adjustments(&mut tree)?;
     let resolved = resolve_acls(&mut tree).map_err(|source| TarError::Spool { source })?;
     tree.note_all(resolved);
     progress(reader.offset());

@@ -125,6 +125,7 @@ mod tests {
             secrets: Vec::new(),
             inputs: Default::default(),
             fingerprint: String::new(),
+            layers: Vec::new(),
         };
         let text = write(&plan, "snug:base", Extras { trust: true, quiet: true });
         insta::assert_snapshot!(text);

@@ -39,7 +39,7 @@ impl InNamespace {
         let file = File::create(&archive).with_context(|| format!("cannot make {}", archive.display()))?;
         tar::write(tree, BufWriter::new(file), TarOptions::FAITHFUL, &mut |_| {})
             .with_context(|| format!("cannot write {}", archive.display()))?;
-        let job = Job { actions: vec![Action::Materialise { tar: archive.clone(), root: root.clone() }] };
+        let job = Job { actions: vec![Action::materialise(archive.clone(), root.clone())] };
         snug_sandbox::run_silent(&job, |event| {
             if let Event::Bytes { count, .. } = event {
                 stage.advance(*count);
