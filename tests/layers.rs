@@ -69,6 +69,41 @@ fn only_what_changed_runs_and_gives_what_everything_gives() {
     assert_eq!(fate(&said, &["mkdir -p"]), ["cached"], "{said}");
 }
 
+/// Of one fingerprint, a base may be another: what archives have moves on.
+#[test]
+fn what_stands_on_a_base_that_was_made_anew_is_made_anew() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.write_spec(
+        "base",
+        &format!(
+            "base = {{ tar = \"{}\" }}\nrun = [\"busybox head -c 8 /dev/urandom | busybox od > /made\"]\n",
+            workshop.path("base.tar").display()
+        ),
+    );
+    let spec = |last: &str| {
+        let steps = format!("run = [\"cp /made /seen\", \"{last}\"]");
+        workshop.write_spec("child", &format!("base = {{ image = \"base\" }}\nfilesystem = \"ext4\"\n{steps}\n"));
+    };
+    let build = |words: &[&str]| {
+        let output = workshop.xtask(words).output().expect("xtask runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    spec("true");
+    build(&["image", "child"]);
+    build(&["image", "base", "--refresh"]);
+    spec("echo changed > /changed");
+    let said = build(&["image", "child"]);
+    assert_eq!(fate(&said, &["cp /made", "changed"]), ["ran", "ran"], "{said}");
+    spec("echo changed again > /changed");
+    let said = build(&["image", "child"]);
+    assert_eq!(fate(&said, &["cp /made", "again"]), ["cached", "ran"], "{said}");
+}
+
 #[test]
 fn what_succeeded_before_a_failure_does_not_run_again() {
     if !have(&["busybox", "newuidmap"]) {

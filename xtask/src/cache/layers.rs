@@ -27,7 +27,7 @@ pub struct About {
     schema: u32,
     /// SHA-256 of the tar, as hex.
     pub sha256: String,
-    /// SHA-256 of the layer below, or what names the base.
+    /// SHA-256 of the layer below, or of the base.
     pub below: String,
     /// When the first step of the image began, in seconds since 1970.
     pub began: i64,

@@ -57,7 +57,8 @@ impl Assembly<'_> {
         progress: &Progress,
     ) -> Result<Stacked> {
         let mut links: Vec<Link> = Vec::new();
-        let mut below = plan.base.fingerprint();
+        // The base of one fingerprint may have been made anew: Debian's moves on.
+        let mut below = tar::seal(&base.file()?)?.unwrap_or_else(|| plan.base.fingerprint());
         let mut began = super::assembly::now();
         if !self.refresh.everything() {
             for (at, key) in plan.layers.iter().enumerate() {

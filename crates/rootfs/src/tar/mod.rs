@@ -42,7 +42,7 @@ pub use limits::{Budget, Limits};
 pub use pax::xattrs_bytes;
 pub(crate) use placement::Placement;
 pub use read::{Entry, Reader};
-pub use sealed::{is_whole, write_sealed};
+pub use sealed::{is_whole, seal, write_sealed};
 pub(crate) use text_acls::resolve_acls;
 pub use tree::{own_adjustments, read_as_stated, read_file, read_own, read_own_stream, read_stream};
 pub use write::{TarOptions, write, write_some};

@@ -18,6 +18,8 @@ use crate::tree::RootTree;
 
 /// The record of the last global header.
 const SEAL_RECORD: &[u8] = b"SNUG.sha256";
+/// Hexadecimal digits of a digest.
+const DIGITS: usize = 2 * size_of::<digest::Digest>();
 /// Bytes behind the seal at most: the end marker, and what pads the archive to whole records.
 const TAIL: u64 = RECORD_U64 + 2 * BLOCK_U64;
 
@@ -34,20 +36,34 @@ pub fn write_sealed(tree: &RootTree, out: impl Write, progress: &mut dyn FnMut(u
 
 /// Whether an archive of [`write_sealed`] is as it was written.
 pub fn is_whole(file: &File) -> io::Result<bool> {
+    let Some((sealed, found)) = find_seal(file)? else { return Ok(false) };
+    let part = Part { file, at: 0, end: sealed };
+    Ok(found == record(&digest::of_reader(part, &mut |_| {})?))
+}
+
+/// Returns the digest that an archive of [`write_sealed`] carries, as hex, without checking it; `None` where there is none.
+pub fn seal(file: &File) -> io::Result<Option<String>> {
+    let Some((_, found)) = find_seal(file)? else { return Ok(None) };
+    // The record ends with its value and a newline.
+    let digits = found.len().checked_sub(DIGITS + 1).and_then(|start| found.get(start..found.len() - 1));
+    Ok(digits.and_then(|digits| String::from_utf8(digits.to_vec()).ok()))
+}
+
+/// Returns where the header of the seal begins, and the record in it.
+fn find_seal(file: &File) -> io::Result<Option<(u64, Vec<u8>)>> {
     let length = file.metadata()?.len();
     let mut tail = vec![0; usize::try_from(length.min(TAIL)).unwrap_or_default()];
     let tail_at = length - tail.len() as u64;
     file.read_exact_at(&mut tail, tail_at)?;
     // The last block that is not zeros, which is that of the record.
     let blocks: Vec<&[u8]> = tail.chunks(BLOCK).collect();
-    let Some(last) = blocks.iter().rposition(|block| block.iter().any(|&byte| byte != 0)) else { return Ok(false) };
-    let Some(sealed) = (tail_at + last as u64 * BLOCK_U64).checked_sub(BLOCK_U64) else { return Ok(false) };
+    let Some(last) = blocks.iter().rposition(|block| block.iter().any(|&byte| byte != 0)) else { return Ok(None) };
+    let Some(sealed) = (tail_at + last as u64 * BLOCK_U64).checked_sub(BLOCK_U64) else { return Ok(None) };
     let (found, rest) = blocks[last].split_at(record(&Default::default()).len().min(blocks[last].len()));
     if !length.is_multiple_of(RECORD_U64) || rest.iter().any(|&byte| byte != 0) {
-        return Ok(false);
+        return Ok(None);
     }
-    let part = Part { file, at: 0, end: sealed };
-    Ok(found == record(&digest::of_reader(part, &mut |_| {})?))
+    Ok(Some((sealed, found.to_vec())))
 }
 
 fn record(digest: &digest::Digest) -> Vec<u8> {
