@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use snug_tests::{Workshop, have};
+use snug_tests::{Workshop, have, succeed};
 
 /// Times are clamped to this, so that images do not depend on when they were built.
 const EPOCH: &str = "1700000000";
@@ -34,7 +35,7 @@ fn layers(workshop: &Workshop, cache: &str) -> Vec<PathBuf> {
 /// Which of the steps, told by a word of each, ran and which were taken from the cache.
 fn fate(said: &str, words: &[&str]) -> Vec<&'static str> {
     let of = |word: &&str| {
-        let line = said.lines().rfind(|line| line.starts_with('✓') && line.contains(word));
+        let line = said.lines().rfind(|line| line.starts_with('✓') && line.contains(": run: ") && line.contains(word));
         match line {
             Some(line) if line.ends_with(": cached") => "cached",
             Some(_) => "ran",
@@ -116,6 +117,37 @@ fn what_succeeded_before_a_failure_does_not_run_again() {
     assert_eq!(fate(&said, &["one", "true"]), ["cached", "ran"], "{said}");
 }
 
+/// What a step leaves outside the tree reaches no later one, whether it ran before it or was taken from the cache.
+#[test]
+fn every_step_begins_alike() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let first = "echo seen | busybox tee /tmp/x /run/x /dev/x /dev/shm/x /run/lock/x; echo 10.0.0.1 far >> /etc/hosts";
+    let second = "ls /tmp /run /run/lock /dev /dev/shm > /found; cat /etc/hosts >> /found; busybox stat -c %a /tmp /run/lock >> /found";
+    build(&workshop, &[first, second], "cache");
+    let cold = fs::read(workshop.image("layered")).expect("an image");
+    build(&workshop, &[first, "true"], "cache");
+    fs::remove_dir_all(workshop.path("cache/snug/trees")).expect("the trees go");
+    let said = build(&workshop, &[first, &format!(": again; {second}")], "cache");
+    assert_eq!(fate(&said, &["tee", "again"]), ["cached", "ran"], "{said}");
+    assert!(cold == fs::read(workshop.image("layered")).expect("an image"), "cold and warm differ");
+    let found = succeed(Command::new("debugfs").args(["-R", "cat /found"]).arg(workshop.image("layered")));
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(!found.lines().any(|line| line == "x") && !found.contains("far"), "{found}");
+}
+
+#[test]
+fn a_name_that_means_something_else_in_layers_is_told_by_its_place() {
+    if !have(&["busybox", "newuidmap"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let said = build_with(&workshop, "run = [\"true\", \"echo > /.wh.x\"]", "cache", false);
+    assert!(said.contains("/.wh.x has a name that means something else") && said.contains("image.toml:3"), "{said}");
+}
+
 #[test]
 fn a_damaged_layer_is_made_again() {
     if !have(&["busybox", "newuidmap"]) {
@@ -124,13 +156,16 @@ fn a_damaged_layer_is_made_again() {
     let workshop = Workshop::new();
     build(&workshop, &["echo one > /one", "echo two > /two"], "cache");
     let good = fs::read(workshop.image("layered")).expect("an image");
-    let layers = layers(&workshop, "cache");
-    assert_eq!(layers.len(), 2);
-    for layer in layers {
-        let mut bytes = fs::read(&layer).expect("a layer");
-        let content = bytes.windows(4).position(|window| window == b"one\n" || window == b"two\n").expect("content");
-        bytes[content] ^= 1;
-        fs::write(&layer, bytes).expect("a layer");
+    assert_eq!(layers(&workshop, "cache").len(), 2);
+    for content in [b"one\n", b"two\n"] {
+        // Those of the turn before, too, which stand on another one.
+        for layer in layers(&workshop, "cache") {
+            let mut bytes = fs::read(&layer).expect("a layer");
+            if let Some(at) = bytes.windows(4).position(|window| window == content) {
+                bytes[at] ^= 1;
+                fs::write(&layer, bytes).expect("a layer");
+            }
+        }
         fs::remove_dir_all(workshop.path("cache/snug/trees")).expect("the trees go");
         fs::remove_dir_all(workshop.path("out")).expect("the image goes");
         let said = build(&workshop, &["echo one > /one", "echo two > /two"], "cache");
@@ -149,11 +184,11 @@ fn a_layer_with_a_secret_is_not_kept() {
     let secret = format!("[[secret]]\nid = \"key\"\nfrom = {{ file = \"{}\" }}\n", workshop.path("key").display());
     let rest = format!("run = [\"true\", \"cat /run/secrets/key > /key\", \"rm /key; echo done > /done\"]\n{secret}");
     let said = build_with(&workshop, &rest, "cache", true);
-    assert_eq!(fate(&said, &["true", "cat", "rm"]), ["ran", "ran", "ran"], "{said}");
+    assert_eq!(fate(&said, &["true", "cat", "done"]), ["ran", "ran", "ran"], "{said}");
     let kept = layers(&workshop, "cache");
     assert_eq!(kept.len(), 1, "{kept:?}");
     fs::remove_dir_all(workshop.path("cache/snug/trees")).expect("the trees go");
     fs::remove_dir_all(workshop.path("out")).expect("the image goes");
     let said = build_with(&workshop, &rest, "cache", true);
-    assert_eq!(fate(&said, &["true", "cat", "rm"]), ["cached", "ran", "ran"], "{said}");
+    assert_eq!(fate(&said, &["true", "cat", "done"]), ["cached", "ran", "ran"], "{said}");
 }

@@ -1,6 +1,6 @@
 //! What changed below a root since a moment: the layer of a build step.
 //!
-//! A [`Snapshot`] notes inode number and time of change (`st_ctime`) of every name, which nothing can set back. The names that
+//! A [`Snapshot`] notes inode number and time of change (`st_ctime`) of every name, which no program can set. The names that
 //! differ later are new, replaced or changed, whatever was done to them: content, mode, owner, attributes, links. They become a
 //! tree, and what is gone becomes whiteouts in it, as OCI image-spec 1.1 has them ("Image Layer Filesystem Changeset",
 //! layer.md).
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::time::{ClockId, clock_gettime};
 
 use super::body::Body;
@@ -86,19 +86,20 @@ impl Snapshot {
     pub fn changes(&mut self, root: &Path, stand_ins: &StandIns) -> Result<RootTree> {
         let found = disk::find(root)?;
         let mut wanted = self.differing(&found);
+        let now = Snapshot::of(&found);
+        let (gone, nameless) = self.gone(&now, &found);
+        // What is left in a directory whose lost names no whiteout can state: it hides all of them.
+        for directory in &nameless {
+            let first = found.partition_point(|found| found.path < *directory);
+            let below = found[first..].iter().take_while(|found| found.path.is_within(directory));
+            wanted.extend(below.map(|found| found.path.clone()));
+        }
         // All names of an inode stand in one layer.
         let inodes: HashSet<(u64, u64)> =
             found.iter().filter(|found| wanted.contains(&found.path)).filter_map(Found::shared_inode).collect();
         if !inodes.is_empty() {
             let shared = found.iter().filter(|found| found.shared_inode().is_some_and(|id| inodes.contains(&id)));
             wanted.extend(shared.map(|found| found.path.clone()));
-        }
-        let now = Snapshot::of(&found);
-        let (gone, nameless) = self.gone(&now, &found);
-        // What is left in a directory whose lost names no whiteout can state: it hides all of them.
-        for directory in &nameless {
-            let below = found.iter().filter(|found| found.path.is_within(directory));
-            wanted.extend(below.map(|found| found.path.clone()));
         }
         // Every archive states the attributes of the root.
         let mut needed = HashSet::from([TreePath::root()]);
@@ -119,8 +120,11 @@ impl Snapshot {
                  hint: `.wh.` at the beginning of a name is reserved there; give the file another one"
             );
         }
-        let opaque = nameless.iter().filter_map(|directory| directory.join(OPAQUE));
-        for whiteout in gone.iter().filter_map(whiteout_of).chain(opaque) {
+        let opaque = nameless.iter().map(|directory| {
+            directory.join(OPAQUE).with_context(|| format!("{directory} is too deep for a layer to say what it lost"))
+        });
+        for whiteout in gone.iter().filter_map(whiteout_of).map(Ok).chain(opaque) {
+            let whiteout = whiteout?;
             tree.insert(whiteout, Inode::new(Kind::File(Body::default()), 0))?;
         }
         *self = now;
@@ -135,7 +139,7 @@ impl Snapshot {
     }
 
     /// Returns the names that are gone, without those below others that are, or below what is no directory any more; and the
-    /// directories of those among them that are too long for a whiteout.
+    /// directories of those among them that no whiteout can name.
     fn gone(&self, now: &Snapshot, found: &[Found]) -> (Vec<TreePath>, BTreeSet<TreePath>) {
         let directories: HashSet<&TreePath> =
             found.iter().filter(|found| found.about.is_dir()).map(|found| &found.path).collect();
@@ -146,8 +150,11 @@ impl Snapshot {
     }
 }
 
-/// Returns the name that hides another one.
+/// Returns the name that hides another one. Of some there is none: too long ones, and those that would mean something else.
 fn whiteout_of(path: &TreePath) -> Option<TreePath> {
+    if path.name().starts_with(WHITEOUT) {
+        return None;
+    }
     path.parent()?.join(&[WHITEOUT, path.name()].concat())
 }
 

@@ -182,7 +182,12 @@ pub fn stack(lowest: Lowest, layers: Vec<File>, limits: &Limits) -> Result<RootT
     }
     reader.hand_over_adjustments(&mut merged.tree)?;
     drop(reader);
+    // By the accounts of this archive, as steps saw it: those of the layers may be others.
+    let resolved = resolve_acls(&mut merged.tree)?;
+    merged.tree.note_all(resolved);
     for (layer, start) in layers.into_iter().zip(starts) {
+        // A file that many layers have again takes no more memory for that.
+        merged.budget = Budget::new(limits);
         // A step's files may have blocks of zeros, which are no data.
         let mut reader = Reader::from_file(layer, EndMarker::Required, &mut merged.budget)?.own();
         let mut entries = reader.by_ref().collect::<Result<Vec<Entry>, TarError>>()?;
@@ -191,7 +196,7 @@ pub fn stack(lowest: Lowest, layers: Vec<File>, limits: &Limits) -> Result<RootT
         entries.iter_mut().for_each(|entry| entry.move_body(start));
         merged.merge(entries)?;
     }
-    merged.finish()
+    Ok(merged.tree)
 }
 
 /// What a name means in a layer.

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -211,7 +210,6 @@ impl Inside {
             Action::DropCaches => mounts::detach(&std::mem::take(&mut self.caches)),
             Action::Pipe(program) => steps::pipe(index, program),
             Action::Layer { to } => self.write_layer(index, to),
-            Action::Export => self.export(index),
             Action::Remove { folder } => {
                 remove::remove_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
             }
@@ -258,23 +256,14 @@ impl Inside {
         let changes = self.changes.as_mut().context("a layer of what was not laid out")?;
         let file = self.outputs.remove(to).context("the job names a layer that was not opened")?;
         let mut meter = Meter { action: index, reported: 0 };
-        changes.write(&self.stand_ins, |tree| {
+        let written = changes.write(&self.stand_ins, |tree| {
             Ok(tar::write(tree, file, TarOptions::OWN, &mut |bytes| meter.reached(bytes))?)
-        })?;
+        });
+        if let Some(enter) = &self.enter {
+            mounts::renew(enter)?;
+        }
         self.policy = ServicePolicy::install()?;
-        Ok(())
-    }
-
-    fn export(&mut self, index: usize) -> Result<()> {
-        steps::end_all_others();
-        self.policy.remove()?;
-        mounts::detach_all()?;
-        let tree = disk::walk(Path::new("/"), &self.stand_ins)?;
-        let mut meter = Meter { action: index, reported: 0 };
-        // Not by the standard library's handle, which is buffered by lines.
-        let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-        tar::write(&tree, stdout, TarOptions::OWN, &mut |bytes| meter.reached(bytes))?;
-        Ok(())
+        written
     }
 }
 

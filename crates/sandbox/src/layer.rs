@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::unistd::{chdir, fchdir};
 use snug_rootfs::changes::Snapshot;
 use snug_rootfs::disk::StandIns;
-use snug_rootfs::tree::{Body, Kind, RootTree, TreePath};
+use snug_rootfs::tree::{Body, Inode, Kind, RootTree, TreePath};
 
 /// `OPEN_TREE_CLONE` of open_tree(2): a mount of its own.
 const OPEN_TREE_CLONE: libc::c_uint = 1;
@@ -23,7 +23,7 @@ pub(super) struct Changes {
 struct OwnFile {
     path: TreePath,
     text: Vec<u8>,
-    /// Whether the tree had a file there before. The finished tree has an empty one in any case.
+    /// Whether the tree had a file there before. Where it had none, it gets an empty one.
     was_there: bool,
 }
 
@@ -54,8 +54,10 @@ impl Changes {
             let unchanged = body.size == own.text.len() as u64 && tree.bodies().read_to_vec(body)? == own.text;
             if unchanged && own.was_there {
                 tree.remove(&own.path);
-            } else if unchanged && let Some(inode) = tree.get_mut(&own.path) {
-                inode.kind = Kind::File(Body::default());
+            } else if unchanged && let Some(inode) = tree.get(&own.path) {
+                // Not the inode, of which a step may have made another name.
+                let empty = Inode { kind: Kind::File(Body::default()), ..inode.clone() };
+                tree.insert(own.path.clone(), empty)?;
             }
         }
         Ok(tree)

@@ -1,10 +1,10 @@
 //! Runs commands on root filesystems in namespaces of their own, without root: user, mount, pid, uts, ipc and, where a command
 //! is to have no network, network.
 //!
-//! A [`Job`] is a list of [`Action`]s: laying out a tree, entering it, running commands in it, exporting it as a tar.
-//! [`run`] starts the program itself again under a hidden verb ([`VERB`]), since `unshare(2)` of a user namespace needs a
-//! process of one thread. It starts a copy in memory, so that no command can reach the program's file. That child unshares, waits for its id maps, and starts the first process of the pid namespace,
-//! which does the job. Root works in the same way, with all ids mapped to themselves.
+//! A [`Job`] is a list of [`Action`]s: laying out a tree, entering it, running commands in it, writing what they changed as a
+//! tar. [`run`] starts the program itself again under a hidden verb ([`VERB`]), since `unshare(2)` of a user namespace needs a
+//! process of one thread. It starts a copy in memory, so that no command can reach the program's file. That child unshares,
+//! waits for its id maps, and starts the first process of the pid namespace, which does the job. Root works in the same way, with all ids mapped to themselves.
 //!
 //! The job is JSON on the child's standard input, [`Event`]s are JSON lines on its standard error, and a tar stream or a
 //! command's output is its standard output.
@@ -113,7 +113,8 @@ pub enum Action {
         tar: PathBuf,
     },
     /// Kills every other process and writes what changed in the entered root since it was laid out, or since the last layer, as
-    /// a tar of our own ([`changes`](snug_rootfs::changes)).
+    /// a tar of our own ([`changes`](snug_rootfs::changes)). What follows finds /tmp, /run and the files by which names resolve as
+    /// the first command did.
     Layer {
         /// An empty file, on the host.
         to: PathBuf,
@@ -127,9 +128,6 @@ pub enum Action {
     DropCaches,
     /// Runs a command whose standard output becomes the job's.
     Pipe(Program),
-    /// Kills every other process, unmounts what [`Action::Enter`] mounted, and writes the entered root as a tar to the job's
-    /// standard output.
-    Export,
     /// Removes a folder whose files belong to ids of the namespace.
     Remove {
         /// The folder, on the host.
@@ -219,7 +217,7 @@ pub enum Event {
         /// The line, without its end.
         text: String,
     },
-    /// Files were laid out or exported.
+    /// Files were laid out or stored.
     Bytes {
         /// The action.
         action: usize,

@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root, sethostname};
 
 use super::own_folder::OwnFolder;
-use super::{CA_BUNDLE, CACHES, Enter, SECRETS};
+use super::{CA_BUNDLE, CACHES, Enter, SECRETS, remove};
 
 /// Character devices that programs expect, bound from the host: a user namespace can make none. They are read-only mounts:
 /// a device can be written there, and its mode, owner and attributes, which are the host's, cannot.
@@ -22,8 +22,9 @@ const READ_ONLY_PROC: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
 /// Parts of /proc that name the keys of the caller's user: they become empty.
 const HIDDEN_PROC: [&str; 2] = ["keys", "key-users"];
 
-/// What is mounted over the entered root, in the order of unmounting.
-const MOUNTED: [&str; 4] = ["/tmp", "/run", "/dev", "/proc"];
+/// Links in /dev, and what they lead to.
+const DEVICE_LINKS: [(&str, &str); 5] =
+    [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")];
 
 const NO_DATA: Option<&str> = None;
 
@@ -52,8 +53,7 @@ pub(super) fn enter(enter: &Enter) -> Result<Vec<PathBuf>> {
     mount_dev(Path::new("dev"))?;
     tmpfs(Path::new("run"), "mode=0755")?;
     tmpfs(Path::new("tmp"), "mode=1777")?;
-    fs::create_dir("run/lock")?;
-    fs::set_permissions("run/lock", fs::Permissions::from_mode(0o1777))?;
+    make_lock_folder(Path::new("run/lock"))?;
     fs::create_dir_all(relative(CACHES))?;
     if let Some(bundle) = &enter.ca_bundle {
         fs::copy(bundle, relative(CA_BUNDLE)).with_context(|| format!("cannot copy {}", bundle.display()))?;
@@ -158,9 +158,7 @@ fn mount_dev(at: &Path) -> Result<()> {
         bind(&Path::new("/dev").join(node), &place)?;
         make_read_only(&place, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)?;
     }
-    for (link, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")]
-    {
+    for (link, target) in DEVICE_LINKS {
         symlink(target, at.join(link))?;
     }
     fs::create_dir(at.join("pts"))?;
@@ -180,6 +178,9 @@ pub(super) fn network_files(enter: &Enter) -> Vec<(&'static str, String)> {
 fn write_network_files(enter: &Enter) -> Result<()> {
     let Some(etc) = OwnFolder::open("/etc") else { return Ok(()) };
     for (name, text) in network_files(enter) {
+        if etc.read(name, text.len() as u64).is_ok_and(|found| found == text.as_bytes()) {
+            continue;
+        }
         // Often a symlink into /run, which is empty here.
         etc.remove(name)
             .and_then(|()| etc.create(name, &text, 0o644))
@@ -196,7 +197,32 @@ pub(super) fn detach(places: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Unmounts all that was mounted over the entered root, so that only its own files are seen.
-pub(super) fn detach_all() -> Result<()> {
-    detach(&MOUNTED.map(PathBuf::from))
+/// Gives the next step what the first one found beside the files of the tree: an empty /tmp, /run and shared memory, and the
+/// files by which names resolve. What a step leaves there is in no layer, and no step may depend on it.
+pub(super) fn renew(enter: &Enter) -> Result<()> {
+    for place in ["tmp", "dev/shm"].map(Path::new) {
+        umount2(place, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount /{}", place.display()))?;
+        tmpfs(place, "mode=1777")?;
+    }
+    let links = || DEVICE_LINKS.iter().map(|(link, _)| *link);
+    keep_only("/dev", |name| DEVICE_NODES.into_iter().chain(links()).chain(["pts", "shm"]).any(|kept| kept == name))?;
+    keep_only("/run", |name| ["build", "secrets"].contains(&name))?;
+    make_lock_folder(Path::new("/run/lock"))?;
+    write_network_files(enter)
+}
+
+/// Removes all entries of a folder but those that `is_kept` names.
+fn keep_only(folder: &str, is_kept: impl Fn(&str) -> bool) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(&is_kept) {
+            remove::remove_all(&entry.path()).with_context(|| format!("cannot empty {folder}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn make_lock_folder(at: &Path) -> Result<()> {
+    fs::create_dir(at)?;
+    Ok(fs::set_permissions(at, fs::Permissions::from_mode(0o1777))?)
 }

@@ -237,6 +237,12 @@ impl Partial {
         self.published = true;
     }
 
+    /// As [`Self::publish`], with another name in the same folder: one that says what is in it.
+    pub fn publish_as(mut self, name: &str) -> Result<PathBuf> {
+        self.place.set_file_name(name);
+        self.publish()
+    }
+
     /// Syncs the file and its folder, and gives the file its name, in place of what had it.
     pub fn publish(mut self) -> Result<PathBuf> {
         self.sync()?;

@@ -1,7 +1,8 @@
 //! Layers: what one step of a build changed, as a tar, with what has to be known of it beside it.
 //!
-//! A layer is named by its key, a digest over all that it depends on. It is used only over the very layer on which it was made:
-//! two runs may have made the layer of one key, and what they made may differ.
+//! A layer is named by its key, a digest over all that it depends on, by the digest of what is below it, and by its own. It is used
+//! only over the very layer or base on which it was made: two runs may have made the layer of one key, and what they made may
+//! differ. A file of one name has one content, so that none is ever replaced by another.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -9,21 +10,26 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use base16ct::lower::encode_string as hex;
 use serde::{Deserialize, Serialize};
-use snug_rootfs::digest;
+use snug_rootfs::{digest, regular_file};
 
 use super::{Cache, Tree, remove_unless_held};
 use crate::atomic::Partial;
 
-/// Version of [`About`], raised when a key goes or changes its meaning.
+/// Version of [`LayerInfo`], raised when a key goes or changes its meaning.
 const SCHEMA: u32 = 1;
-/// Digits of a key in file names: 128 bits.
-const KEY_DIGITS: usize = 32;
+/// Digits of each digest in file names: 128 bits.
+const DIGITS: usize = 32;
+/// Bytes of the longest description of a layer: some numbers, and one line about the step.
+const INFO_MAX: u64 = 64 << 10;
+/// The ending of the tars.
+const TAR: &str = "tar";
 
 /// What is known of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct About {
+pub struct LayerInfo {
     schema: u32,
     /// SHA-256 of the tar, as hex.
     pub sha256: String,
@@ -33,94 +39,95 @@ pub struct About {
     pub began: i64,
     /// The step, in one line.
     pub step: String,
-    /// Size of the tar in bytes.
-    pub bytes: u64,
 }
 
 /// A layer of the cache, which no other run removes while this is held.
 #[derive(Debug)]
 pub struct Layer {
     pub tar: Tree,
-    pub about: About,
+    pub info: LayerInfo,
 }
 
 impl Layer {
     /// Whether its content is what was published. It is read for that.
     pub fn is_whole(&self) -> Result<bool> {
-        Ok(sha256_of(self.tar.path())? == self.about.sha256)
+        Ok(sha256_of(&self.tar.file()?)? == self.info.sha256)
     }
 }
 
 impl Cache {
-    /// Returns where the layer of this key stands.
-    pub fn layer(&self, key: &str) -> PathBuf {
-        self.layers().join(format!("{}.tar", &key[..KEY_DIGITS.min(key.len())]))
-    }
-
     /// Returns the folder of layers.
     pub(super) fn layers(&self) -> PathBuf {
         self.root.join("layers")
     }
 
-    /// Returns the layer of this key, if it is there and was made on the layer `below`, and notes that it was used.
+    /// Returns the layer of this key that was made on the layer or base `below`, if there is one, and notes that it was used.
     pub fn hold_layer(&self, key: &str, below: &str) -> Result<Option<Layer>> {
-        let path = self.layer(key);
-        let Some(tar) = self.hold(&path)? else { return Ok(None) };
-        let about = fs::read(beside(&path)).ok().and_then(|text| serde_json::from_slice::<About>(&text).ok());
-        let fits = |about: &About| {
-            let bytes = fs::metadata(&path).map(|found| found.len());
-            about.schema == SCHEMA && about.below == below && bytes.is_ok_and(|bytes| bytes == about.bytes)
-        };
-        let Some(about) = about.filter(fits) else { return Ok(None) };
-        // The least recently used go first. Where it cannot be noted, this one goes earlier.
-        let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-        Ok(Some(Layer { tar, about }))
+        let prefix = format!("{}-{}-", short(key), short(below));
+        for path in self.layer_tars()? {
+            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&prefix)) {
+                continue;
+            }
+            let Some(tar) = self.hold(&path)? else { continue };
+            let text = regular_file::read(&beside(&path), INFO_MAX).ok();
+            let info = text.and_then(|text| serde_json::from_slice::<LayerInfo>(&text).ok());
+            let Some(info) = info.filter(|info| info.schema == SCHEMA && info.below == below) else { continue };
+            // The least recently used go first. Where it cannot be noted, this one goes earlier.
+            let _ = tar.file().map(|file| file.set_modified(SystemTime::now()));
+            return Ok(Some(Layer { tar, info }));
+        }
+        Ok(None)
     }
 
     /// Begins a layer of this key.
     pub fn begin_layer(&self, key: &str) -> Result<Partial> {
-        Partial::begin(&self.layer(key))
+        Partial::begin(&self.layers().join(short(key)))
     }
 
-    /// Returns what is to be known of a layer that is complete.
-    pub fn about_layer(&self, partial: &Partial, below: &str, began: i64, step: String) -> Result<About> {
-        let path = partial.path();
-        let bytes = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
-        Ok(About { schema: SCHEMA, sha256: sha256_of(path)?, below: below.to_owned(), began, step, bytes })
+    /// Returns the description of a layer that is complete.
+    pub fn describe_layer(&self, partial: &Partial, below: &str, began: i64, step: String) -> Result<LayerInfo> {
+        let file = File::open(partial.path()).with_context(|| format!("cannot open {}", partial.path().display()))?;
+        Ok(LayerInfo { schema: SCHEMA, sha256: sha256_of(&file)?, below: below.to_owned(), began, step })
     }
 
-    /// Gives a layer that is complete its name.
-    pub fn publish_layer(&self, partial: Partial, about: About) -> Result<Option<Layer>> {
-        let place = partial.publish()?;
-        let text = Partial::begin(&beside(&place))?;
-        let mut file = File::options().write(true).open(text.path())?;
-        file.write_all(&serde_json::to_vec_pretty(&about)?)?;
+    /// Gives a layer that is complete its name, and holds it.
+    pub fn publish_layer(&self, partial: Partial, key: &str, info: LayerInfo) -> Result<Layer> {
+        let stem = format!("{}-{}-{}", short(key), short(&info.below), short(&info.sha256));
+        let place = self.layers().join(format!("{stem}.{TAR}"));
+        let text_place = beside(&place);
+        if text_place.symlink_metadata().is_ok_and(|about| !about.is_file()) {
+            snug_sandbox::remove_folder(&text_place)?;
+        }
+        let text = Partial::begin(&text_place)?;
+        text.file()?.write_all(&serde_json::to_vec_pretty(&info)?)?;
         text.publish()?;
-        Ok(self.hold(&place)?.map(|tar| Layer { tar, about }))
+        // The lock of the file that is being written goes on as that of the layer, so that nobody removes it in between.
+        let file = partial.file()?;
+        file.lock_shared().context("cannot lock a layer")?;
+        let path = partial.publish_as(&format!("{stem}.{TAR}"))?;
+        Ok(Layer { tar: Tree { path, file, stamp: None }, info })
     }
 
     /// Removes a layer that is not what it should be.
-    pub fn remove_layer(&self, key: &str) -> Result<()> {
-        let path = self.layer(key);
-        for path in [beside(&path), path] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
+    pub fn remove_layer(&self, layer: Layer) -> Result<()> {
+        remove(layer.tar.path())
+    }
+
+    /// Removes all layers that no run holds. Returns whether none is left.
+    pub fn drop_layers(&self) -> Result<bool> {
+        let mut all_gone = true;
+        for path in self.layer_tars()? {
+            all_gone &= remove_unless_held(&path)? && remove(&path).is_ok();
         }
-        Ok(())
+        Ok(all_gone)
     }
 
     /// Removes the least recently used layers until the rest takes no more than `budget` bytes. Those that a run holds stay.
     pub fn prune_layers(&self, budget: u64) -> Result<()> {
         let mut layers = Vec::new();
-        let Ok(entries) = fs::read_dir(self.layers()) else { return Ok(()) };
-        for entry in entries {
-            let entry = entry?;
-            if entry.path().extension().is_some_and(|extension| extension == "tar")
-                && let Ok(about) = entry.metadata()
-            {
-                layers.push((about.modified()?, about.len(), entry.path()));
+        for path in self.layer_tars()? {
+            if let Ok(about) = fs::symlink_metadata(&path) {
+                layers.push((about.modified()?, about.len(), path));
             }
         }
         layers.sort();
@@ -131,20 +138,50 @@ impl Cache {
             }
             if remove_unless_held(&path)? {
                 total -= bytes;
-                let _ = fs::remove_file(beside(&path));
+                remove(&path)?;
             }
         }
         Ok(())
     }
+
+    /// Returns the tars of all layers, in order.
+    fn layer_tars(&self) -> Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(self.layers()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.context("cannot list the layers in the cache")?,
+        };
+        let mut tars = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == TAR) {
+                tars.push(path);
+            }
+        }
+        tars.sort();
+        Ok(tars)
+    }
+}
+
+/// Returns a digest as it stands in file names.
+fn short(digest: &str) -> &str {
+    &digest[..DIGITS.min(digest.len())]
+}
+
+/// Removes the tar of a layer, whatever it is, and what stands beside it.
+fn remove(tar: &Path) -> Result<()> {
+    snug_sandbox::remove_folder(tar)?;
+    snug_sandbox::remove_folder(&beside(tar))
 }
 
 /// Returns the SHA-256 of a file, as hex.
-fn sha256_of(path: &Path) -> Result<String> {
-    let digest = digest::of_file(path, &mut |_| {}).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(base16ct::lower::encode_string(&digest))
+fn sha256_of(file: &File) -> Result<String> {
+    use std::io::Seek;
+    let mut file = file;
+    file.rewind()?;
+    Ok(hex(&digest::of_reader(file, &mut |_| {}).context("cannot read a layer")?))
 }
 
-/// Returns the file that says what is known of a layer.
+/// Returns the file that describes a layer.
 fn beside(layer: &Path) -> PathBuf {
     layer.with_extension("json")
 }
@@ -156,8 +193,8 @@ mod tests {
     fn publish(cache: &Cache, key: &str, below: &str, content: &[u8]) -> Layer {
         let partial = cache.begin_layer(key).unwrap();
         fs::write(partial.path(), content).unwrap();
-        let about = cache.about_layer(&partial, below, 7, "run: true".to_owned()).unwrap();
-        cache.publish_layer(partial, about).unwrap().expect("it is there")
+        let info = cache.describe_layer(&partial, below, 7, "run: true".to_owned()).unwrap();
+        cache.publish_layer(partial, key, info).unwrap()
     }
 
     #[test]
@@ -165,16 +202,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().join("snug")).unwrap();
         assert!(cache.hold_layer("key", "base").unwrap().is_none());
-        let made = publish(&cache, "key", "base", b"changes").about;
-        assert_eq!(cache.hold_layer("key", "base").unwrap().expect("it is there").about, made);
+        let made = publish(&cache, "key", "base", b"changes").info;
+        let held = cache.hold_layer("key", "base").unwrap().expect("it is there");
+        assert!(held.info == made && held.is_whole().unwrap() && held.is_whole().unwrap());
         assert!(cache.hold_layer("key", "another").unwrap().is_none());
-        fs::write(cache.layer("key"), b"changez").unwrap();
-        assert!(!cache.hold_layer("key", "base").unwrap().expect("it is there").is_whole().unwrap());
-        fs::write(cache.layer("key"), "chang").unwrap();
-        assert!(cache.hold_layer("key", "base").unwrap().is_none());
-        cache.remove_layer("key").unwrap();
-        cache.remove_layer("key").unwrap();
+        fs::write(held.tar.path(), b"changez").unwrap();
+        assert!(!held.is_whole().unwrap());
+        cache.remove_layer(held).unwrap();
         assert_eq!(fs::read_dir(cache.layers()).unwrap().count(), 0);
+        // What describes a layer is no file.
+        let path = publish(&cache, "key", "base", b"changes").tar.path().to_path_buf();
+        fs::remove_file(beside(&path)).unwrap();
+        fs::create_dir_all(beside(&path).join("full")).unwrap();
+        assert!(cache.hold_layer("key", "base").unwrap().is_none());
+        drop(publish(&cache, "key", "base", b"changes"));
+        assert!(cache.hold_layer("key", "base").unwrap().is_some());
     }
 
     #[test]
@@ -182,19 +224,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().join("snug")).unwrap();
         let held = publish(&cache, "held", "base", &[1; 100]);
-        for (key, age) in [("old", 300), ("new", 100), ("held", 400)] {
-            if key != "held" {
-                drop(publish(&cache, key, "base", &[1; 100]));
-            }
+        let [old, new] = ["old", "new"].map(|key| publish(&cache, key, "base", &[1; 100]).tar.path().to_path_buf());
+        for (path, age) in [(&old, 300), (&new, 100), (&held.tar.path().to_path_buf(), 400)] {
             let then = SystemTime::now() - std::time::Duration::from_secs(age);
-            File::open(cache.layer(key)).unwrap().set_modified(then).unwrap();
+            File::open(path).unwrap().set_modified(then).unwrap();
         }
         cache.prune_layers(300).unwrap();
-        assert!(cache.layer("old").exists());
+        assert!(old.exists());
         cache.prune_layers(200).unwrap();
-        assert!(!cache.layer("old").exists() && cache.layer("new").exists() && cache.layer("held").exists());
+        assert!(!old.exists() && new.exists() && held.tar.path().exists());
+        assert!(!cache.drop_layers().unwrap() && !new.exists() && held.tar.path().exists());
         drop(held);
-        cache.prune_layers(0).unwrap();
+        assert!(cache.drop_layers().unwrap());
         assert_eq!(fs::read_dir(cache.layers()).unwrap().count(), 0);
     }
 }

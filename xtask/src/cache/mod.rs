@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_goes_with_a_newer_one_but_not_while_it_isheld() {
+    fn a_tree_goes_with_a_newer_one_but_not_while_it_is_held() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().join("snug")).unwrap();
         let [old, new, other] = ["a-b-1", "a-b-2", "a-3"].map(|name| cache.trees().join(format!("{name}.tar")));

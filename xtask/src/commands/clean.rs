@@ -184,11 +184,7 @@ fn empty(cache: &Cache, name: &str, folder: &Path, alone: bool) -> Result<State>
         // A build locks each tree that it uses.
         "trees" => all_gone = cache.drop_trees()?,
         // A build locks each layer that it uses.
-        "layers" => {
-            for path in entries(folder)? {
-                all_gone &= cache::remove_unless_held(&path)?;
-            }
-        }
+        "layers" => all_gone = cache.drop_layers()?,
         RESULTS => {
             for image in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
                 all_gone &= cache::remove_unless_held(&image)?;

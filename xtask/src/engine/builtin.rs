@@ -11,12 +11,10 @@ use snug_sandbox::{Action, Enter, Job, Program, Terminal};
 use super::downloads::Downloads;
 use super::environment::Given;
 use super::install::install_command;
-use super::secrets;
-use super::{Below, Engine, Layered, OnFailure, Steps, environment, file_tree};
+use super::{Engine, Layered, LayeredRun, OnFailure, Steps, environment, file_tree};
 use crate::cache::Cache;
-use crate::plan::{BuildPlan, EngineKind, PlannedFile, StepAction};
+use crate::plan::{EngineKind, PlannedFile, StepAction};
 use crate::report::progress::Progress;
-use crate::steps::secret::Secret;
 use crate::steps::watched::{self, Title};
 
 /// What `--shell` opens: bash if the tree has it, else sh.
@@ -52,20 +50,18 @@ impl Engine for Builtin {
 impl Layered for Builtin {
     fn run(
         &self,
-        plan: &BuildPlan,
-        below: Below,
-        outputs: &[PathBuf],
+        run: LayeredRun,
         on_failure: OnFailure,
         progress: &Progress,
         finished: &mut (dyn FnMut(usize) + Send),
     ) -> Result<()> {
+        let LayeredRun { plan, outputs, secrets, .. } = run;
         self.cache.require_exec()?;
         let work = self.cache.work_folder(&plan.name)?;
-        let secrets = secrets::read(&plan.secrets)?;
         let terminal = (on_failure == OnFailure::Shell).then(Terminal::open).transpose()?;
         let downloads = Downloads::prepare(&self.cache, plan)?;
         let work_of = Work { folder: work.path(), downloads: downloads.as_ref(), shell: terminal.is_some() };
-        let (job, titles) = job(plan, below, outputs, &secrets, &work_of)?;
+        let (job, titles) = job(run, &work_of)?;
         let mut ended = |action: usize| {
             if let Some(Action::Layer { to }) = job.actions.get(action)
                 && let Some(step) = outputs.iter().position(|output| output == to)
@@ -74,7 +70,7 @@ impl Layered for Builtin {
             }
         };
         let mut nothing = |stdout: &mut dyn Read| Ok(std::io::copy(stdout, &mut std::io::sink()).map(|_| ())?);
-        let result = watched::run_with(&job, &titles, &secrets, terminal, progress, &mut ended, &mut nothing)
+        let result = watched::run_with(&job, &titles, secrets, terminal, progress, &mut ended, &mut nothing)
             .map_err(|error| self.cache.explain(error));
         if let Some(error) = downloads.and_then(|downloads| downloads.keep().err()) {
             progress.warn(format!("warning: {error:#}"));
@@ -98,19 +94,16 @@ struct Work<'a> {
 }
 
 fn job(
-    plan: &BuildPlan,
-    below: Below,
-    outputs: &[PathBuf],
-    secrets: &[Secret],
+    LayeredRun { plan, base, layers, outputs, secrets }: LayeredRun,
     &Work { folder: work, downloads, shell }: &Work,
 ) -> Result<(Job, Vec<Option<Title>>)> {
     let root = work.join("root");
     let ca_bundle = environment::ca_bundle();
     let given = Given { trust: ca_bundle.is_some(), caches: false, network: true };
     let mut actions = vec![Action::Materialise {
-        tar: below.base.path().to_path_buf(),
-        own: below.base.is_own(),
-        layers: below.layers.to_vec(),
+        tar: base.path().to_path_buf(),
+        own: base.is_own(),
+        layers: layers.to_vec(),
         root: root.clone(),
     }];
     let mut titles = vec![Some(Title {
@@ -119,9 +112,9 @@ fn job(
         fetches: false,
         network: true,
     })];
-    if let Some(stamp) = below.base.stamp() {
+    if let Some(stamp) = base.stamp() {
         // What was read is what was checked, before any step runs.
-        actions.push(Action::Unchanged { tar: below.base.path().to_path_buf(), stamp });
+        actions.push(Action::Unchanged { tar: base.path().to_path_buf(), stamp });
         titles.push(None);
     }
     if let Some(emulator) = emulator::emulator(plan.platform)? {

@@ -28,12 +28,13 @@ use self::cleanup::Cleanup;
 use self::cli::Cli;
 use self::names::BuildNames;
 use self::output::{Builder, Watch};
-use super::{Engine, OnFailure, Steps, Whole, environment, secrets};
+use super::{Engine, OnFailure, Steps, Whole, environment};
 use crate::cache::{Cache, Tree};
 use crate::error::Failure;
 use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::{Progress, human_bytes};
 use crate::steps::mask::Mask;
+use crate::steps::secret::Secret;
 
 /// What every tar reader of the commands understands: times as they are, holes as zeros.
 const TRANSPORT: TarOptions = TarOptions { sparse: false, ..TarOptions::FAITHFUL };
@@ -140,6 +141,7 @@ impl Whole for Container {
         &self,
         plan: &BuildPlan,
         base: &Tree,
+        secrets: &[Secret],
         on_failure: OnFailure,
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
@@ -154,7 +156,6 @@ impl Whole for Container {
             ))),
         };
         self.refuse(plan)?;
-        let secrets = secrets::read(&plan.secrets)?;
         if !self.cli.is_docker() && Uid::effective().is_root() {
             progress.warn(
                 "warning: podman run by root shows build steps the devices of this machine\n\
@@ -167,9 +168,9 @@ impl Whole for Container {
         let base = self.import(base, cleanup.names(), progress)?;
         let extras = dockerfile::Extras { trust: environment::ca_bundle().is_some(), quiet: wants_policy(&base) };
         let folder = context::stage(plan, &cleanup.names().base_image(), extras, work.path(), progress)?;
-        let mask = Mask::new(&secrets);
+        let mask = Mask::new(secrets);
         let watch = Watch::new(plan, self.cli.kind(), builder, &mask, progress);
-        let built = self.cli.build(&folder, cleanup.names(), &secrets, keep, watch);
+        let built = self.cli.build(&folder, cleanup.names(), secrets, keep, watch);
         if built.is_err() && keep {
             cleanup.keep();
             let kept = self.cache.keep(work, &plan.name)?;

@@ -1,4 +1,4 @@
-//! Engines, which run the steps of a [`BuildPlan`] and export a root filesystem as a tar stream. They know nothing of
+//! Engines, which run the steps of a [`BuildPlan`] and leave layers, or export a root filesystem as a tar stream. They know nothing of
 //! image formats.
 
 pub mod builtin;
@@ -19,6 +19,7 @@ use snug_rootfs::tree::RootTree;
 use crate::cache::Tree;
 use crate::plan::{BuildPlan, EngineKind};
 use crate::report::progress::Progress;
+use crate::steps::secret::Secret;
 
 pub use files::{apply_attributes, directories_changed, file_tree};
 
@@ -41,24 +42,28 @@ pub enum Steps<'a> {
     Whole(&'a dyn Whole),
 }
 
-/// What a step finds: a base and the layers over it, the lowest first.
+/// Steps to run one by one.
 #[derive(Debug, Clone, Copy)]
-pub struct Below<'a> {
+pub struct LayeredRun<'a> {
+    /// All of its steps run.
+    pub plan: &'a BuildPlan,
     pub base: &'a Tree,
-    /// Archives of the tool's own, with whiteouts.
+    /// What is over the base, the lowest first: archives of the tool's own, with whiteouts.
     pub layers: &'a [PathBuf],
+    /// An empty file for what each step changes, as another such archive. A plan without steps has one, for what entering the
+    /// tree changes.
+    pub outputs: &'a [PathBuf],
+    /// Those that steps may read.
+    pub secrets: &'a [Secret],
 }
 
 /// Runs steps one by one.
 pub trait Layered {
-    /// Runs all steps of `plan` on `below`. What step `n` changed is written to `outputs[n]`, an empty file, as an archive of
-    /// the tool's own with whiteouts; `finished` is called with `n` once it is complete. A plan without steps has one output,
-    /// for what entering the tree changes. A tree that cannot be left or opened `on_failure` is an error before anything runs.
+    /// Runs the steps. `finished` is called with the number of each once its output is complete. A tree that cannot be left or
+    /// opened `on_failure` is an error before anything runs.
     fn run(
         &self,
-        plan: &BuildPlan,
-        below: Below,
-        outputs: &[PathBuf],
+        run: LayeredRun,
         on_failure: OnFailure,
         progress: &Progress,
         finished: &mut (dyn FnMut(usize) + Send),
@@ -73,6 +78,7 @@ pub trait Whole {
         &self,
         plan: &BuildPlan,
         base: &Tree,
+        secrets: &[Secret],
         on_failure: OnFailure,
         progress: &Progress,
         consume: &mut dyn FnMut(&mut dyn Read) -> Result<()>,

@@ -84,7 +84,8 @@ pub fn run_with(
         Event::Failed { action, status, message } => {
             show(&output.end(), &tail, stage.as_ref());
             stage = None;
-            let title = titles.get(*action).and_then(Option::as_ref);
+            // What is not shown belongs to the step before it.
+            let title = titles.iter().take(action + 1).rev().flatten().next();
             let Some(title) = title else { return };
             let failed = failure.insert(failed(title, *status, &mask.text(message), &lock(&tail)));
             if let Some(terminal) = terminal.take() {

@@ -260,16 +260,18 @@ impl Assembly<'_> {
         wanted: &Path,
         progress: &Progress,
     ) -> Result<()> {
+        // Once: what steps see is what is looked for.
+        let secrets = secrets::read(&plan.secrets)?;
         let stacked;
         let (mut tree, began) = match self.engine.steps() {
             Steps::Layered(engine) => {
-                stacked = self.stacked(engine, plan, base, progress)?;
+                stacked = self.stacked(engine, plan, base, &secrets, progress)?;
                 (stacked.tree.clone(), stacked.began)
             }
             Steps::Whole(engine) => {
                 let began = now();
                 let mut tree = None;
-                engine.build(plan, base, self.on_failure, progress, &mut |stream| {
+                engine.build(plan, base, &secrets, self.on_failure, progress, &mut |stream| {
                     tree = Some(self.read_stream(stream)?);
                     Ok(())
                 })?;
@@ -283,7 +285,7 @@ impl Assembly<'_> {
         base.check()?;
         let stage = progress.stage("normalise and store the tree");
         finish(&mut tree, plan, began, progress)?;
-        secrets::refuse_in(&tree, &secrets::read(&plan.secrets)?)?;
+        secrets::refuse_in(&tree, &secrets)?;
         self.store(&tree, wanted)?;
         stage.finish(&entries(tree.len()));
         Ok(())

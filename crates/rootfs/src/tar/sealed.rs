@@ -46,6 +46,7 @@ pub fn seal(file: &File) -> io::Result<Option<String>> {
     let Some((_, found)) = find_seal(file)? else { return Ok(None) };
     // The record ends with its value and a newline.
     let digits = found.len().checked_sub(DIGITS + 1).and_then(|start| found.get(start..found.len() - 1));
+    let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
     Ok(digits.and_then(|digits| String::from_utf8(digits.to_vec()).ok()))
 }
 
