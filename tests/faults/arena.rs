@@ -126,7 +126,9 @@ impl Arena {
     /// Starts `clean` on all caches; the results stay.
     pub(super) fn start_cleaning(&self) -> Child {
         let mut command = xtask();
-        command.args(["clean", "trees", "downloads", "tools"]).env("XDG_CACHE_HOME", self.workshop.path("cache"));
+        command
+            .args(["clean", "trees", "layers", "downloads", "tools"])
+            .env("XDG_CACHE_HOME", self.workshop.path("cache"));
         command.arg("--output").arg(self.workshop.path("out"));
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("xtask runs")
     }
@@ -158,8 +160,9 @@ impl Arena {
             count.told.push(format!("{what}: no whole set after the next run: {:?}", self.workshop.names("out/made")));
         }
         let now = Traces::find(&self.workshop);
-        // Trees and downloads come and go by design.
-        let stays = |path: &&PathBuf| !path.starts_with(self.workshop.path("cache/snug/trees"));
+        // Trees, layers and downloads come and go by design.
+        let comes_and_goes = ["trees", "layers"].map(|name| self.workshop.path("cache/snug").join(name));
+        let stays = |path: &&PathBuf| !comes_and_goes.iter().any(|folder| path.starts_with(folder));
         let more: Vec<_> = now.files.difference(&self.before.borrow().files).filter(stays).cloned().collect();
         if !more.is_empty() {
             count.leaks += 1;

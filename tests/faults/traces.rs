@@ -81,7 +81,17 @@ fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) {
         if path.symlink_metadata().is_ok_and(|about| about.is_dir()) {
             collect(&path, files);
         }
-        files.insert(path);
+        files.insert(without_digests(path));
+    }
+}
+
+/// The path of a layer by its key alone: one that is made again has other times in it, and so another digest in its name.
+fn without_digests(path: PathBuf) -> PathBuf {
+    let is_layer = path.parent().and_then(Path::file_name).is_some_and(|folder| folder == "layers");
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match name.split_once('-').zip(path.extension()) {
+        Some(((key, _), ending)) if is_layer => path.with_file_name(key).with_extension(ending),
+        _ => path,
     }
 }
 

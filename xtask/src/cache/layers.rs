@@ -105,7 +105,26 @@ impl Cache {
         let file = partial.file()?;
         file.lock_shared().context("cannot lock a layer")?;
         let path = partial.publish_as(&format!("{stem}.{TAR}"))?;
+        self.drop_superseded(key, &stem)?;
         Ok(Layer { tar: Tree { path, file, stamp: None }, info })
+    }
+
+    /// Removes the layers of a key except the newest, which were made on another base or at another time, and descriptions that have
+    /// no layer. Those that a run holds stay.
+    fn drop_superseded(&self, key: &str, newest: &str) -> Result<()> {
+        let prefix = format!("{}-", short(key));
+        for entry in fs::read_dir(self.layers())? {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if !stem.starts_with(&prefix) || stem == newest {
+                continue;
+            }
+            let tar = path.with_extension(TAR);
+            if tar.symlink_metadata().is_err() || remove_unless_held(&tar)? {
+                remove(&tar)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a layer that is not what it should be.
@@ -210,6 +229,13 @@ mod tests {
         assert!(!held.is_whole().unwrap());
         cache.remove_layer(held).unwrap();
         assert_eq!(fs::read_dir(cache.layers()).unwrap().count(), 0);
+        // One that was made later takes the place of those of its key.
+        let older = publish(&cache, "key", "base", b"changes").tar.path().to_path_buf();
+        let newer = publish(&cache, "key", "another", b"others").tar;
+        assert!(!older.exists() && newer.path().exists());
+        let newest = publish(&cache, "key", "base", b"newest").tar.path().to_path_buf();
+        assert!(newer.path().exists() && newest.exists());
+        drop(newer);
         // What describes a layer is no file.
         let path = publish(&cache, "key", "base", b"changes").tar.path().to_path_buf();
         fs::remove_file(beside(&path)).unwrap();
