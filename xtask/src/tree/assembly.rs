@@ -262,11 +262,12 @@ impl Assembly<'_> {
     ) -> Result<()> {
         // Once: what steps see is what is looked for.
         let secrets = secrets::read(&plan.secrets)?;
-        let stacked;
+        let _held;
         let (mut tree, began) = match self.engine.steps() {
             Steps::Layered(engine) => {
-                stacked = self.stacked(engine, plan, base, &secrets, progress)?;
-                (stacked.tree.clone(), stacked.began)
+                let stacked = self.stacked(engine, plan, base, &secrets, progress)?;
+                _held = stacked.chain;
+                (stacked.tree, stacked.began)
             }
             Steps::Whole(engine) => {
                 let began = now();

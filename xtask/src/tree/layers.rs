@@ -22,7 +22,7 @@ use crate::steps::secret::Secret;
 const BUDGET: u64 = 20 << 30;
 
 /// A layer of the tree that is being made.
-enum ChainLayer {
+pub(super) enum ChainLayer {
     /// It is in the cache.
     Cached(Layer),
     /// It is in no cache, and goes with this run: it holds a secret, or stands on one that does.
@@ -53,8 +53,8 @@ impl ChainLayer {
 pub(super) struct Stacked {
     pub(super) tree: RootTree,
     pub(super) began: i64,
-    /// The tree reads from these.
-    _chain: Vec<ChainLayer>,
+    /// To be held as long as the tree is used, which reads from them.
+    pub(super) chain: Vec<ChainLayer>,
 }
 
 impl Assembly<'_> {
@@ -104,7 +104,7 @@ impl Assembly<'_> {
         let lowest = Lowest { file: base.file()?, own: base.is_own() };
         let layers = chain.iter().map(ChainLayer::file).collect::<Result<_>>()?;
         let tree = stack(lowest, layers, &tar::Limits::default()).context("cannot read the layers of the tree")?;
-        Ok(Stacked { tree, began, _chain: chain })
+        Ok(Stacked { tree, began, chain })
     }
 
     /// Runs the steps of the `given` plan that have no layer in the chain, and adds those that they leave.
